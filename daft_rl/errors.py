@@ -1,0 +1,25 @@
+"""The errors daft_rl raises on purpose: one family, so that one ``except DaftError`` catches them all."""
+
+from __future__ import annotations
+
+__all__ = ["AgentError", "BatchNormError", "DaftError", "MethodError", "TaskError"]
+
+
+class DaftError(Exception):
+    """Base class. The message names the value, what was expected, and what to do."""
+
+
+class BatchNormError(DaftError, ValueError):
+    """A BatchNorm layer cannot be measured or converted."""
+
+
+class TaskError(DaftError, ValueError):
+    """An unknown task, or a shift that does not exist or is impossible."""
+
+
+class MethodError(DaftError, ValueError):
+    """A method's settings contradict each other or cannot be applied to this agent."""
+
+
+class AgentError(DaftError, ValueError):
+    """An agent's file cannot be used: missing, damaged, or of the wrong kind."""

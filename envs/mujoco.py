@@ -1,0 +1,152 @@
+"""Gymnasium's MuJoCo tasks (v5) and how their physics is shifted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
+
+from daft_rl.envs.shift import Scale, Shift, _number, resolve_pattern
+from daft_rl.envs.wrappers import shift_interface
+from daft_rl.errors import TaskError
+
+__all__ = ["MujocoShift", "make_mujoco", "shifted_class"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MujocoShift(Shift):
+    """A change of a MuJoCo model. Factors are relative to the unshifted task; 1 changes nothing.
+
+    Names are the model's own: bodies for ``mass``, geoms for ``friction`` and ``limb_size``, joints for
+    ``damping``, ``gear`` and ``joint_range``. The levels of ODRL (Lyu et al., NeurIPS 2024, Datasets and
+    Benchmarks) are named in ``configs/level``.
+    """
+
+    gravity: float = 1.0
+    """Factor on gravity."""
+    friction: Scale = 1.0
+    """Factor on all three friction coefficients of geoms. A contact takes the larger of its two geoms."""
+    mass: Scale = 1.0
+    """Factor on mass and inertia of bodies."""
+    damping: Scale = 1.0
+    """Factor on the damping of joints."""
+    gear: Scale = 1.0
+    """Factor on the gear (strength) of the actuator on a joint."""
+    joint_range: Scale = 1.0
+    """Factor on the range of limited joints, about their rest position."""
+    limb_size: Scale = 1.0
+    """Factor on length and radius of geoms; what is attached to their bodies moves along."""
+    density: float = 0.0
+    """Density of the medium (kg/m^3; air 1.2, water 1000). Without it wind has no effect."""
+    wind: tuple[float, float, float] = field(default=(0.0, 0.0, 0.0))
+    """Velocity of the medium (m/s) along x, y, z."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _number("gravity", self.gravity, None)
+        _number("density", self.density, 0.0)
+        for name in ("mass", "limb_size"):
+            self._check_scale(name, positive=True)
+        for name in ("friction", "damping", "gear", "joint_range"):
+            self._check_scale(name, positive=False)
+        wind = tuple(self.wind)
+        if len(wind) != 3:
+            raise TaskError(f"shift.wind: expected three velocities (m/s), got {self.wind!r}.")
+        object.__setattr__(self, "wind", tuple(_number("wind", value, None) for value in wind))
+        if any(self.wind) and not self.density:
+            raise TaskError("shift.wind has no effect in a vacuum: set shift.density too (air 1.2 kg/m^3).")
+
+
+def _names(model: mujoco.MjModel, kind: mujoco.mjtObj, count: int) -> list[str]:
+    return [mujoco.mj_id2name(model, kind, i) or f"{kind.name[6:].lower()}_{i}" for i in range(count)]
+
+
+def _scale_limbs(path: str, scale: Scale) -> mujoco.MjModel:
+    """Compile the model file with other limb sizes, so that masses and inertias follow."""
+    spec = mujoco.MjSpec.from_file(path)
+    factors = resolve_pattern("limb_size", scale, [geom.name for geom in spec.geoms if geom.parent.name != "world"])
+    for geom in spec.geoms:
+        factor = factors.get(geom.name, 1.0)
+        if factor == 1.0:
+            continue
+        geom.size = np.asarray(geom.size) * factor
+        geom.pos = np.asarray(geom.pos) * factor
+        if np.isfinite(geom.fromto[0]):
+            geom.fromto = np.asarray(geom.fromto) * factor
+        for body in geom.parent.bodies:
+            body.pos = np.asarray(body.pos) * factor
+    return spec.compile()
+
+
+def _edit(model: mujoco.MjModel, shift: MujocoShift) -> None:
+    """Apply everything but limb sizes to a compiled model, in place."""
+    model.opt.gravity[:] *= shift.gravity
+    if shift.density:
+        model.opt.density = shift.density
+        model.opt.wind[:] = shift.wind
+
+    geoms = _names(model, mujoco.mjtObj.mjOBJ_GEOM, model.ngeom)
+    bodies = _names(model, mujoco.mjtObj.mjOBJ_BODY, model.nbody)
+    joints = _names(model, mujoco.mjtObj.mjOBJ_JOINT, model.njnt)
+
+    for name, factor in resolve_pattern("friction", shift.friction, geoms).items():
+        model.geom_friction[geoms.index(name)] *= factor
+    masses = resolve_pattern("mass", shift.mass, bodies[1:])
+    for name, factor in masses.items():
+        model.body_mass[bodies.index(name)] *= factor
+        model.body_inertia[bodies.index(name)] *= factor
+    for name, factor in resolve_pattern("damping", shift.damping, joints).items():
+        model.dof_damping[model.dof_jntid == joints.index(name)] *= factor
+
+    actuated = [joints[joint] for joint in model.actuator_trnid[:, 0]]
+    for name, factor in resolve_pattern("gear", shift.gear, actuated).items():
+        model.actuator_gear[actuated.index(name)] *= factor
+
+    limited = [name for name, flag in zip(joints, model.jnt_limited, strict=True) if flag]
+    for name, factor in resolve_pattern("joint_range", shift.joint_range, limited).items():
+        joint = joints.index(name)
+        low, high = model.jnt_range[joint]
+        rest = np.clip(model.qpos0[model.jnt_qposadr[joint]], low, high)
+        model.jnt_range[joint] = rest + factor * (np.array([low, high]) - rest)
+    if masses:  # constants that MuJoCo derives from masses at compile time
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+
+
+def shifted_class(base: type[MujocoEnv]) -> type[MujocoEnv]:
+    """A subclass of a Gymnasium MuJoCo environment whose constructor also takes a ``shift``."""
+
+    class Shifted(base):  # type: ignore[valid-type, misc]
+        def __init__(self, shift: MujocoShift, **kwargs: Any) -> None:
+            self.shift = shift
+            super().__init__(**kwargs)
+
+        def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+            model, data = super()._initialize_simulation()
+            if not self.shift.changes():
+                return model, data
+            if self.shift.limb_size != 1.0:
+                offscreen = model.vis.global_.offwidth, model.vis.global_.offheight
+                model = _scale_limbs(self.fullpath, self.shift.limb_size)
+                model.vis.global_.offwidth, model.vis.global_.offheight = offscreen
+            _edit(model, self.shift)
+            return model, mujoco.MjData(model)
+
+    Shifted.__name__ = Shifted.__qualname__ = f"Shifted{base.__name__}"
+    return Shifted
+
+
+def make_mujoco(base: str, shift: MujocoShift, **kwargs: Any) -> gym.Env:
+    """The entry point of our registered MuJoCo tasks.
+
+    :param base: ``module:Class`` of a Gymnasium MuJoCo environment
+    :param shift: what changes
+    :param kwargs: the environment's own keywords, ``render_mode`` among them
+    """
+    module, _, name = base.partition(":")
+    cls = shifted_class(getattr(import_module(module), name))
+    return shift_interface(cls(shift=shift, **kwargs), shift)

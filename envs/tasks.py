@@ -1,0 +1,211 @@
+"""Which tasks exist, their default shifts and named levels, and one way to make any of them.
+
+``NAME`` is the source task; ``NAME-shifted`` the same task with the default shift that stands in
+``configs/env/NAME-shifted.yaml``, which is also Hydra's ``env=NAME-shifted``: command line and Python
+read one file. Simulators are imported when a task of theirs is made, not before.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import yaml
+
+from daft_rl.envs.shift import Shift
+from daft_rl.errors import TaskError
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
+
+__all__ = ["Task", "get_task", "levels", "make", "make_vec", "read_shift", "register_tasks", "task_names"]
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+SHIFTED = "-shifted"
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a source task is made. Strings are import paths, ``module:name``."""
+
+    entry_point: str
+    """Callable that takes ``shift``, ``kwargs`` and ``render_mode``, and returns an environment."""
+    shift_type: str
+    """The simulator's dataclass of changes."""
+    max_episode_steps: int
+    family: str
+    """The simulator; its common levels stand under this name in ``configs/levels.yaml``."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def _mujoco(base: str) -> Task:
+    return Task(
+        entry_point="daft_rl.envs.mujoco:make_mujoco",
+        shift_type="daft_rl.envs.mujoco:MujocoShift",
+        max_episode_steps=1000,
+        family="mujoco",
+        kwargs={"base": f"gymnasium.envs.mujoco.{base}"},
+    )
+
+
+TASKS: dict[str, Task] = {
+    "Ant": _mujoco("ant_v5:AntEnv"),
+    "HalfCheetah": _mujoco("half_cheetah_v5:HalfCheetahEnv"),
+}
+
+
+def load_object(path: str) -> Any:
+    """Import ``module:name``."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+def task_names() -> list[str]:
+    """Every name that :func:`make` takes."""
+    return [name for task in sorted(TASKS) for name in (task, task + SHIFTED)]
+
+
+def unknown(kind: str, name: str, known: list[str]) -> TaskError:
+    """An error that lists what exists and guesses what was meant."""
+    guess = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean '{guess[0]}'?" if guess else ""
+    return TaskError(f"Unknown {kind} '{name}'.{hint} What exists: {', '.join(known)}.")
+
+
+def get_task(name: str) -> Task:
+    """The source task behind ``NAME`` or ``NAME-shifted``.
+
+    :raises TaskError: an unknown name
+    """
+    base = name.removesuffix(SHIFTED)
+    if base not in TASKS:
+        raise unknown("task", name, task_names())
+    return TASKS[base]
+
+
+@cache
+def _read_yaml(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def levels(name: str) -> dict[str, dict[str, Any]]:
+    """The named shift levels of a task: those of its simulator, then its own.
+
+    :param name: a task's name
+    :return: level -> fields of its shift
+    """
+    task = get_task(name)
+    known = _read_yaml(CONFIGS / "levels.yaml")
+    return {"none": {}} | known.get(task.family, {}) | known.get(name.removesuffix(SHIFTED), {})
+
+
+def read_shift(name: str, shift: Shift | Mapping[str, Any] | str | None = None) -> Shift:
+    """Turn any way of writing a shift into the task's validated dataclass.
+
+    :param name: a task's name
+    :param shift: a level's name, a mapping of fields, a dataclass, or ``None`` for the task's default
+        (nothing for a source task)
+    :raises TaskError: an unknown level or field, or an impossible value; the message lists what exists
+    """
+    shift_type: type[Shift] = load_object(get_task(name).shift_type)
+    if isinstance(shift, Shift):
+        if not isinstance(shift, shift_type):
+            raise TaskError(f"Task '{name}' takes a {shift_type.__name__}, got {type(shift).__name__}.")
+        return shift
+    if shift is None:
+        shift = _read_yaml(CONFIGS / "env" / f"{name}.yaml").get("shift", {}) if name.endswith(SHIFTED) else {}
+    if isinstance(shift, str):
+        known = levels(name)
+        if shift not in known:
+            raise unknown(f"shift level of {name.removesuffix(SHIFTED)}", shift, list(known))
+        shift = known[shift]
+    return shift_type.from_dict(shift)
+
+
+def make_task(
+    name: str,
+    shift: Shift | Mapping[str, Any] | str | None = None,
+    render_mode: str | None = None,
+) -> gym.Env:
+    """The registered entry point: a task without time limit. Use :func:`make`."""
+    task = get_task(name)
+    shift = read_shift(name, shift)
+    return load_object(task.entry_point)(shift=shift, render_mode=render_mode, **task.kwargs)
+
+
+def make(
+    name: str,
+    shift: Shift | Mapping[str, Any] | str | None = None,
+    seed: int | None = None,
+    render_mode: str | None = None,
+) -> gym.Env:
+    """Make a task.
+
+    :param name: for instance ``"Ant"`` or ``"Ant-shifted"``; :func:`task_names` lists all
+    :param shift: what differs from the source task, see :func:`read_shift`; ``None`` is the default shift
+    :param seed: seeds the first reset and the action space
+    :param render_mode: ``"rgb_array"`` or ``"human"``
+    :return: a Gymnasium environment with its time limit
+    :raises TaskError: an unknown task, level or field, or an impossible value
+    """
+    get_task(name)
+    env = gym.make(f"daft_rl/{name}-v0", shift=shift, render_mode=render_mode, disable_env_checker=True)
+    if seed is not None:
+        env.reset(seed=seed)
+        env.action_space.seed(seed)
+    return env
+
+
+def make_vec(
+    name: str,
+    num_envs: int = 8,
+    seed: int | None = None,
+    shift: Shift | Mapping[str, Any] | str | None = None,
+    vec: str = "dummy",
+) -> VecEnv:
+    """Make a batch of one task as an SB3 ``VecEnv``.
+
+    :param name: as in :func:`make`
+    :param num_envs: how many environments step together
+    :param seed: environment ``i`` starts from ``seed + i``
+    :param shift: as in :func:`make`
+    :param vec: ``"dummy"`` (one after the other, in this process) or ``"subproc"`` (a process each)
+    :raises TaskError: as :func:`make`, or an unknown ``vec``
+    """
+    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv  # imports torch: seconds
+
+    shift = read_shift(name, shift)  # errors here, not in a child process
+
+    def make_one() -> gym.Env:
+        return make(name, shift=shift)
+
+    engines: dict[str, Callable[[], VecEnv]] = {
+        "dummy": lambda: DummyVecEnv([make_one] * num_envs),
+        "subproc": lambda: SubprocVecEnv([make_one] * num_envs, start_method="spawn"),
+    }
+    if vec not in engines:
+        raise unknown("vec", vec, list(engines))
+    if num_envs < 1:
+        raise TaskError(f"num_envs must be at least 1, got {num_envs}.")
+    venv = engines[vec]()
+    if seed is not None:
+        venv.seed(seed)
+        venv.action_space.seed(seed)
+    return venv
+
+
+def register_tasks() -> None:
+    """Register every task with Gymnasium as ``daft_rl/NAME-v0``."""
+    for name in task_names():
+        gym.register(
+            id=f"daft_rl/{name}-v0",
+            entry_point="daft_rl.envs.tasks:make_task",
+            max_episode_steps=get_task(name).max_episode_steps,
+            kwargs={"name": name},
+        )
