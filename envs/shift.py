@@ -82,7 +82,7 @@ class Shift:
             _number(f"{field}.{name}" if name else field, factor, 0.0, exclusive=positive)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Shift":
+    def from_dict(cls, values: Mapping[str, Any]) -> Shift:
         """Build from plain data.
 
         :raises TaskError: an unknown field, or an impossible value
@@ -100,7 +100,7 @@ class Shift:
             f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != getattr(neutral, f.name)
         }
 
-    def physics_only(self) -> "Shift":
+    def physics_only(self) -> Shift:
         """The same shift without its changes of observations and actions."""
         neutral = Shift()
         return replace(self, **{field.name: getattr(neutral, field.name) for field in fields(Shift)})
