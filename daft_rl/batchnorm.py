@@ -16,7 +16,7 @@ the target data measures every layer exactly. Nothing here knows of reinforcemen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,11 +34,13 @@ except ImportError:  # pragma: no cover
 
 __all__ = [
     "BatchNormLayer",
+    "Moments",
     "Statistics",
     "apply_statistics",
     "batchnorm_layers",
     "convert_batchnorm",
     "measure_statistics",
+    "mix_statistics",
     "running_statistics",
 ]
 
@@ -191,17 +193,47 @@ def measure_statistics(
     return {name: statistics for name, statistics in pooled.items() if statistics.count}
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance per channel, each of shape ``(C,)``."""
+
+    mean: Tensor
+    var: Tensor
+
+
+def mix_statistics(
+    module: nn.Module, statistics: Mapping[str, Statistics | Moments], weight: float
+) -> dict[str, Moments]:
+    """Statistics of a mixture of old and new data.
+
+    :param module: its running statistics describe the old data
+    :param statistics: of the new data, by layer name
+    :param weight: share of the new data, 0 to 1
+    :return: layer name -> mean and variance of the mixture
+    """
+    layers = batchnorm_layers(module)
+    mixed = {}
+    for name, new in statistics.items():
+        mean, var = layers[name].mean.double(), layers[name].var.double()
+        delta = new.mean - mean
+        mixed[name] = Moments(
+            mean + weight * delta,
+            (1 - weight) * var + weight * new.var + weight * (1 - weight) * delta.square(),
+        )
+    return mixed
+
+
 @torch.no_grad()
 def apply_statistics(
     module: nn.Module,
-    statistics: dict[str, Statistics],
+    statistics: Mapping[str, Statistics | Moments],
     preserve_function: bool = True,
 ) -> None:
     """Give the BatchNorm layers of ``module`` new running statistics, in place.
 
     :param module: the network that was measured, or one of the same structure (a target network gets
         the statistics of its online network and still keeps its own function)
-    :param statistics: what :func:`measure_statistics` returned
+    :param statistics: what :func:`measure_statistics` or :func:`mix_statistics` returned
     :param preserve_function: convert (``gamma`` and ``beta`` compensate, the evaluation-mode function
         does not change); ``False`` only replaces the statistics, as AdaBN does, and changes the function
     :raises BatchNormError: for a layer without affine parameters (``affine=False``), which cannot

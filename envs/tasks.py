@@ -24,7 +24,7 @@ from daft_rl.errors import TaskError
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
-__all__ = ["Task", "get_task", "levels", "make", "make_vec", "read_shift", "register_tasks", "task_names"]
+__all__ = ["Task", "get_task", "levels", "make", "make_vec", "read_shift", "register_tasks", "source_of", "task_names"]
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SHIFTED = "-shifted"
@@ -87,6 +87,12 @@ def get_task(name: str) -> Task:
     if base not in TASKS:
         raise unknown("task", name, task_names())
     return TASKS[base]
+
+
+def source_of(name: str) -> str:
+    """The name of the source task: ``Ant`` for ``Ant-shifted`` and for ``Ant``."""
+    get_task(name)
+    return name.removesuffix(SHIFTED)
 
 
 @cache

@@ -1,0 +1,1 @@
+"""Configuration as Hydra groups: ``env``, ``method``, ``algo``, ``recipe``; and the shift levels."""

@@ -1,0 +1,222 @@
+"""Which parameter of an SB3 policy is encoder, head or target, and how data reaches every network.
+
+The map is data: for each kind of policy, patterns over parameter names. The first pattern that fits
+decides. ``LAST`` stands for the last linear layer of a ``Sequential``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from sb3_contrib.crossq.policies import CrossQPolicy
+from sb3_contrib.tqc.policies import TQCPolicy
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.td3.policies import TD3Policy
+from torch import Tensor, nn
+
+from daft_rl.batchnorm import Moments, Statistics, apply_statistics, batchnorm_layers, measure_statistics
+from daft_rl.errors import AgentError
+from daft_rl.methods import GROUPS
+
+__all__ = ["Anatomy"]
+
+LAST = "<last>"
+
+ON_POLICY = {
+    "actor_head": ["action_net.*", "log_std"],
+    "critic_head": ["value_net.*"],
+    "critic_encoder": ["vf_features_extractor.*", "mlp_extractor.value_net.*"],
+    "actor_encoder": ["features_extractor.*", "pi_features_extractor.*", "mlp_extractor.policy_net.*"],
+}
+SQUASHED_GAUSSIAN = {
+    "actor_head": ["actor.mu.*", "actor.log_std", "actor.log_std.*"],
+    "critic_head": [f"critic.*.{LAST}.*"],
+    "actor_encoder": ["actor.*"],
+    "critic_encoder": ["critic.*"],
+}
+DETERMINISTIC = {**SQUASHED_GAUSSIAN, "actor_head": [f"actor.mu.{LAST}.*"]}
+Q_NETWORK = {
+    "critic_head": [f"q_net.q_net.{LAST}.*"],
+    "critic_encoder": ["q_net.*"],
+}
+
+
+def _actor_critic(policy: Any, observations: Any, actions: Tensor) -> None:
+    policy(observations, deterministic=True)
+
+
+def _separate(policy: Any, observations: Any, actions: Tensor) -> None:
+    policy.actor(observations)
+    policy.critic(observations, actions)
+
+
+def _q_network(policy: Any, observations: Any, actions: Tensor) -> None:
+    policy.q_net(observations)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of one kind of policy."""
+
+    patterns: dict[str, list[str]]
+    forward: Callable[[Any, Any, Tensor], None]
+    """Runs ``(policy, observations, scaled actions)`` through every online network."""
+    targets: dict[str, str]
+    """Prefix of a target network -> prefix of its online network."""
+    optimizers: tuple[str, ...]
+    """Where the optimizers live, as attributes of the policy."""
+
+
+KINDS: dict[type[BasePolicy], Kind] = {
+    ActorCriticPolicy: Kind(ON_POLICY, _actor_critic, {}, ("optimizer",)),
+    SACPolicy: Kind(SQUASHED_GAUSSIAN, _separate, {"critic_target": "critic"}, ("actor.optimizer", "critic.optimizer")),
+    TQCPolicy: Kind(SQUASHED_GAUSSIAN, _separate, {"critic_target": "critic"}, ("actor.optimizer", "critic.optimizer")),
+    CrossQPolicy: Kind(SQUASHED_GAUSSIAN, _separate, {}, ("actor.optimizer", "critic.optimizer")),
+    TD3Policy: Kind(
+        DETERMINISTIC,
+        _separate,
+        {"actor_target": "actor", "critic_target": "critic"},
+        ("actor.optimizer", "critic.optimizer"),
+    ),
+    DQNPolicy: Kind(Q_NETWORK, _q_network, {"q_net_target": "q_net"}, ("optimizer",)),
+}
+
+
+def _last_linears(policy: nn.Module) -> dict[str, str]:
+    """For each ``Sequential`` its last linear layer: ``a.b.4`` -> ``a.b.<last>``."""
+    found = {}
+    for name, module in policy.named_modules():
+        if isinstance(module, nn.Sequential):
+            linears = [child for child, layer in module.named_children() if isinstance(layer, nn.Linear)]
+            if linears:
+                found[f"{name}.{linears[-1]}"] = f"{name}.{LAST}"
+    return found
+
+
+class Anatomy:
+    """Encoder, head and targets of one SB3 algorithm object.
+
+    :param model: an algorithm with a policy of a known kind
+    :raises AgentError: an unknown kind of policy, or a parameter that belongs nowhere
+    """
+
+    def __init__(self, model: BaseAlgorithm) -> None:
+        self.model = model
+        self.policy = model.policy
+        kind = next((kind for cls, kind in KINDS.items() if isinstance(self.policy, cls)), None)
+        if kind is None:
+            known = ", ".join(cls.__name__ for cls in KINDS)
+            raise AgentError(f"Unknown kind of policy {type(self.policy).__name__}. Known are {known} and their kin.")
+        self.kind = kind
+        self._last = _last_linears(self.policy)
+        self.groups: dict[str, dict[str, nn.Parameter]] = {name: {} for name in GROUPS}
+        for name, parameter in self.policy.named_parameters():
+            if not self._is_target(name):
+                self.groups[self.group_of(name)][name] = parameter
+
+    def _is_target(self, name: str) -> bool:
+        return name.partition(".")[0] in self.kind.targets
+
+    def group_of(self, name: str) -> str:
+        """The group of a parameter, or of a module with a dot behind its name."""
+        for layer, alias in self._last.items():
+            if name.startswith(layer + "."):
+                name = alias + name[len(layer) :]
+        for group, patterns in self.kind.patterns.items():
+            if any(fnmatchcase(name, pattern) for pattern in patterns):
+                return group
+        raise AgentError(
+            f"Parameter '{name}' of {type(self.policy).__name__} is neither encoder nor head. "
+            f"Known are {self.kind.patterns}."
+        )
+
+    def batchnorm_groups(self) -> dict[str, nn.Module]:
+        """Every BatchNorm layer of the online networks, by name."""
+        return {
+            name: layer.module for name, layer in batchnorm_layers(self.policy).items() if not self._is_target(name)
+        }
+
+    def heads(self) -> dict[str, nn.Module]:
+        """The linear layers that end the networks, by name, without those of target networks."""
+        return {
+            name: module
+            for name, module in self.policy.named_modules()
+            if isinstance(module, nn.Linear)
+            and not self._is_target(name)
+            and self.group_of(name + ".").endswith("_head")
+        }
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Where each optimizer lives -> the optimizer. The entropy coefficient's is not among them."""
+        found = {}
+        for path in self.kind.optimizers:
+            owner = self._owner(path)
+            found[path] = owner.optimizer
+        return found
+
+    def set_optimizer(self, path: str, optimizer: torch.optim.Optimizer) -> None:
+        """Replace the optimizer at ``path``, one of :meth:`optimizers`."""
+        self._owner(path).optimizer = optimizer  # type: ignore[assignment]
+
+    def _owner(self, path: str) -> Any:
+        prefix = path.rpartition(".")[0]
+        return self.policy.get_submodule(prefix) if prefix else self.policy
+
+    def forward(self, observations: Any, actions: Tensor) -> None:
+        """Run data through every online network.
+
+        :param observations: tensors as the policy gets them, shape ``(batch, ...)``
+        :param actions: scaled as in a replay buffer, shape ``(batch, *action_shape)``
+        """
+        self.kind.forward(self.policy, observations, actions)
+
+    def measure(self, batches: Iterable[tuple[Any, Tensor]]) -> dict[str, Statistics]:
+        """Pooled statistics at every BatchNorm layer of the online networks, by name.
+
+        :param batches: pairs of observations and actions, see :meth:`forward`
+        """
+        return measure_statistics(self.policy, batches, self.forward)
+
+    def apply(self, statistics: Mapping[str, Statistics | Moments], preserve_function: bool = True) -> None:
+        """Give online and target networks new statistics, in place.
+
+        A target network gets the statistics of its online network, because SB3 copies them at each update
+        (SB3 issue #996), and compensates with its own weights: its function is preserved too.
+        """
+        aliases = {id(layer.module): name for name, layer in batchnorm_layers(self.policy).items()}
+        for target, online in self.kind.targets.items():
+            for name in list(batchnorm_layers(self.policy)):
+                if name.startswith(target + "."):
+                    twin = self.policy.get_submodule(online + name[len(target) :])
+                    if aliases[id(twin)] in statistics:
+                        statistics = {**statistics, name: statistics[aliases[id(twin)]]}
+        apply_statistics(self.policy, statistics, preserve_function)
+
+    def synchronize_targets(self) -> None:
+        """Copy the online networks into their target networks."""
+        for target, online in self.kind.targets.items():
+            self.policy.get_submodule(target).load_state_dict(self.policy.get_submodule(online).state_dict())
+
+    def batches(self, observations: Any, actions: Any, size: int = 4096) -> Iterator[tuple[Any, Tensor]]:
+        """Cut arrays into batches of tensors on the model's device.
+
+        :param observations: array ``(n, ...)``, or a dictionary of such arrays
+        :param actions: array ``(n, *action_shape)``, scaled as in a replay buffer
+        """
+        for start in range(0, len(actions), size):
+            part = slice(start, start + size)
+            if isinstance(observations, dict):
+                obs: Any = {key: self._tensor(value[part]) for key, value in observations.items()}
+            else:
+                obs = self._tensor(observations[part])
+            yield obs, self._tensor(actions[part]).to(torch.float32)
+
+    def _tensor(self, array: Any) -> Tensor:
+        return torch.as_tensor(array, device=self.model.device)

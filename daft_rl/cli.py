@@ -1,0 +1,71 @@
+"""What the command lines share: Hydra, and errors in one message instead of a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from daft_rl.errors import DaftError
+
+__all__ = ["compose_config", "run_command"]
+
+
+def _store_shifts() -> None:
+    """Every field of a shift is a key of the configuration, so that ``env.shift.FIELD=value`` can set it."""
+    from daft_rl.envs.mujoco import MujocoShift
+
+    ConfigStore.instance().store(group="shift", name="mujoco", package="env.shift", node=asdict(MujocoShift()))
+
+
+def compose_config(name: str, overrides: list[str]) -> DictConfig:
+    """The configuration that a command line would give.
+
+    :param name: ``transfer`` or ``pretrain``
+    :param overrides: as on the command line, ``["env=Ant-shifted", "seed=1"]``
+    """
+    _store_shifts()
+    with initialize_config_module("daft_rl.configs", version_base="1.3"):
+        return compose(name, overrides=overrides)
+
+
+def _explain(error: Exception) -> str:
+    """One message: what was wrong, and what exists."""
+    lines = [str(error).strip()]
+    cause: BaseException | None = error
+    while cause is not None:
+        parent = getattr(cause, "parent_node", None)
+        if isinstance(parent, DictConfig):
+            lines.append(f"What exists: {', '.join(sorted(str(key) for key in parent))}.")
+            break
+        cause = cause.__cause__
+    return "\n".join(lines)
+
+
+def run_command(name: str, run: Callable[[DictConfig], Any]) -> None:
+    """Run a command line.
+
+    :param name: of the configuration, ``transfer`` or ``pretrain``
+    :param run: takes the composed configuration
+    """
+    _store_shifts()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; we print below
+    try:
+        hydra.main(config_path="pkg://daft_rl.configs", config_name=name, version_base="1.3")(run)()
+    except (DaftError, HydraException, OmegaConfBaseException) as error:
+        print(_explain(error), file=sys.stderr)
+        sys.exit(2)
+
+
+def plain(node: Any) -> Any:
+    """A configuration node as plain dictionaries, lists and values, interpolations resolved."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node

@@ -1,0 +1,100 @@
+"""Playing episodes: returns of a policy, and the states it visits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+__all__ = ["Returns", "evaluate", "visit"]
+
+
+@dataclass(frozen=True)
+class Returns:
+    """Undiscounted returns of whole episodes, in the task's own reward."""
+
+    returns: list[float]
+    lengths: list[int]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over episodes."""
+        return float(np.std(self.returns))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, as in ``results.json``."""
+        return {"mean": self.mean, "std": self.std, "returns": self.returns, "lengths": self.lengths}
+
+
+def _normalize(normalizer: VecNormalize | None, observations: Any) -> Any:
+    return observations if normalizer is None else normalizer.normalize_obs(observations)
+
+
+def evaluate(model: BaseAlgorithm, venv: VecEnv, episodes: int, seed: int) -> Returns:
+    """Play whole episodes with the deterministic policy.
+
+    Environment ``i`` plays the same number of episodes as the others, so that short episodes are not
+    counted more often than long ones. Nothing of the model changes, no random number of its is used.
+
+    :param model: its ``VecNormalize``, if it has one, normalizes observations and is not updated
+    :param venv: an environment of raw observations and rewards
+    :param episodes: at least this many; rounded up to a multiple of ``venv.num_envs``
+    :param seed: environment ``i`` starts from ``seed + i``
+    """
+    normalizer = model.get_vec_normalize_env()
+    rounds = -(-episodes // venv.num_envs)
+    left = np.full(venv.num_envs, rounds)
+    returns: list[list[float]] = [[] for _ in range(venv.num_envs)]
+    lengths: list[list[int]] = [[] for _ in range(venv.num_envs)]
+    total, steps = np.zeros(venv.num_envs), np.zeros(venv.num_envs, dtype=int)
+    venv.seed(seed)
+    observations = venv.reset()
+    while left.any():
+        actions, _ = model.predict(_normalize(normalizer, observations), deterministic=True)
+        observations, rewards, dones, _ = venv.step(actions)
+        total += rewards
+        steps += 1
+        for i in np.flatnonzero(dones):
+            if left[i]:
+                returns[i].append(float(total[i]))
+                lengths[i].append(int(steps[i]))
+                left[i] -= 1
+            total[i], steps[i] = 0.0, 0
+    return Returns([r for per_env in returns for r in per_env], [n for per_env in lengths for n in per_env])
+
+
+def visit(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int) -> tuple[Any, np.ndarray]:
+    """States that the policy visits, exploring as it does in training, and its actions there.
+
+    :param venv: an environment of raw observations
+    :param steps: how many states at least; rounded up to a multiple of ``venv.num_envs``
+    :param seed: environment ``i`` starts from ``seed + i``
+    :return: normalized observations, array ``(n, *shape)`` or a dictionary of such arrays, and actions
+        ``(n, *action_shape)``, scaled as in a replay buffer
+    """
+    normalizer = model.get_vec_normalize_env()
+    off_policy = hasattr(model, "replay_buffer_class")
+    venv.seed(seed)
+    observations = _normalize(normalizer, venv.reset())
+    seen: list[Any] = []
+    taken: list[np.ndarray] = []
+    for _ in range(-(-steps // venv.num_envs)):
+        actions, _ = model.predict(observations, deterministic=False)
+        seen.append(
+            {k: v.copy() for k, v in observations.items()} if isinstance(observations, dict) else observations.copy()
+        )
+        scale = off_policy and isinstance(model.action_space, spaces.Box)
+        taken.append(model.policy.scale_action(actions) if scale else actions.copy())
+        observations = _normalize(normalizer, venv.step(actions)[0])
+    if isinstance(seen[0], dict):
+        return {key: np.concatenate([obs[key] for obs in seen]) for key in seen[0]}, np.concatenate(taken)
+    return np.concatenate(seen), np.concatenate(taken)

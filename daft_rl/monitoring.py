@@ -1,0 +1,78 @@
+"""What is watched while an agent learns: returns, distances, and the best policy so far."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from daft_rl.distortion import Distortion, StatisticsDrift
+from daft_rl.evaluation import evaluate
+
+__all__ = ["Monitoring"]
+
+
+class Monitoring(BaseCallback):
+    """Evaluates every ``every`` steps, logs to TensorBoard, and keeps the best policy.
+
+    :param envs: name (``target``, ``source``) -> environment of raw observations and rewards
+    :param settings: ``every`` (steps between evaluations), ``episodes_during`` (episodes each) and ``seed``
+        (of the first episode; the same episodes every time)
+    :param best_path: where the policy with the best return on the first of ``envs`` is saved
+    :param distortion: remembers the features at the start
+    :param drift: remembers the running statistics at the start
+    """
+
+    def __init__(
+        self,
+        envs: dict[str, VecEnv],
+        settings: DictConfig,
+        best_path: Path,
+        distortion: Distortion | None = None,
+        drift: StatisticsDrift | None = None,
+    ) -> None:
+        super().__init__()
+        self.envs, self.settings = envs, settings
+        self.best_path, self.best = best_path, -float("inf")
+        self.distortion, self.drift = distortion, drift
+        self.curve: list[dict[str, Any]] = []
+        """One entry per evaluation: ``timesteps``, mean return by environment, distances."""
+        self._next = settings.every
+
+    def _on_training_start(self) -> None:
+        self.evaluate()
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= self._next:
+            self._next += self.settings.every
+            self.evaluate()
+        return True
+
+    def evaluate(self) -> None:
+        """Log returns and distances, and save the policy if it is the best so far."""
+        returns = {
+            name: evaluate(self.model, env, self.settings.episodes_during, self.settings.seed)
+            for name, env in self.envs.items()
+        }
+        point: dict[str, Any] = {"timesteps": self.num_timesteps}
+        for name, result in returns.items():
+            point[name] = result.mean
+            self.logger.record(f"eval/{name}_return", result.mean)
+            self.logger.record(f"eval/{name}_return_std", result.std)
+        if self.drift is not None:
+            point |= {f"batchnorm_{key}_drift": value for key, value in self.drift.measure().items()}
+        if self.distortion is not None:
+            point |= {f"distortion_{key}": value for key, value in self.distortion.summary().items()}
+        for key, value in point.items():
+            group, _, rest = key.partition("_")
+            if group in ("batchnorm", "distortion"):
+                self.logger.record(f"{group}/{rest}", value)
+        self.logger.dump(self.num_timesteps)
+        self.curve.append(point)
+        target = next(iter(returns.values())).mean
+        if target > self.best:
+            self.best = target
+            self.model.save(self.best_path)

@@ -1,0 +1,77 @@
+"""What a run leaves behind: ``results.json``, and the table at its end."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from daft_rl.evaluation import Returns
+
+__all__ = ["TransferResult", "write_json"]
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferResult:
+    """Returns before and after a transfer, and how it went."""
+
+    task: str
+    source: str
+    """The archive of the source policy."""
+    method: str
+    algo: str
+    seed: int
+    timesteps: int
+    """Target steps that were learnt from."""
+    wall_seconds: float
+    shift: dict[str, Any]
+    """The fields of the shift that change something."""
+    zero_shot: dict[str, Returns]
+    """Returns of the source policy on ``target`` and ``source``."""
+    final: dict[str, Returns]
+    """Returns of the tuned policy on ``target`` and ``source``."""
+    curve: list[dict[str, Any]]
+    """Evaluations during learning."""
+    distortion: dict[str, dict[str, float]]
+    """Distances from the start, by layer and by parameter."""
+    folder: Path
+    """The run folder."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, as in ``results.json``. Equal for equal seeds on one machine, but for ``wall_seconds``."""
+        data = {key: value for key, value in vars(self).items() if key != "folder"}
+        for key in ("zero_shot", "final"):
+            data[key] = {name: returns.as_dict() for name, returns in data[key].items()}
+        return data
+
+    def save(self) -> None:
+        """Write ``results.json`` into the run folder."""
+        write_json(self.folder / "results.json", self.as_dict())
+
+    def print(self) -> None:
+        """Show the table."""
+        table = Table(title=f"{self.method}: {self.task}, {self.algo}, seed {self.seed}")
+        for column in ("return", "on", "mean", "std", "episodes"):
+            table.add_column(column, justify="left" if column in ("return", "on") else "right")
+        for when, by_env in (("zero-shot", self.zero_shot), ("final", self.final)):
+            for name, result in by_env.items():
+                table.add_row(when, name, f"{result.mean:.1f}", f"{result.std:.1f}", str(len(result.returns)))
+        console = Console()
+        console.print(table)
+        console.print(f"{self.timesteps} target steps in {self.wall_seconds:.0f} s", highlight=False)
+        console.print(f"run folder   {self.folder}", highlight=False, soft_wrap=True)
+        console.print(
+            f"TensorBoard  tensorboard --logdir {self.folder / 'tensorboard'}", highlight=False, soft_wrap=True
+        )

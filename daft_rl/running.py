@@ -1,0 +1,96 @@
+"""A run folder and the environments that a run opens."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
+
+from daft_rl.agents import BatchNormExtractor
+from daft_rl.envs import Shift, make_vec
+from daft_rl.envs.tasks import load_object
+
+__all__ = ["Workspace"]
+
+
+class Workspace:
+    """The folder of a run, with its resolved configuration; closes every environment it opened.
+
+    :param cfg: the composed configuration
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+        self.folder = Path(cfg.output_dir)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Workspace:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.cfg, self.folder / "config.yaml", resolve=True)
+        if self.cfg.torch_threads is not None:
+            torch.set_num_threads(self.cfg.torch_threads)
+        set_random_seed(self.cfg.seed)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def env(self, task: str, shift: Shift | None, num_envs: int) -> VecEnv:
+        """A batch of a task, closed with the workspace."""
+        venv = make_vec(task, num_envs=num_envs, shift=shift, vec=self.cfg.vec)
+        self._stack.callback(venv.close)
+        return venv
+
+    def training_env(self, task: str, shift: Shift | None) -> VecEnv:
+        """The batch to learn from; each finished episode is a line in ``monitor.csv``."""
+        venv = VecMonitor(self.env(task, shift, self.cfg.num_envs), filename=str(self.folder / "monitor.csv"))
+        venv.seed(self.cfg.seed)
+        return venv
+
+    def build(self, venv: VecEnv) -> BaseAlgorithm:
+        """A fresh agent with BatchNorm in actor and critic, as the recipe says."""
+        recipe = self.cfg.recipe
+        settings = OmegaConf.to_container(recipe.settings, resolve=True)
+        if recipe.normalize_reward:
+            venv = VecNormalize(venv, norm_obs=False, norm_reward=True, gamma=settings["gamma"])
+        policy_kwargs = {
+            "features_extractor_class": BatchNormExtractor,
+            "features_extractor_kwargs": OmegaConf.to_container(recipe.extractor),
+            "share_features_extractor": False,
+            **OmegaConf.to_container(recipe.policy),
+        }
+        algorithm: type[BaseAlgorithm] = load_object(self.cfg.algo["class"])
+        return algorithm(
+            "MlpPolicy", venv, policy_kwargs=policy_kwargs, seed=self.cfg.seed, device=self.cfg.device, **settings
+        )
+
+    def load(self, agent: Path, venv: VecEnv) -> BaseAlgorithm:
+        """Load a source, with the settings for fine-tuning that the configuration gives."""
+        settings = {key: value for key, value in self.cfg.algo.settings.items() if value is not None}
+        normalizer = agent.with_name("vecnormalize.pkl")
+        if normalizer.exists():
+            venv = VecNormalize.load(str(normalizer), venv)
+            venv.training = False
+        algorithm: type[BaseAlgorithm] = load_object(self.cfg.algo["class"])
+        model = algorithm.load(agent, env=venv, device=self.cfg.device, **settings)
+        model.set_random_seed(self.cfg.seed)
+        return model
+
+    def learn(self, model: BaseAlgorithm, callbacks: list[BaseCallback]) -> None:
+        """Learn with TensorBoard files in the run folder."""
+        logger = configure(str(self.folder / "tensorboard"), ["tensorboard"])
+        model.set_logger(logger)
+        try:
+            model.learn(self.cfg.total_timesteps, callback=callbacks, progress_bar=self.cfg.progress_bar)
+        finally:
+            logger.close()

@@ -1,0 +1,328 @@
+"""Fine-tuning by a method's settings: parameter groups, schedules, BatchNorm modes, conversion.
+
+SB3 stays in charge of learning. We hook in at ``_update_learning_rate``, which every SB3 algorithm calls
+at the start of an update, right after it put the policy in training mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import update_learning_rate
+from torch import nn
+
+from daft_rl.anatomy import Anatomy
+from daft_rl.batchnorm import Statistics, mix_statistics
+from daft_rl.errors import MethodError
+from daft_rl.methods import Method
+
+__all__ = ["Reconversion", "Tuner"]
+
+
+SLOWEST_AVERAGE = 0.005
+"""Least share of a new rollout where statistics follow an average over rollouts."""
+
+
+class Tunable(BaseAlgorithm):
+    """Mixed into an SB3 algorithm's class while a :class:`Tuner` is attached."""
+
+    tuner: Tuner
+
+    def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
+        self.tuner.before_update(optimizers if isinstance(optimizers, list) else [optimizers])
+
+    def _sample_action(self, learning_starts: int, *args: Any, **kwargs: Any) -> Any:
+        """Before ``learning_starts`` SB3's off-policy algorithms act at random; a source acts by its policy."""
+        if self.tuner.method.actor_head.init != "random":
+            learning_starts = 0
+        return super()._sample_action(learning_starts, *args, **kwargs)  # type: ignore[misc]
+
+    def get_parameters(self) -> dict[str, dict]:
+        """State dictionaries as SB3 saves them: one group per optimizer, so that plain ``load`` opens them."""
+        parameters = super().get_parameters()
+        for path in self.tuner.anatomy.kind.optimizers:
+            name = f"policy.{path}" if path == "optimizer" else path
+            parameters[name] = self.tuner.ungrouped_state(path)
+        return parameters
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "tuner"]
+
+
+@cache
+def _tunable(algorithm: type[BaseAlgorithm]) -> type[BaseAlgorithm]:
+    return type(algorithm.__name__, (Tunable, algorithm), {"__doc__": algorithm.__doc__})
+
+
+class Tuner:
+    """Makes one algorithm object learn by one method.
+
+    While it is attached, the object's class is a subclass of its own that hooks in; its archives stay those
+    of the plain class.
+
+    :param model: any SB3 algorithm object with a known kind of policy. Its optimizers are replaced by fresh
+        ones, since the source's moments belong to another loss
+    :param method: the settings
+    :raises MethodError: the settings cannot be applied to this agent
+    """
+
+    def __init__(self, model: BaseAlgorithm, method: Method) -> None:
+        if isinstance(model, Tunable):
+            raise MethodError(f"This {type(model).__name__} is tuned already: call detach() on its tuner first.")
+        self.model, self.method = model, method
+        self.anatomy = Anatomy(model)
+        self._check_minibatch()
+        self._check_gradients()
+        self._initialize_groups()
+        self.rates = dict.fromkeys(self.anatomy.groups, 0.0)
+        """Learning rate of each group at the last update."""
+        self.frozen: set[str] = set()
+        """The groups that were frozen at the last update."""
+        self._order: dict[str, list[nn.Parameter]] = {}
+        self._start: dict[nn.Parameter, torch.Tensor] = {}
+        self._batchnorm = {
+            name: (module, self.anatomy.group_of(name + "."))
+            for name, module in self.anatomy.batchnorm_groups().items()
+        }
+        self._hooks = [module.register_forward_pre_hook(self._pin) for module, _ in self._batchnorm.values()]
+        self._pinned: set[nn.Module] = set()
+        for path, optimizer in self.anatomy.optimizers().items():
+            self.anatomy.set_optimizer(path, self._regroup(path, optimizer))
+        model.__class__ = _tunable(type(model))
+        model.tuner = self  # type: ignore[attr-defined]
+
+    def detach(self) -> None:
+        """Leave the model an ordinary one: no hooks, every parameter trainable, one-group optimizers."""
+        for hook in self._hooks:
+            hook.remove()
+        for group in self.anatomy.groups.values():
+            for parameter in group.values():
+                parameter.requires_grad_(True)
+        for path, optimizer in self.anatomy.optimizers().items():
+            plain = type(optimizer)(self._order[path], **optimizer.defaults)
+            plain.load_state_dict(self.ungrouped_state(path))
+            self.anatomy.set_optimizer(path, plain)
+        del self.model.tuner  # type: ignore[attr-defined]
+        self.model.__class__ = type(self.model).__mro__[2]
+
+    # -- set-up ---------------------------------------------------------------------------------------
+
+    def _check_minibatch(self) -> None:
+        """Training-mode BatchNorm cannot normalize a minibatch of one sample."""
+        model: Any = self.model
+        samples = getattr(model, "n_steps", 0) * model.n_envs
+        batch = getattr(model, "batch_size", samples) or samples
+        if self.method.bn_mode == "train" and hasattr(model, "rollout_buffer") and samples % batch == 1:
+            raise MethodError(
+                f"A rollout of {samples} samples in minibatches of {batch} leaves one of a single sample, which "
+                "training-mode BatchNorm cannot normalize: choose another batch_size, n_steps or num_envs."
+            )
+
+    def _check_gradients(self) -> None:
+        """SB3's updates fail when a loss depends on nothing that learns."""
+        if not self.method.learns:
+            return
+        on_policy = isinstance(self.model, OnPolicyAlgorithm)
+        needed = [name for name in self.anatomy.groups if on_policy or name.startswith("critic")]
+        if all(self.method.groups[name].frozen(0.0) for name in needed):
+            raise MethodError(
+                f"Method '{self.method.name}' freezes {', '.join(needed)} at the start, and "
+                f"{type(self.model).__name__} cannot update without one of them: let one learn from the start."
+            )
+
+    @torch.no_grad()
+    def _initialize_groups(self) -> None:
+        """Start heads at zero and groups from random weights, where the method says so."""
+        settings = self.method.groups
+        if any(group.init == "random" for group in settings.values()):
+            model: Any = self.model
+            kwargs = {"use_sde": model.use_sde, **model.policy_kwargs}
+            if "DQN" in type(model.policy).__name__:
+                kwargs.pop("use_sde")
+            fresh = model.policy_class(model.observation_space, model.action_space, model.lr_schedule, **kwargs)
+            values = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers())}
+            own = {**dict(model.policy.named_parameters()), **dict(model.policy.named_buffers())}
+            for name, tensor in own.items():
+                if not self.anatomy._is_target(name) and settings[self.anatomy.group_of(name)].init == "random":
+                    tensor.copy_(values[name])
+        for name, head in self.anatomy.heads().items():
+            if settings[self.anatomy.group_of(name + ".")].init == "zero":
+                for parameter in head.parameters():
+                    parameter.zero_()
+        if any(group.init != "keep" for group in settings.values()):
+            self.anatomy.synchronize_targets()
+
+    def _regroup(self, path: str, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """A fresh optimizer of the same class and settings, with one parameter group per group."""
+        self._order[path] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        owned = {id(parameter) for parameter in self._order[path]}
+        groups = [
+            {"params": [p for p in parameters.values() if id(p) in owned], "name": name}
+            for name, parameters in self.anatomy.groups.items()
+        ]
+        fresh = type(optimizer)([group for group in groups if group["params"]], **optimizer.defaults)
+        if self.method.l2_sp:
+            self._start |= {p: p.detach().clone() for p in self._order[path]}
+            fresh.register_step_pre_hook(self._pull_to_start)
+        return fresh
+
+    # -- during learning ------------------------------------------------------------------------------
+
+    def before_update(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        """Set each group's learning rate, freeze what is frozen, and fix BatchNorm modes.
+
+        :param optimizers: those SB3 is about to use. One that is not the policy's (the entropy
+            coefficient's) keeps the algorithm's own learning rate.
+        """
+        remaining = self.model._current_progress_remaining
+        base = self.model.lr_schedule(remaining)
+        settings = self.method.groups
+        self.rates = {name: base * group.rate(1.0 - remaining) for name, group in settings.items()}
+        self.frozen = {name for name, group in settings.items() if group.frozen(1.0 - remaining)}
+        for name, parameters in self.anatomy.groups.items():
+            for parameter in parameters.values():
+                parameter.requires_grad_(name not in self.frozen)
+            if parameters:
+                self.model.logger.record(f"learning_rate/{name}", self.rates[name])
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                if "name" in group:
+                    group["lr"] = self.rates[group["name"]]
+                else:
+                    update_learning_rate(optimizer, base)
+        self._pinned = {
+            module
+            for module, group in self._batchnorm.values()
+            if self.method.bn_mode == "eval" or group in self.frozen
+        }
+        if isinstance(self.model, OnPolicyAlgorithm):
+            self.model.logger.record("train/first_minibatch_kl", self.first_minibatch_kl())
+
+    @torch.no_grad()
+    def first_minibatch_kl(self) -> float:
+        """Approximate KL divergence between the policy that collected the rollout and the policy as the update
+        sees it, before any gradient step. It is 0 unless BatchNorm behaves differently in the two.
+        """
+        model: Any = self.model
+        buffer, policy = model.rollout_buffer, model.policy
+        size = min(getattr(model, "batch_size", None) or buffer.log_probs.size, buffer.log_probs.size)
+        steps, envs = np.unravel_index(
+            np.linspace(0, buffer.log_probs.size - 1, size).astype(int), buffer.log_probs.shape
+        )
+        actions = torch.as_tensor(buffer.actions[steps, envs], device=model.device)
+        if isinstance(model.action_space, spaces.Discrete):
+            actions = actions.long().flatten()
+        observations = self._buffer_observations(lambda array: array[steps, envs])
+        before = {name: value.clone() for name, value in policy.named_buffers()}
+        _, log_prob, _ = policy.evaluate_actions(
+            next(iter(self.anatomy.batches(observations, actions, size)))[0], actions
+        )
+        for name, value in policy.named_buffers():
+            value.copy_(before[name])  # a training-mode pass moves running statistics
+        log_ratio = log_prob - torch.as_tensor(buffer.log_probs[steps, envs], device=model.device)
+        return float((log_ratio.exp() - 1 - log_ratio).mean())
+
+    def _buffer_observations(self, take: Callable[[np.ndarray], np.ndarray]) -> Any:
+        observations = self.model.rollout_buffer.observations  # type: ignore[attr-defined]
+        if isinstance(observations, dict):
+            return {key: take(value) for key, value in observations.items()}
+        return take(observations)
+
+    def recent_data(self, size: int) -> tuple[Any, np.ndarray]:
+        """Observations and actions of the last rollout, or of the last ``size`` steps in the replay buffer."""
+        model: Any = self.model
+        if isinstance(model, OnPolicyAlgorithm):
+            flat = lambda array: array.reshape(-1, *array.shape[2:])  # noqa: E731
+            return self._buffer_observations(flat), flat(model.rollout_buffer.actions)
+        buffer = model.replay_buffer
+        rows = min(-(-size // buffer.n_envs), buffer.size())
+        index = np.arange(buffer.pos - rows, buffer.pos) % buffer.buffer_size
+        observations, actions = buffer.observations, buffer.actions
+        flat = lambda array: array[index].reshape(-1, *array.shape[2:])  # noqa: E731
+        normalizer = model.get_vec_normalize_env()
+        taken = {k: flat(v) for k, v in observations.items()} if isinstance(observations, dict) else flat(observations)
+        return (taken if normalizer is None else normalizer.normalize_obs(taken)), flat(actions)
+
+    def _pin(self, module: nn.Module, _: Any) -> None:
+        """Keep a layer in evaluation mode, whatever mode the algorithm puts it in (CrossQ switches often)."""
+        if module in self._pinned:
+            module.eval()
+
+    def _pull_to_start(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """The gradient of the L2-SP penalty."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter.detach() - self._start[parameter], alpha=self.method.l2_sp)
+
+    def convert(self, observations: Any, actions: Any, preserve_function: bool = True) -> dict[str, Statistics]:
+        """Convert the BatchNorm layers to the statistics of this data; those of frozen groups stay as they are.
+
+        :param observations: array ``(n, ...)`` or dictionary of arrays, as the policy gets them
+        :param actions: array ``(n, *action_shape)``, scaled as in a replay buffer
+        :return: what was measured, by layer name
+        """
+        measured = self.anatomy.measure(self.anatomy.batches(observations, actions))
+        self.anatomy.apply(measured, preserve_function)
+        return measured
+
+    def reconvert(self, observations: Any, actions: Any, weight: float) -> None:
+        """Convert again during learning, but only layers whose group is learning: frozen means frozen.
+
+        :param observations: as in :meth:`convert`
+        :param actions: as in :meth:`convert`
+        :param weight: share of this data in the new statistics where the function is not preserved
+        """
+        measured = self.anatomy.measure(self.anatomy.batches(observations, actions))
+        learning = {name for name, (_, group) in self._batchnorm.items() if group not in self.frozen}
+        statistics: dict[str, Any] = {name: value for name, value in measured.items() if name in learning}
+        if not self.method.preserve_function:
+            statistics = mix_statistics(self.anatomy.policy, statistics, weight)
+        self.anatomy.apply(statistics, self.method.preserve_function)
+
+    # -- saving ---------------------------------------------------------------------------------------
+
+    def ungrouped_state(self, path: str) -> dict[str, Any]:
+        """The state of the optimizer at ``path`` as if it had one parameter group in SB3's order."""
+        optimizer = self.anatomy.optimizers()[path]
+        order = self._order[path]
+        options = {key: value for key, value in optimizer.param_groups[0].items() if key not in ("params", "name")}
+        options["lr"] = self.model.lr_schedule(self.model._current_progress_remaining)
+        state = {index: optimizer.state[p] for index, p in enumerate(order) if p in optimizer.state}
+        return {"state": state, "param_groups": [{**options, "params": list(range(len(order)))}]}
+
+
+class Reconversion(BaseCallback):
+    """Converts again after each rollout, where the method says so.
+
+    For off-policy algorithms a rollout is one step; there it converts whenever ``steps`` new ones are there.
+
+    :param tuner: the tuner of the model that learns
+    :param steps: how much data to use for off-policy algorithms
+    """
+
+    def __init__(self, tuner: Tuner, steps: int) -> None:
+        super().__init__()
+        self.tuner, self.steps = tuner, steps
+        self._next, self._count = steps, 1
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self.tuner.method.conversion != "each_rollout":
+            return
+        if not isinstance(self.model, OnPolicyAlgorithm):
+            if self.num_timesteps < self._next:
+                return
+            self._next = self.num_timesteps + self.steps
+        self._count += 1
+        self.tuner.reconvert(*self.tuner.recent_data(self.steps), max(1 / self._count, SLOWEST_AVERAGE))
