@@ -37,7 +37,7 @@ ON_POLICY = {
 }
 SQUASHED_GAUSSIAN = {
     "actor_head": ["actor.mu.*", "actor.log_std", "actor.log_std.*"],
-    "critic_head": [f"critic.*.{LAST}.*"],
+    "critic_head": [f"critic.qf*.{LAST}.*"],
     "actor_encoder": ["actor.*"],
     "critic_encoder": ["critic.*"],
 }

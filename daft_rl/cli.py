@@ -16,15 +16,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from daft_rl.errors import DaftError
+from daft_rl.methods import Method
 
 __all__ = ["compose_config", "run_command"]
 
 
-def _store_shifts() -> None:
-    """Every field of a shift is a key of the configuration, so that ``env.shift.FIELD=value`` can set it."""
+def _store_defaults() -> None:
+    """Every field of a shift and of a method is a key of the configuration, so that the command line can set it."""
     from daft_rl.envs.mujoco import MujocoShift
 
-    ConfigStore.instance().store(group="shift", name="mujoco", package="env.shift", node=asdict(MujocoShift()))
+    method = {name: value for name, value in Method(name="").as_dict().items() if name != "name"}
+    store = ConfigStore.instance().store
+    store(group="fields", name="method", package="method", node=method)
+    store(group="fields", name="mujoco", package="env.shift", node=asdict(MujocoShift()))
 
 
 def compose_config(name: str, overrides: list[str]) -> DictConfig:
@@ -33,7 +37,7 @@ def compose_config(name: str, overrides: list[str]) -> DictConfig:
     :param name: ``transfer`` or ``pretrain``
     :param overrides: as on the command line, ``["env=Ant-shifted", "seed=1"]``
     """
-    _store_shifts()
+    _store_defaults()
     with initialize_config_module("daft_rl.configs", version_base="1.3"):
         return compose(name, overrides=overrides)
 
@@ -57,7 +61,7 @@ def run_command(name: str, run: Callable[[DictConfig], Any]) -> None:
     :param name: of the configuration, ``transfer`` or ``pretrain``
     :param run: takes the composed configuration
     """
-    _store_shifts()
+    _store_defaults()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; we print below
     try:
         hydra.main(config_path="pkg://daft_rl.configs", config_name=name, version_base="1.3")(run)()

@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from daft_rl.agents import BatchNormExtractor
+from daft_rl.cli import plain
 from daft_rl.envs import Shift, make_vec
 from daft_rl.envs.tasks import load_object
 
@@ -60,14 +61,14 @@ class Workspace:
     def build(self, venv: VecEnv) -> BaseAlgorithm:
         """A fresh agent with BatchNorm in actor and critic, as the recipe says."""
         recipe = self.cfg.recipe
-        settings = OmegaConf.to_container(recipe.settings, resolve=True)
+        settings = plain(recipe.settings)
         if recipe.normalize_reward:
             venv = VecNormalize(venv, norm_obs=False, norm_reward=True, gamma=settings["gamma"])
         policy_kwargs = {
             "features_extractor_class": BatchNormExtractor,
-            "features_extractor_kwargs": OmegaConf.to_container(recipe.extractor),
+            "features_extractor_kwargs": plain(recipe.extractor),
             "share_features_extractor": False,
-            **OmegaConf.to_container(recipe.policy),
+            **plain(recipe.policy),
         }
         algorithm: type[BaseAlgorithm] = load_object(self.cfg.algo["class"])
         return algorithm(

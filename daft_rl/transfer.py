@@ -15,6 +15,7 @@ from daft_rl.cli import compose_config, plain, run_command
 from daft_rl.envs import read_shift
 from daft_rl.envs.tasks import source_of
 from daft_rl.methods import Method
+from daft_rl.sources import find_agent
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -34,9 +35,9 @@ def run(cfg: DictConfig) -> TransferResult:
     target, source = cfg.env.name, source_of(cfg.env.name)
     shift = read_shift(target, plain(cfg.env.shift))
     method = Method.from_dict(plain(cfg.method))
+    agent = find_agent(source, cfg.algo.name, cfg.agent)
 
     # PyTorch takes seconds to import: what is wrong above is told before
-    from daft_rl.agents.pretrained import find_agent
     from daft_rl.distortion import Distortion, StatisticsDrift
     from daft_rl.evaluation import evaluate, visit
     from daft_rl.monitoring import Monitoring
@@ -44,7 +45,6 @@ def run(cfg: DictConfig) -> TransferResult:
     from daft_rl.running import Workspace
     from daft_rl.tuning import Reconversion, Tuner
 
-    agent = find_agent(source, cfg.algo.name) if cfg.agent is None else Path(cfg.agent)
     with Workspace(cfg) as work:
         model = work.load(agent, work.training_env(target, shift))
         envs = {

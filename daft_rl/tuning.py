@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from sb3_contrib import TRPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -22,7 +23,7 @@ from torch import nn
 from daft_rl.anatomy import Anatomy
 from daft_rl.batchnorm import Statistics, mix_statistics
 from daft_rl.errors import MethodError
-from daft_rl.methods import Method
+from daft_rl.methods import Group, Method
 
 __all__ = ["Reconversion", "Tuner"]
 
@@ -84,8 +85,8 @@ class Tuner:
         self._initialize_groups()
         self.rates = dict.fromkeys(self.anatomy.groups, 0.0)
         """Learning rate of each group at the last update."""
-        self.frozen: set[str] = set()
-        """The groups that were frozen at the last update."""
+        self.frozen = {name for name, group in method.groups.items() if group.frozen(0.0)}
+        """The groups that are frozen at present."""
         self._order: dict[str, list[nn.Parameter]] = {}
         self._start: dict[nn.Parameter, torch.Tensor] = {}
         self._batchnorm = {
@@ -130,6 +131,14 @@ class Tuner:
         """SB3's updates fail when a loss depends on nothing that learns."""
         if not self.method.learns:
             return
+        if isinstance(self.model, TRPO):
+            groups = self.method.groups
+            whole = all(groups[name] == Group(init=groups[name].init) for name in ("actor_encoder", "actor_head"))
+            if not whole or any(group.frozen_until or group.scale == 0.0 for group in groups.values()):
+                raise MethodError(
+                    f"Method '{self.method.name}' cannot be applied to TRPO, which moves the whole actor by a line "
+                    "search, not by learning rates: use one without actor schedules and frozen groups (ft, ft_eval)."
+                )
         on_policy = isinstance(self.model, OnPolicyAlgorithm)
         needed = [name for name in self.anatomy.groups if on_policy or name.startswith("critic")]
         if all(self.method.groups[name].frozen(0.0) for name in needed):

@@ -148,5 +148,5 @@ def make_mujoco(base: str, shift: MujocoShift, **kwargs: Any) -> gym.Env:
     :param kwargs: the environment's own keywords, ``render_mode`` among them
     """
     module, _, name = base.partition(":")
-    cls = shifted_class(getattr(import_module(module), name))
+    cls: Any = shifted_class(getattr(import_module(module), name))
     return shift_interface(cls(shift=shift, **kwargs), shift)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -99,8 +99,3 @@ class Shift:
         return {
             f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != getattr(neutral, f.name)
         }
-
-    def physics_only(self) -> Shift:
-        """The same shift without its changes of observations and actions."""
-        neutral = Shift()
-        return replace(self, **{field.name: getattr(neutral, field.name) for field in fields(Shift)})

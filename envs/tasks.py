@@ -173,7 +173,7 @@ def make_vec(
     num_envs: int = 8,
     seed: int | None = None,
     shift: Shift | Mapping[str, Any] | str | None = None,
-    vec: str = "dummy",
+    vec: str = "threads",
 ) -> VecEnv:
     """Make a batch of one task as an SB3 ``VecEnv``.
 
@@ -181,7 +181,8 @@ def make_vec(
     :param num_envs: how many environments step together
     :param seed: environment ``i`` starts from ``seed + i``
     :param shift: as in :func:`make`
-    :param vec: ``"dummy"`` (one after the other, in this process) or ``"subproc"`` (a process each)
+    :param vec: ``"threads"`` (the physics in parallel, in this process), ``"dummy"`` (one after the other) or
+        ``"subproc"`` (a process each); all three give the same numbers
     :raises TaskError: as :func:`make`, or an unknown ``vec``
     """
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv  # imports torch: seconds
@@ -191,7 +192,13 @@ def make_vec(
     def make_one() -> gym.Env:
         return make(name, shift=shift)
 
+    def threads() -> VecEnv:
+        from daft_rl.envs.threads import ThreadedMujocoVecEnv
+
+        return ThreadedMujocoVecEnv([make_one] * num_envs)
+
     engines: dict[str, Callable[[], VecEnv]] = {
+        "threads": threads,
         "dummy": lambda: DummyVecEnv([make_one] * num_envs),
         "subproc": lambda: SubprocVecEnv([make_one] * num_envs, start_method="spawn"),
     }

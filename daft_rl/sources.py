@@ -1,4 +1,4 @@
-"""The shipped source policies: ``TASK-ALGO/agent.zip``, each with a card (``README.md``)."""
+"""Where source policies come from: the shipped ones, ``agents/pretrained/TASK-ALGO``, or a path."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from daft_rl.errors import AgentError
 
 __all__ = ["find_agent"]
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent / "agents" / "pretrained"
 
 
-def find_agent(task: str, algo: str) -> Path:
-    """The archive of a shipped source.
+def find_agent(task: str, algo: str, path: str | Path | None = None) -> Path:
+    """The archive of a source policy.
 
     :param task: a source task, such as ``"Ant"``
     :param algo: an algorithm, such as ``"ppo"``
-    :raises AgentError: none is shipped; the message lists those that are
+    :param path: the user's own archive; ``None`` takes the shipped source
+    :raises AgentError: there is no such file, or none is shipped; the message lists those that are
     """
+    if path is not None:
+        if not Path(path).is_file():
+            raise AgentError(f"agent={path}: there is no such file. Give the path of an SB3 archive (.zip).")
+        return Path(path)
     path = HERE / f"{task}-{algo}" / "agent.zip"
     if not path.is_file():
         shipped = ", ".join(sorted(folder.parent.name for folder in HERE.glob("*/agent.zip"))) or "none"

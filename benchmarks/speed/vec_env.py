@@ -1,0 +1,217 @@
+"""How fast the batch engines step, beside the speed of the bare physics.
+
+    python benchmarks/speed/vec_env.py --tasks Ant HalfCheetah
+
+Every engine takes the same actions from the same seeds, so they do the same work (which is checked, by the sum of
+rewards; not for EnvPool, which has its own simulator). "physics" is the upper limit for our engines: the same
+threads step the same models without ever waiting for each other, observing or rewarding anything, and reset at the
+same steps. Engines take turns within a round, and ratios are taken within a round, because other programs may share
+the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+
+from daft_rl.envs import make
+from daft_rl.envs.threads import ThreadedMujocoVecEnv
+
+RESULTS = Path(__file__).parent / "results" / "vec_env.json"
+PACKAGES = ("gymnasium", "mujoco", "numpy", "stable-baselines3", "torch", "envpool")
+
+
+@dataclass
+class Work:
+    """What all engines do: ``actions[t, i]`` for environment ``i``, which starts from seed ``i``."""
+
+    task: str
+    actions: np.ndarray
+    dones: np.ndarray
+    return_: float
+
+    @property
+    def num_envs(self) -> int:
+        return self.actions.shape[1]
+
+
+def record(task: str, num_envs: int, steps: int) -> Work:
+    """Draw actions, and step once to learn where episodes end."""
+    venv = DummyVecEnv([lambda: make(task)] * num_envs)
+    space = venv.action_space
+    assert isinstance(space, gym.spaces.Box)
+    size = (steps, num_envs, *space.shape)
+    actions = np.random.default_rng(0).uniform(space.low, space.high, size).astype(np.float32)
+    venv.seed(0)
+    venv.reset()
+    played = [venv.step(action) for action in actions]
+    venv.close()
+    dones = np.array([done for _, _, done, _ in played])
+    return Work(task, actions, dones, float(sum(rewards.sum() for _, rewards, _, _ in played)))
+
+
+def step_engine(venv: VecEnv, work: Work) -> float:
+    venv.seed(0)
+    venv.reset()
+    total, start = 0.0, time.perf_counter()
+    for action in work.actions:
+        total += venv.step(action)[1].astype(np.float32).sum()  # SubprocVecEnv alone does not round rewards
+    seconds = time.perf_counter() - start
+    if total != work.return_:
+        raise RuntimeError(f"{type(venv).__name__} did other work: it earned {total}, not {work.return_}.")
+    return seconds
+
+
+def step_physics(envs: list[gym.Env], work: Work, num_threads: int) -> float:
+    for i, env in enumerate(envs):
+        env.reset(seed=i)
+    cores: list[Any] = [env.unwrapped for env in envs]
+
+    def step(share: range) -> None:
+        for action, done in zip(work.actions, work.dones, strict=True):
+            for i in share:
+                cores[i]._step_mujoco_simulation(action[i], cores[i].frame_skip)
+                if done[i]:
+                    envs[i].reset()
+
+    shares = [range(k, len(envs), num_threads) for k in range(num_threads)]
+    threads = [threading.Thread(target=step, args=(share,)) for share in shares[1:]]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    step(shares[0])
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - start
+
+
+def step_envpool(pool: Any, work: Work) -> float:
+    pool.reset()
+    start = time.perf_counter()
+    for action in work.actions.astype(np.float64):
+        pool.step(action)
+    return time.perf_counter() - start
+
+
+def open_engines(work: Work, num_threads: int, names: list[str], stack: ExitStack) -> dict[str, Callable[[], float]]:
+    """Engines by name: a call resets, steps, and returns the seconds that the steps took. ``stack`` closes them."""
+    fns = [lambda: make(work.task)] * work.num_envs
+
+    def stepper(venv: VecEnv) -> Callable[[], float]:
+        stack.callback(venv.close)
+        return lambda: step_engine(venv, work)
+
+    found: dict[str, Callable[[], float]] = {}
+    if "subproc" in names:  # first, for a process with threads should not fork
+        found["subproc"] = stepper(SubprocVecEnv(fns, start_method="fork" if sys.platform == "linux" else "spawn"))
+    if "dummy" in names:
+        found["dummy"] = stepper(DummyVecEnv(fns))
+    if "threads" in names:
+        found["threads"] = stepper(ThreadedMujocoVecEnv(fns, num_threads))
+    if "physics" in names:
+        envs = [fn() for fn in fns]
+        found["physics"] = lambda: step_physics(envs, work, num_threads)
+    if "envpool" in names and find_spec("envpool"):
+        import envpool
+
+        if (task := f"{work.task}-v5") in envpool.list_all_envs():
+            pool = envpool.make_gymnasium(task, num_envs=work.num_envs, num_threads=num_threads, seed=0)
+            stack.callback(pool.close)
+            found["envpool"] = lambda: step_envpool(pool, work)
+    return found
+
+
+def measure(work: Work, num_threads: int, rounds: int, names: list[str]) -> dict[str, Any]:
+    """Steps per second, and the engines' speeds relative to each other, round by round."""
+    count = work.actions.shape[0] * work.num_envs
+    with ExitStack() as stack:
+        engines = open_engines(work, num_threads, names, stack)
+        rates: dict[str, list[float]] = {name: [] for name in engines}
+        for i in range(rounds):
+            order = list(engines)
+            for name in order[i % len(order) :] + order[: i % len(order)]:
+                rates[name].append(count / engines[name]())
+
+    def relative(to: str) -> dict[str, Any]:
+        return {
+            name: summary([a / b for a, b in zip(rates[name], rates[to], strict=True)]) for name in rates if name != to
+        }
+
+    return {
+        "steps_per_second": {name: summary(values) for name, values in rates.items()},
+        "relative_to": {to: relative(to) for to in ("physics", "dummy") if to in rates},
+    }
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def describe_machine() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "load_average_at_start": list(os.getloadavg()),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES if find_spec(name.replace("-", "_"))},
+    }
+
+
+def show(task: str, result: dict[str, Any]) -> None:
+    print(f"\n{task:<12} {'steps/s':>9} {'[min, max]':>18} {'of physics':>11} {'of dummy':>9}")
+    for name, rate in result["steps_per_second"].items():
+        to = [result["relative_to"].get(base, {}).get(name, {}).get("median", 1.0) for base in ("physics", "dummy")]
+        spread = f"[{rate['min']:.0f}, {rate['max']:.0f}]"
+        print(f"{name:<12} {rate['median']:>9.0f} {spread:>18} {to[0]:>11.2f} {to[1]:>9.2f}")
+
+
+def main() -> None:
+    engines = ["dummy", "subproc", "threads", "physics", "envpool"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", default=["Ant", "HalfCheetah"])
+    parser.add_argument("--engines", nargs="+", default=engines, choices=engines, help="EnvPool only if installed")
+    parser.add_argument("--num-envs", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--steps", type=int, default=200, help="of the batch, per round and engine")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+
+    report: dict[str, Any] = {
+        "command": " ".join(["python", "benchmarks/speed/vec_env.py", *sys.argv[1:]]),
+        "machine": describe_machine(),
+        "settings": {"num_envs": args.num_envs, "threads": args.threads, "steps": args.steps, "rounds": args.rounds},
+        "tasks": {},
+    }
+    for task in args.tasks:
+        work = record(task, args.num_envs, args.steps)
+        report["tasks"][task] = measure(work, args.threads, args.rounds, args.engines)
+        show(task, report["tasks"][task])
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"\nWritten to {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,565 @@
+"""Gymnasium's MuJoCo tasks stepped by threads, result for result equal to ``DummyVecEnv`` and about twice as fast.
+
+MuJoCo releases the interpreter's lock while it steps. So threads share out the physics, and what Gymnasium then
+does in Python for one environment after the other is done here once for all of them, with the same operations in
+the same order: every number has the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise, zip_longest
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.mujoco.ant_v5 import AntEnv
+from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
+from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+from gymnasium.envs.mujoco.humanoid_v5 import HumanoidEnv
+from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
+from gymnasium.envs.mujoco.swimmer_v5 import SwimmerEnv
+from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
+from gymnasium.error import ResetNeeded
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from daft_rl.envs.wrappers import ActionDelay, ObservationShift
+from daft_rl.errors import TaskError
+
+__all__ = ["ThreadedMujocoVecEnv"]
+
+
+class Table:
+    """A few arrays of every environment, copied into the rows of one table by one call.
+
+    :param views: per environment the same few arrays of its model or data; ``mj_resetData`` keeps them valid
+    """
+
+    def __init__(self, views: Iterable[Sequence[np.ndarray]]) -> None:
+        rows = list(views)
+        if len({tuple(view.size for view in row) for row in rows}) != 1:
+            raise TaskError("Environments of one batch need models of the same size: bodies, joints, actuators.")
+        self._views = [view.reshape(-1) for row in rows for view in row]
+        edges = np.cumsum([0] + [view.size for view in rows[0]])
+        self.whole = np.empty((len(rows), edges[-1]))
+        self.columns = [self.whole[:, start:stop] for start, stop in pairwise(edges)]
+        self._flat = self.whole.reshape(-1)
+
+    def read(self) -> None:
+        """Bring ``whole``, ``(num_envs, sum of sizes)``, and ``columns``, each ``(num_envs, size)``, up to date."""
+        np.concatenate(self._views, out=self._flat)
+
+
+def within(values: np.ndarray, limits: Sequence[np.ndarray]) -> np.ndarray:
+    """Strictly between the two limits."""
+    low, high = limits
+    return (low < values) & (values < high)
+
+
+# What the tasks' constructors store under these names with a leading underscore; not every task has them all.
+PARAMETERS = (
+    "forward_reward_weight",
+    "ctrl_cost_weight",
+    "contact_cost_weight",
+    "contact_cost_range",
+    "contact_force_range",
+    "healthy_reward",
+    "healthy_z_range",
+    "healthy_angle_range",
+    "healthy_state_range",
+    "terminate_when_unhealthy",
+)
+
+
+class Rule:
+    """What a Gymnasium class does after the physics, for all environments at once. This one is HalfCheetah's.
+
+    Subclasses say how their task differs. As in Gymnasium, methods read the state of the simulation and the
+    constructor's numbers: ``self.now.qpos``, shape ``(num_envs, size)``, and ``self.of.healthy_reward``, shape
+    ``(num_envs,)``, or ``(2, num_envs)`` for a range.
+
+    :param envs: environments of one class
+    """
+
+    fields: tuple[str, ...] = ("qpos", "qvel")
+    """The arrays of ``MjData`` in ``self.now``; the first two together are ``self.now.state``."""
+    terms: tuple[str, ...] = ("forward", "ctrl")
+    """The methods that give the parts of the reward, in the order in which ``info`` lists them."""
+
+    def __init__(self, envs: Sequence[MujocoEnv]) -> None:
+        self.first: Any = envs[0]
+        self.dt = np.array([[env.dt] for env in envs])
+        self.initial_z = np.array([env.init_qpos[1] for env in envs])
+        values = {name: [getattr(env, f"_{name}", None) for env in envs] for name in PARAMETERS}
+        self.of = SimpleNamespace(**{name: np.array(value).T for name, value in values.items()})
+        self.may_end = self.of.terminate_when_unhealthy.astype(bool)
+        self.is_healthy = np.ones(len(envs), dtype=bool)
+        self.tracked = Table(self.track(env) for env in envs)
+        self.table = Table([getattr(env.data, name) for name in self.fields] for env in envs)
+        self.now = SimpleNamespace(**dict(zip(self.fields, self.table.columns, strict=True)))
+        self.now.state = self.table.whole[:, : sum(column.shape[1] for column in self.table.columns[:2])]
+
+    def track(self, env: MujocoEnv) -> list[np.ndarray]:
+        """The arrays behind :meth:`position`."""
+        return [env.data.qpos[:1]]
+
+    def position(self) -> np.ndarray:
+        """What velocities are measured of: x, or x and y, shape ``(num_envs, 1 or 2)``."""
+        self.tracked.read()
+        return self.tracked.whole.copy()
+
+    def read(self) -> None:
+        """Bring ``self.now`` up to date."""
+        self.table.read()
+
+    def evaluate(self, action: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
+        """
+        :param action: what the simulator was given, shape ``(num_envs, action size)``
+        :param before: :meth:`position` before the physics
+        :return: observations, rewards, terminations, and ``info`` as name -> one value per environment
+        """
+        self.action, self.velocity = action, (self.position() - before) / self.dt
+        self.read()
+        self.is_healthy = self.healthy()
+        terms = {name: getattr(self, name)() for name in self.terms}
+        info = self.info() | {f"reward_{name}": terms[name] for name in terms}
+        return self.observation(), self.reward(**terms), ~self.is_healthy & self.may_end, info
+
+    def observation(self) -> np.ndarray:
+        """A new array, ``(num_envs, observation size)``."""
+        hidden = self.first.observation_structure["skipped_qpos"]
+        return np.concatenate([self.now.qpos[:, hidden:], self.now.qvel, *self.extras()], axis=1)
+
+    def extras(self) -> list[np.ndarray]:
+        """What observations contain besides positions and velocities."""
+        return []
+
+    def healthy(self) -> np.ndarray:
+        return self.is_healthy
+
+    def info(self) -> dict[str, Any]:
+        """The part of ``info`` that is not reward."""
+        return {"x_position": self.now.qpos[:, 0], "x_velocity": self.velocity[:, 0]}
+
+    def forward(self) -> np.ndarray:
+        return self.of.forward_reward_weight * self.velocity[:, 0]
+
+    def survive(self) -> np.ndarray:
+        return self.is_healthy * self.of.healthy_reward
+
+    def ctrl(self) -> np.ndarray:
+        effort = np.square(self.action).sum(axis=1)
+        # Gymnasium multiplies a Python number by a float32 scalar: float64 in NumPy 1, float32 in NumPy 2.
+        dtype = (self.first._ctrl_cost_weight * effort[0]).dtype
+        return -np.multiply(self.of.ctrl_cost_weight, effort, dtype=dtype)
+
+    def reward(self, forward: np.ndarray, ctrl: np.ndarray, survive: Any = None, contact: Any = None) -> np.ndarray:
+        """The sum in Gymnasium's order. It subtracts costs where we add negative ones: the same bits."""
+        gain = forward if survive is None else forward + survive
+        return gain + (ctrl if contact is None else ctrl + contact)
+
+
+class SwimmerRule(Rule):
+    def track(self, env: MujocoEnv) -> list[np.ndarray]:
+        return [env.data.qpos[:2]]
+
+    def info(self) -> dict[str, Any]:
+        position = self.now.qpos[:, :2]
+        return {
+            "x_position": position[:, 0],
+            "y_position": position[:, 1],
+            # matmul calls, row by row, the BLAS routine that numpy.linalg.norm calls for a vector
+            "distance_from_origin": np.sqrt(np.matmul(position[:, None, :], position[:, :, None])[:, 0, 0]),
+            "x_velocity": self.velocity[:, 0],
+            "y_velocity": self.velocity[:, 1],
+        }
+
+
+class Walker2dRule(Rule):
+    terms = ("forward", "ctrl", "survive")
+
+    def observation(self) -> np.ndarray:
+        hidden = self.first.observation_structure["skipped_qpos"]
+        return np.concatenate([self.now.qpos[:, hidden:], np.clip(self.now.qvel, -10, 10)], axis=1)
+
+    def healthy(self) -> np.ndarray:
+        z, angle = self.now.qpos[:, 1], self.now.qpos[:, 2]
+        return within(z, self.of.healthy_z_range) & within(angle, self.of.healthy_angle_range)
+
+    def info(self) -> dict[str, Any]:
+        x, z = self.now.qpos[:, 0], self.now.qpos[:, 1]
+        return {"x_position": x, "z_distance_from_origin": z - self.initial_z, "x_velocity": self.velocity[:, 0]}
+
+
+class HopperRule(Walker2dRule):
+    def healthy(self) -> np.ndarray:
+        state = within(self.now.state[:, 2:], self.of.healthy_state_range[..., None])
+        return super().healthy() & state.all(axis=1)
+
+
+class AntRule(SwimmerRule):
+    fields = ("qpos", "qvel", "cfrc_ext")
+    terms = ("forward", "ctrl", "contact", "survive")
+
+    def track(self, env: Any) -> list[np.ndarray]:
+        return [env.data.body(env._main_body).xpos[:2]]
+
+    def read(self) -> None:
+        super().read()
+        low, high = self.of.contact_force_range[..., None]
+        np.clip(self.now.cfrc_ext, low, high, out=self.now.cfrc_ext)
+
+    def extras(self) -> list[np.ndarray]:
+        return [self.now.cfrc_ext[:, 6:]] if self.first._include_cfrc_ext_in_observation else []  # not the world's
+
+    def healthy(self) -> np.ndarray:
+        z, (low, high) = self.now.qpos[:, 2], self.of.healthy_z_range
+        return np.isfinite(self.now.state).all(axis=1) & (low <= z) & (z <= high)
+
+    def contact(self) -> np.ndarray:
+        return -(self.of.contact_cost_weight * np.square(self.now.cfrc_ext).sum(axis=1))
+
+
+class HumanoidRule(SwimmerRule):
+    fields = ("qpos", "qvel", "cinert", "cvel", "qfrc_actuator", "cfrc_ext", "ctrl", "ten_length", "ten_velocity")
+    terms = ("survive", "forward", "ctrl", "contact")
+    optional = {"cinert": 10, "cvel": 6, "qfrc_actuator": 6, "cfrc_ext": 6}
+    """What the observation may include, less so many leading values (the world's, or the root joint's)."""
+
+    def track(self, env: Any) -> list[np.ndarray]:
+        return [env.model.body_mass, env.data.xipos]
+
+    def position(self) -> np.ndarray:
+        self.tracked.read()
+        mass, centers = self.tracked.columns
+        moment = np.einsum("nb,nbj->nj", mass, centers.reshape(*mass.shape, 3))
+        return (moment / mass.sum(axis=1, keepdims=True))[:, :2]
+
+    def extras(self) -> list[np.ndarray]:
+        included = [name for name in self.optional if getattr(self.first, f"_include_{name}_in_observation") is True]
+        return [getattr(self.now, name)[:, self.optional[name] :] for name in included]
+
+    def healthy(self) -> np.ndarray:
+        return within(self.now.qpos[:, 2], self.of.healthy_z_range)
+
+    def info(self) -> dict[str, Any]:
+        motion = super().info()
+        position = {name: motion.pop(name) for name in ("x_position", "y_position")}
+        tendons = {"tendon_length": self.now.ten_length.copy(), "tendon_velocity": self.now.ten_velocity.copy()}
+        return position | tendons | motion
+
+    def ctrl(self) -> np.ndarray:
+        # of the simulator, where it is zero after an unstable state
+        return -(self.of.ctrl_cost_weight * np.square(self.now.ctrl).sum(axis=1))
+
+    def contact(self) -> np.ndarray:
+        cost = self.of.contact_cost_weight * np.square(self.now.cfrc_ext).sum(axis=1)
+        return -np.clip(cost, *self.of.contact_cost_range)
+
+
+RULES: dict[type[MujocoEnv], type[Rule]] = {
+    AntEnv: AntRule,
+    HalfCheetahEnv: Rule,
+    HopperEnv: HopperRule,
+    HumanoidEnv: HumanoidRule,
+    SwimmerEnv: SwimmerRule,
+    Walker2dEnv: Walker2dRule,
+}
+WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker, ObservationShift, ActionDelay)
+
+# What the rules replace. A subclass may change how a task is built and reset, and how its physics steps; not these.
+REPLACED = (
+    "step",
+    "do_simulation",
+    "state_vector",
+    "_get_obs",
+    "_get_rew",
+    "control_cost",
+    "contact_cost",
+    "contact_forces",
+    "healthy_reward",
+    "is_healthy",
+)
+
+
+def layers(env: gym.Env) -> list[Any]:
+    """The wrappers of an environment, outermost first."""
+    found: list[Any] = []
+    while isinstance(env, gym.Wrapper):
+        found.append(env)
+        env = env.env
+    return found
+
+
+def find_rule(env: gym.Env) -> type[Rule]:
+    """The rule of an environment's task.
+
+    :raises TaskError: the task, a wrapper or the render mode is one that threads cannot serve
+    """
+    core: Any = env.unwrapped
+    base = next((cls for cls in type(core).__mro__ if cls in RULES), None)
+    strange = [type(wrapper).__name__ for wrapper in layers(env) if type(wrapper) not in WRAPPERS]
+    problem = ""
+    if base is None:
+        problem = f"'{type(core).__name__}' is none of their tasks"
+    elif changed := [name for name in REPLACED if getattr(type(core), name, 0) is not getattr(base, name, 0)]:
+        problem = f"'{type(core).__name__}' redefines {', '.join(changed)} of {base.__name__}"
+    elif strange:
+        problem = f"the wrapper {', '.join(strange)} is none of theirs (for episode statistics use SB3's VecMonitor)"
+    elif core.render_mode == "human":
+        problem = "render_mode='human' is shown by the step that they replace (use 'rgb_array')"
+    if problem or base is None:
+        raise TaskError(
+            f"Threads cannot step {env}: {problem}. What they know: Gymnasium's v5 tasks "
+            f"{', '.join(cls.__name__ for cls in RULES)} in the wrappers "
+            f"{', '.join(wrapper.__name__ for wrapper in WRAPPERS)}. Use vec='dummy' for the rest."
+        )
+    return RULES[base]
+
+
+class BatchShift:
+    """:class:`ObservationShift` for those rows of a batch whose environments have it.
+
+    :param rows: row -> its wrapper; all of them with noise, or all without
+    """
+
+    def __init__(self, rows: dict[int, ObservationShift]) -> None:
+        self.rows, shifts = list(rows), list(rows.values())
+        self.scale = np.array([[shift.scale] for shift in shifts])
+        self.offset = np.array([shift.offset for shift in shifts])
+        self.sigma = np.array([[shift.noise] for shift in shifts])
+        self.noisy = bool(self.sigma.any())
+        self.noise = np.empty_like(self.offset)
+        self.cores = [shift.unwrapped for shift in shifts]
+
+    def __call__(self, observation: np.ndarray) -> None:
+        """Shift, in place.
+
+        :param observation: shape ``(num_envs, observation size)``
+        """
+        shifted = observation[self.rows] * self.scale + self.offset
+        if self.noisy:
+            for core, noise in zip(self.cores, self.noise, strict=True):
+                core.np_random.standard_normal(out=noise)
+            shifted += self.sigma * self.noise
+        observation[self.rows] = shifted
+
+
+def batch_shifts(stacks: Sequence[list[Any]]) -> list[BatchShift]:
+    """Group the :class:`ObservationShift` wrappers that can be applied at once.
+
+    :param stacks: the wrappers of each environment, outermost first
+    :return: in the order in which they are to be applied, which is from the inside out
+    """
+    shifts = [[wrapper for wrapper in reversed(stack) if isinstance(wrapper, ObservationShift)] for stack in stacks]
+    groups = []
+    for level in zip_longest(*shifts):
+        rows = {i: shift for i, shift in enumerate(level) if shift is not None}
+        for noisy in (False, True):
+            group = {i: shift for i, shift in rows.items() if bool(shift.noise) is noisy}
+            groups += [BatchShift(group)] if group else []
+    return groups
+
+
+Job = tuple[Any, np.ndarray]
+
+
+def work(jobs: Iterator[Job]) -> BaseException | None:
+    """Step one environment after the other until none is left, or one fails."""
+    try:
+        for env, action in jobs:
+            env._step_mujoco_simulation(action, env.frame_skip)
+    except BaseException as error:  # an interrupt, too, has to wait for the other threads
+        return error
+    return None
+
+
+def serve(inbox: SimpleQueue, outbox: SimpleQueue) -> None:
+    """The life of a thread."""
+    while (jobs := inbox.get()) is not None:
+        outbox.put(work(jobs))
+
+
+class Crew:
+    """Threads that share out the physics of a step. The one that calls :meth:`finish` is one of them.
+
+    Whoever is free takes the next environment: an iterator over a list can be shared between threads.
+
+    :param size: how many threads, the caller's among them
+    """
+
+    def __init__(self, size: int) -> None:
+        self._inbox: SimpleQueue[Iterator[Job] | None] = SimpleQueue()
+        self._outbox: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._jobs: Iterator[Job] = iter(())
+        self._busy = 0
+        self._threads = [
+            threading.Thread(target=serve, args=(self._inbox, self._outbox), name=f"mujoco-{i}", daemon=True)
+            for i in range(1, size)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def start(self, jobs: Iterable[Job]) -> None:
+        """Begin to step environments; the caller goes on."""
+        self.finish()
+        self._jobs = iter(list(jobs))
+        for _ in self._threads:
+            self._inbox.put(self._jobs)
+            self._busy += 1
+
+    def finish(self) -> None:
+        """Lend a hand, and return once every environment has made its step.
+
+        :raises BaseException: what a thread raised
+        """
+        errors = [work(self._jobs)]
+        while self._busy:
+            errors.append(self._outbox.get())
+            self._busy -= 1
+        for error in filter(None, errors):
+            raise error
+
+    def dismiss(self) -> None:
+        """Let the threads end, without waiting for it."""
+        for _ in self._threads:
+            self._inbox.put(None)
+
+    def close(self) -> None:
+        """End the threads; a later step is made by the caller alone."""
+        self.dismiss()
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+
+
+class ThreadedMujocoVecEnv(DummyVecEnv):
+    """Steps Gymnasium's MuJoCo tasks with several threads; equal to ``DummyVecEnv`` in every bit it returns.
+
+    Each environment keeps its own model, data, random streams and wrappers, and resets itself. The models may
+    differ. Numbers that Gymnasium's classes take in their constructors (reward weights, healthy ranges, the model's
+    time step, the wrappers' noise) are read again after :meth:`reset`, :meth:`get_attr`, :meth:`set_attr` and
+    :meth:`env_method`; whatever else is changed in a model counts at the next step.
+
+    :param env_fns: functions that each make one environment
+    :param num_threads: how many threads step, the caller's among them; ``None`` is one per core
+    :raises TaskError: an unsupported task, wrapper or render mode, or environments that do not fit together
+    """
+
+    def __init__(self, env_fns: list[Callable[[], gym.Env]], num_threads: int | None = None) -> None:
+        if num_threads is None:
+            num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
+            raise TaskError(f"num_threads: expected a whole number >= 1, got {num_threads!r}.")
+        super().__init__(env_fns)
+        self._rule_type = find_rule(self.envs[0])
+        first: Any = self.envs[0].unwrapped
+        for env in self.envs:
+            core: Any = env.unwrapped
+            if find_rule(env) is not self._rule_type or core.observation_structure != first.observation_structure:
+                raise TaskError(f"Environments of one batch must observe the same, {env} and {self.envs[0]} do not.")
+        self._refresh()
+        self._stale = True
+        self._crew = Crew(min(num_threads, self.num_envs))
+        self._finalizer = weakref.finalize(self, self._crew.dismiss)
+
+    def _refresh(self) -> None:
+        """Look up what is not looked up at every step."""
+        self._cores: list[Any] = [env.unwrapped for env in self.envs]
+        self._data = [core.data for core in self._cores]
+        self._rule = self._rule_type(self._cores)
+        stacks = [layers(env) for env in self.envs]
+
+        def find(kind: type[gym.Wrapper]) -> list[tuple[int, Any]]:
+            return [(i, wrapper) for i, stack in enumerate(stacks) for wrapper in stack if isinstance(wrapper, kind)]
+
+        self._orders, self._limits, self._delays = find(OrderEnforcing), find(TimeLimit), find(ActionDelay)
+        self._shifts = batch_shifts(stacks)
+        self._stale = False
+
+    def reset(self) -> VecEnvObs:
+        """Start an episode in every environment; seeds and options given before are used up."""
+        self._crew.finish()
+        self._stale = True
+        return super().reset()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Let the threads begin a step.
+
+        :param actions: shape ``(num_envs, action size)``
+        :raises ResetNeeded: an environment was never reset
+        """
+        if self._stale or [core.data for core in self._cores] != self._data:
+            self._refresh()
+            if not all(order.has_reset for _, order in self._orders):
+                raise ResetNeeded("Cannot call env.step() before calling env.reset()")
+        expected = (self.num_envs, *(self.action_space.shape or ()))
+        actions = np.array(actions)  # a copy: threads and delayed actions must not see the caller's later changes
+        if actions.shape != expected:
+            raise TaskError(f"Action dimension mismatch. Expected {expected}, found {actions.shape}.")
+        if self._delays:
+            rows = list(actions)
+            for i, delay in self._delays:
+                delay._queue.append(rows[i])
+                rows[i] = delay._queue.popleft()
+            actions = np.stack(rows)
+        self.actions, self._before = actions, self._rule.position()
+        self._crew.start(zip(self._cores, actions, strict=True))
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Finish the step.
+
+        :return: observations, rewards (float32), dones, and a dictionary per environment
+        :raises Exception: what the simulator raised in a thread
+        """
+        self._crew.finish()
+        observations, rewards, terminated, info = self._rule.evaluate(self.actions, self._before)
+        for shift in self._shifts:
+            shift(observations)
+        truncated = self._count_steps()
+        info["TimeLimit.truncated"] = (truncated & ~terminated).tolist()
+        infos = [dict(zip(info, values)) for values in zip(*info.values())]  # noqa: B905 (strict= is slow)
+        dones = terminated | truncated
+        for i in np.flatnonzero(dones):
+            infos[i]["terminal_observation"] = observations[i].copy()
+            observations[i], self.reset_infos[i] = self.envs[i].reset()
+        return observations, rewards.astype(np.float32), dones, infos
+
+    def _count_steps(self) -> np.ndarray:
+        """Count a step in every time limit; say which have run out. The count stays where resets reset it."""
+        truncated = np.zeros(self.num_envs, dtype=bool)
+        for i, limit in self._limits:
+            limit._elapsed_steps += 1
+            if limit._elapsed_steps >= limit._max_episode_steps:
+                truncated[i] = True
+        return truncated
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """See ``VecEnv``. What is handed out may be changed, hence a refresh."""
+        self._stale = True
+        return super().get_attr(attr_name, indices)
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """See ``VecEnv``."""
+        self._crew.finish()
+        self._stale = True
+        super().set_attr(attr_name, value, indices)
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """See ``VecEnv``."""
+        self._crew.finish()
+        self._stale = True
+        return super().env_method(method_name, *args, indices=indices, **kwargs)
+
+    def close(self) -> None:
+        """End the threads and close the environments."""
+        self._crew.finish()
+        self._crew.close()
+        super().close()

@@ -1,0 +1,101 @@
+"""Small agents for every algorithm, and how to play with them."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from sb3_contrib import TQC, TRPO, CrossQ
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from daft_rl.agents import BatchNormExtractor
+from daft_rl.batchnorm import batchnorm_layers
+
+torch.set_num_threads(1)
+
+EXTRACTOR = {"features_extractor_class": BatchNormExtractor, "features_extractor_kwargs": {"hidden": [16]}}
+ON_POLICY = {"PPO": PPO, "A2C": A2C, "TRPO": TRPO}
+OFF_POLICY = {"SAC": SAC, "TD3": TD3, "DDPG": DDPG, "TQC": TQC, "CrossQ": CrossQ, "DQN": DQN}
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {**ON_POLICY, **OFF_POLICY}
+
+
+class PointMass(gym.Env):
+    """A tiny task for mechanics: push a point to the origin. ``discrete`` gives three pushes to choose from."""
+
+    def __init__(self, discrete: bool = False) -> None:
+        self.discrete = discrete
+        self.observation_space = spaces.Box(-np.inf, np.inf, (3,))
+        self.action_space = spaces.Discrete(3) if discrete else spaces.Box(-2.0, 2.0, (2,))
+        self.state, self.steps = np.zeros(3), 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.state, self.steps = self.np_random.normal(1.0, 2.0, 3), 0
+        return self.state.astype(np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        push = (float(action) - 1.0) if self.discrete else float(np.sum(action))
+        self.state = 0.9 * self.state + np.array([push, 0.1, self.state[0]])
+        self.steps += 1
+        return self.state.astype(np.float32), -abs(float(self.state[0])), False, self.steps >= 20, {}
+
+
+def build(name: str, *, shared: bool = False, **settings: Any) -> BaseAlgorithm:
+    """A small untrained agent with BatchNorm and made-up running statistics."""
+    cls = ALGORITHMS[name]
+    off_policy = name in OFF_POLICY
+    kwargs: dict[str, Any] = dict(EXTRACTOR)
+    if name == "DQN":
+        kwargs["net_arch"] = [16]
+    elif off_policy:
+        kwargs["net_arch"] = [16]
+        kwargs["share_features_extractor"] = shared
+    else:
+        kwargs["net_arch"] = []
+        kwargs["share_features_extractor"] = shared
+    if name == "CrossQ":
+        kwargs.pop("share_features_extractor")
+    if off_policy:
+        settings = {"buffer_size": 2000, "learning_starts": 20, "batch_size": 32} | settings
+    else:
+        settings = {"n_steps": 64} | ({"batch_size": 32} if name != "A2C" else {}) | settings
+    model = cls("MlpPolicy", PointMass(discrete=name == "DQN"), policy_kwargs=kwargs, seed=0, device="cpu", **settings)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for layer in batchnorm_layers(model.policy).values():
+            layer.mean.copy_(torch.randn(layer.mean.shape, generator=generator))
+            layer.var.copy_(torch.rand(layer.var.shape, generator=generator) + 0.5)
+            if layer.weight is not None and layer.bias is not None:
+                layer.weight.copy_(torch.rand(layer.weight.shape, generator=generator) + 0.5)
+                layer.bias.copy_(torch.randn(layer.bias.shape, generator=generator))
+    for target in ("critic_target", "q_net_target", "actor_target"):
+        if hasattr(model.policy, target):
+            getattr(model.policy, target).load_state_dict(
+                getattr(model.policy, target.removesuffix("_target")).state_dict()
+            )
+    return model
+
+
+def data(model: BaseAlgorithm, size: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Observations far from the running statistics, and scaled actions."""
+    rng = np.random.default_rng(1)
+    observations = rng.normal(2.0, 3.0, (size, 3)).astype(np.float32)
+    if isinstance(model.action_space, spaces.Discrete):
+        return observations, rng.integers(0, 3, (size, 1))
+    return observations, rng.uniform(-1, 1, (size, 2)).astype(np.float32)
+
+
+@pytest.fixture
+def make_agent() -> Callable[..., BaseAlgorithm]:
+    """Builds small agents, see :func:`build`."""
+    return build

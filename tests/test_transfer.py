@@ -1,0 +1,182 @@
+"""A whole transfer on the real simulator, with tiny budgets."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO, SAC
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from daft_rl.batchnorm import batchnorm_layers
+from daft_rl.cli import compose_config
+from daft_rl.errors import AgentError, DaftError
+from daft_rl.methods import method_names
+from daft_rl.pretrain import run as pretrain
+from daft_rl.sources import find_agent
+from daft_rl.transfer import transfer
+
+TINY = [
+    "num_envs=4",
+    "calibration.steps=400",
+    "calibration.held_out=100",
+    "evaluation.episodes=1",
+    "evaluation.episodes_during=1",
+    "evaluation.every=1000",
+    "algo.settings.n_steps=128",
+    "algo.settings.batch_size=128",
+    "algo.settings.n_epochs=2",
+    "progress_bar=false",
+]
+KEYS = {"task", "source", "method", "algo", "seed", "timesteps", "wall_seconds", "zero_shot", "final"}
+
+
+def scalars(folder: Path) -> dict[str, list]:
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+
+
+@pytest.mark.parametrize("task", ["Ant-shifted", "HalfCheetah-shifted"])
+def test_run_folder(task: str, tmp_path: Path) -> None:
+    result = transfer(task, total_timesteps=1024, seed=3, output_dir=tmp_path, overrides=TINY)
+    data = json.loads((tmp_path / "results.json").read_text())
+    assert set(data) >= KEYS
+    assert (data["task"], data["method"], data["algo"], data["seed"]) == (task, "daft", "ppo", 3)
+    assert data["timesteps"] == 1024
+    for when in ("zero_shot", "final"):
+        for where in ("target", "source"):
+            returns = data[when][where]["returns"]
+            assert data[when][where]["mean"] == pytest.approx(np.mean(returns))
+            assert data[when][where]["std"] == pytest.approx(np.std(returns))
+    assert data["shift"]
+    assert result.final["target"].returns == data["final"]["target"]["returns"]
+    for name in ("config.yaml", "monitor.csv", "best.zip", "final.zip"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert len((tmp_path / "monitor.csv").read_text().splitlines()) >= 2
+
+    seen = scalars(tmp_path)
+    for tag in (
+        "rollout/ep_rew_mean",
+        "eval/target_return",
+        "eval/source_return",
+        "learning_rate/actor_encoder",
+        "learning_rate/critic_head",
+        "batchnorm/mean_drift",
+        "batchnorm/std_drift",
+        "distortion/actor_cosine",
+        "distortion/critic_l2",
+        "train/first_minibatch_kl",
+    ):
+        assert seen[tag], tag
+        assert all(np.isfinite(event.value) for event in seen[tag])
+    assert seen["distortion/actor_cosine"][0].value == pytest.approx(1.0, abs=1e-5)
+    for name in ("final", "best"):
+        PPO.load(tmp_path / f"{name}.zip").predict(np.zeros((1, 105 if task.startswith("Ant") else 17)))
+
+
+def test_final_archive_is_the_final_policy(tmp_path: Path) -> None:
+    from daft_rl.envs import make_vec
+    from daft_rl.evaluation import evaluate
+
+    result = transfer("HalfCheetah-shifted", "ft", total_timesteps=512, output_dir=tmp_path, overrides=TINY)
+    venv = make_vec("HalfCheetah-shifted", num_envs=1)
+    again = evaluate(PPO.load(tmp_path / "final.zip"), venv, episodes=1, seed=10_000)
+    assert again.returns == result.final["target"].returns
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_every_method_runs(method: str, tmp_path: Path) -> None:
+    result = transfer("HalfCheetah-shifted", method, total_timesteps=1024, output_dir=tmp_path, overrides=TINY)
+    assert np.isfinite(result.final["target"].mean)
+    assert result.timesteps == (0 if method == "zero_shot" else 1024)
+    if method == "zero_shot":
+        assert result.final["target"] == result.zero_shot["target"]
+
+
+def test_conversion_alone_keeps_the_policy_and_refreshing_does_not(tmp_path: Path) -> None:
+    frozen = {key: {"scale": 0} for key in ("actor_encoder", "actor_head", "critic_encoder", "critic_head")}
+    overrides = [*TINY, "calibration.steps=2000"]
+    moves = {}
+    for preserve in (True, False):
+        method = {"name": "mine", "conversion": "once", "preserve_function": preserve, **frozen}
+        folder = tmp_path / str(preserve)
+        transfer("HalfCheetah-shifted", method, output_dir=folder, overrides=overrides)
+        tuned = PPO.load(folder / "final.zip")
+        source = PPO.load(find_agent("HalfCheetah", "ppo"))
+        observations = torch.randn(100, 17)
+        tuned.policy.set_training_mode(False)
+        source.policy.set_training_mode(False)
+        moves[preserve] = float(
+            (tuned.policy.get_distribution(observations).mode() - source.policy.get_distribution(observations).mode())
+            .abs()
+            .mean()
+        )
+        layers = zip(batchnorm_layers(tuned.policy).values(), batchnorm_layers(source.policy).values(), strict=True)
+        assert all(not torch.equal(a.mean, b.mean) for a, b in layers)
+    assert moves[True] < 1e-3 * moves[False]
+
+
+def test_same_seed_same_result(tmp_path: Path) -> None:
+    results = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        transfer("HalfCheetah-shifted", total_timesteps=1024, seed=seed, output_dir=tmp_path / name, overrides=TINY)
+        data = json.loads((tmp_path / name / "results.json").read_text())
+        del data["wall_seconds"], data["seed"]
+        results.append(data)
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+
+
+def test_off_policy_agents_pretrain_and_transfer(tmp_path: Path) -> None:
+    cfg = compose_config(
+        "pretrain",
+        [
+            "env=HalfCheetah",
+            "algo=sac",
+            "total_timesteps=600",
+            "recipe.settings.learning_starts=200",
+            "+recipe.settings.buffer_size=2000",
+            "recipe.extractor.hidden=[16]",
+            "evaluation.episodes=1",
+            "evaluation.episodes_during=1",
+                    "progress_bar=false",
+            f"output_dir={tmp_path / 'source'}",
+        ],
+    )
+    card = pretrain(cfg)
+    assert card["timesteps"] == 600
+    assert json.loads((tmp_path / "source" / "card.json").read_text())["returns"] == card["returns"]
+    overrides = [line for line in TINY if "settings" not in line]
+    result = transfer(
+        "HalfCheetah-shifted",
+        source=tmp_path / "source" / "agent.zip",
+        algo="sac",
+        total_timesteps=600,
+        output_dir=tmp_path / "target",
+        overrides=[*overrides, "algo.settings.learning_starts=200", "algo.settings.buffer_size=2000"],
+    )
+    assert np.isfinite(result.final["target"].mean)
+    SAC.load(tmp_path / "target" / "final.zip")
+
+
+def test_mistakes_are_told_before_anything_is_written(tmp_path: Path) -> None:
+    for arguments, message in [
+        ({"env": "Ant-shifted", "shift": "gravity-3"}, "gravity-2.0"),
+        ({"env": "Ant-shifted", "method": {"name": "mine", "speed": 1}}, "conversion"),
+        ({"env": "Ant-shifted", "algo": "sac"}, "Ant-ppo"),
+        ({"env": "Ant-shifted", "source": tmp_path / "nothing.zip"}, "nothing.zip"),
+    ]:
+        with pytest.raises(DaftError, match=re.escape(message)):
+            transfer(**arguments, output_dir=tmp_path / "run", overrides=TINY)  # type: ignore[arg-type]
+        assert not (tmp_path / "run").exists()
+
+
+def test_shipped_agents_are_found() -> None:
+    assert find_agent("Ant", "ppo").is_file()
+    with pytest.raises(AgentError, match="daft_rl.pretrain env=Ant algo=nope"):
+        find_agent("Ant", "nope")

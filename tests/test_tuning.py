@@ -1,0 +1,330 @@
+"""Settings take effect: in every algorithm's optimizer, in what is frozen, and in what is saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from daft_rl.anatomy import Anatomy
+from daft_rl.batchnorm import batchnorm_layers
+from daft_rl.errors import AgentError, MethodError
+from daft_rl.methods import GROUPS, Group, Method
+from daft_rl.tuning import Reconversion, Tuner
+from tests.conftest import ALGORITHMS, ON_POLICY, build, data
+
+EVERY = pytest.mark.parametrize("algorithm", ALGORITHMS)
+WITH_RATES = pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "TRPO"])
+"""TRPO moves its actor by a line search; what it cannot do is refused."""
+
+
+class Recorder(BaseCallback):
+    """Reads, at every optimizer step, what the optimizer really has."""
+
+    def __init__(self, model: BaseAlgorithm, tuner: Tuner) -> None:
+        super().__init__()
+        self.seen: list[tuple[float, str, float]] = []
+        for optimizer in tuner.anatomy.optimizers().values():
+            optimizer.register_step_pre_hook(self._record)
+
+    def _record(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        progress = 1.0 - self.model._current_progress_remaining
+        self.seen += [(progress, group["name"], group["lr"]) for group in optimizer.param_groups]
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def state(model: BaseAlgorithm) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.policy.state_dict().items()}
+
+
+@EVERY
+def test_every_parameter_has_one_group(algorithm: str) -> None:
+    model = build(algorithm)
+    anatomy = Anatomy(model)
+    online = {id(p) for name, p in model.policy.named_parameters() if "_target" not in name}
+    grouped = [id(p) for group in anatomy.groups.values() for p in group.values()]
+    assert sorted(grouped) == sorted(online)
+    assert anatomy.groups["critic_head"]
+    assert anatomy.groups["critic_encoder"]
+    assert bool(anatomy.groups["actor_head"]) == (algorithm != "DQN")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "head"),
+    [
+        ("PPO", {"action_net.weight", "action_net.bias", "log_std", "value_net.weight", "value_net.bias"}),
+        (
+            "SAC",
+            {
+                *(f"actor.{layer}.{kind}" for layer in ("mu", "log_std") for kind in ("weight", "bias")),
+                *(f"critic.qf{i}.2.{kind}" for i in (0, 1) for kind in ("weight", "bias")),
+            },
+        ),
+    ],
+)
+def test_heads_are_the_last_linear_layers(algorithm: str, head: set[str]) -> None:
+    anatomy = Anatomy(build(algorithm))
+    assert {*anatomy.groups["actor_head"], *anatomy.groups["critic_head"]} == head
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
+def test_shared_extractor_belongs_to_the_actor(algorithm: str) -> None:
+    anatomy = Anatomy(build(algorithm, shared=True))
+    assert any("features_extractor" in name for name in anatomy.groups["actor_encoder"])
+    assert not any("features_extractor" in name for name in anatomy.groups["critic_encoder"])
+
+
+@WITH_RATES
+def test_learning_rates_in_the_optimizers_are_the_intended_ones(algorithm: str) -> None:
+    model = build(algorithm, learning_rate=lambda remaining: 1e-3 * (1 + remaining))
+    method = Method(
+        name="mine",
+        actor_encoder=Group(scale=0.1, decay="cosine"),
+        actor_head=Group(scale=0.5, decay="linear"),
+        critic_encoder=Group(frozen_until=0.3, rise_until=0.8),
+        critic_head=Group(scale=2.0),
+    )
+    tuner = Tuner(model, method)
+    recorder = Recorder(model, tuner)
+    model.learn(320, callback=recorder)
+    assert len({progress for progress, _, _ in recorder.seen}) >= 4
+    for progress, name, rate in recorder.seen:
+        base = 1e-3 * (2 - progress)
+        assert rate == pytest.approx(base * method.groups[name].rate(progress), abs=1e-12)
+    expected = set(GROUPS) - ({"actor_encoder", "actor_head"} if algorithm == "DQN" else set())
+    assert {name for _, name, _ in recorder.seen} == expected
+
+
+def test_entropy_coefficient_keeps_its_learning_rate() -> None:
+    model = build("SAC", learning_rate=7e-4)
+    everything = Group(scale=0.01, decay="cosine")
+    Tuner(model, Method(name="mine", **dict.fromkeys(GROUPS, everything)))
+    model.learn(60)
+    assert model.ent_coef_optimizer.param_groups[0]["lr"] == 7e-4
+
+
+@WITH_RATES
+@pytest.mark.parametrize("bn_mode", ["train", "eval"])
+def test_frozen_encoder_changes_in_no_bit(algorithm: str, bn_mode: str) -> None:
+    model = build(algorithm)
+    frozen = Group(frozen_until=1.0)
+    tuner = Tuner(model, Method(name="mine", bn_mode=bn_mode, actor_encoder=frozen, critic_encoder=frozen))
+    for optimizer in tuner.anatomy.optimizers().values():
+        for group in optimizer.param_groups:
+            group["weight_decay"] = 0.1
+    before = state(model)
+    model.learn(200)
+    after = state(model)
+    for name, value in before.items():
+        if "_target" in name:
+            continue
+        group = tuner.anatomy.group_of(name)
+        if group.endswith("encoder"):
+            assert torch.equal(value, after[name]), name
+    moved = [name for name in before if "_target" not in name and not torch.equal(before[name], after[name])]
+    assert any(tuner.anatomy.group_of(name) == "critic_head" for name in moved)
+
+
+@WITH_RATES
+def test_unfrozen_encoder_learns_after_its_time(algorithm: str) -> None:
+    model = build(algorithm)
+    late = Group(frozen_until=0.5)
+    tuner = Tuner(model, Method(name="mine", bn_mode="eval", actor_encoder=late, critic_encoder=late))
+    before = state(model)
+    model.learn(384)
+    encoder = tuner.anatomy.groups["critic_encoder"]
+    assert any(not torch.equal(before[name], parameter) for name, parameter in encoder.items())
+
+
+@EVERY
+def test_evaluation_mode_keeps_statistics_and_training_mode_moves_them(algorithm: str) -> None:
+    moved = {}
+    for mode in ("eval", "train"):
+        model = build(algorithm)
+        Tuner(model, Method(name="mine", bn_mode=mode))
+        before = {name: layer.mean.clone() for name, layer in batchnorm_layers(model.policy).items()}
+        model.learn(200)
+        moved[mode] = any(
+            not torch.equal(before[name], layer.mean) for name, layer in batchnorm_layers(model.policy).items()
+        )
+    assert moved == {"eval": False, "train": True}
+
+
+@EVERY
+@pytest.mark.parametrize("shared", [False, True])
+def test_conversion_keeps_every_network(algorithm: str, shared: bool) -> None:
+    model = build(algorithm, shared=shared)
+    if "critic_target" in dict(model.policy.named_children()):
+        with torch.no_grad():  # a target network lags behind: it has a function of its own
+            for parameter in model.policy.critic_target.parameters():
+                parameter.mul_(1.1)
+    anatomy = Anatomy(model)
+    observations, actions = data(model)
+    tensors = [(o, a) for o, a in anatomy.batches(observations, actions)]
+
+    def outputs() -> list[torch.Tensor]:
+        model.policy.set_training_mode(False)
+        obs, act = tensors[0]
+        policy: Any = model.policy
+        with torch.no_grad():
+            if algorithm in ON_POLICY:
+                return list(policy(obs, deterministic=True)[:2])
+            if algorithm == "DQN":
+                return [policy.q_net(obs), policy.q_net_target(obs)]
+            networks = [policy.actor(obs, True) if algorithm in ("SAC", "TQC", "CrossQ") else policy.actor(obs)]
+            for name in ("critic", "critic_target"):
+                if hasattr(policy, name):
+                    result = getattr(policy, name)(obs, act)
+                    networks += list(result) if isinstance(result, tuple) else [result]
+            return networks
+
+    before = outputs()
+    Tuner(model, Method(name="mine", conversion="once")).convert(observations, actions)
+    for old, new in zip(before, outputs(), strict=True):
+        assert float((old - new).norm() / old.norm()) < 1e-5
+    layers = batchnorm_layers(model.policy)
+    first = next(layer for name, layer in layers.items() if "_target" not in name)
+    np.testing.assert_allclose(first.mean, observations.mean(0), rtol=1e-4, atol=1e-4)
+    # what SB3 copies at each update is equal already: no jump
+    if hasattr(model, "batch_norm_stats_target"):
+        for online, target in zip(model.batch_norm_stats, model.batch_norm_stats_target, strict=True):
+            assert torch.equal(online, target)
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
+def test_reconversion_follows_the_data_and_keeps_frozen_layers(algorithm: str) -> None:
+    model = build(algorithm)
+    frozen = Group(frozen_until=1.0)
+    tuner = Tuner(model, Method(name="mine", conversion="each_rollout", bn_mode="eval", actor_encoder=frozen))
+    before = state(model)
+    model.learn(256, callback=Reconversion(tuner, steps=64))
+    after = state(model)
+    moved = {
+        tuner.anatomy.group_of(name)
+        for name in before
+        if "running_" in name and "_target" not in name and not torch.equal(before[name], after[name])
+    }
+    assert moved == {"critic_encoder"}
+
+
+@EVERY
+def test_archives_are_plain(algorithm: str, tmp_path: Path) -> None:
+    model = build(algorithm)
+    plain_class = type(model)
+    tuner = Tuner(model, Method(name="mine", critic_encoder=Group(scale=0.1)))
+    model.learn(200)
+    model.save(tmp_path / "during.zip")
+    tuner.detach()
+    assert type(model) is plain_class
+    model.save(tmp_path / "after.zip")
+    observations = data(model)[0]
+    for file in ("during", "after"):
+        loaded = plain_class.load(tmp_path / f"{file}.zip", env=model.get_env())
+        np.testing.assert_array_equal(
+            model.predict(observations, deterministic=True)[0], loaded.predict(observations, deterministic=True)[0]
+        )
+        for (name, mine), (_, theirs) in zip(
+            model.get_parameters().items(), loaded.get_parameters().items(), strict=True
+        ):
+            if "optimizer" in name:
+                assert len(theirs["param_groups"]) == 1
+                for index, moments in mine["state"].items():
+                    for key, value in moments.items():
+                        assert torch.equal(torch.as_tensor(value), torch.as_tensor(theirs["state"][index][key]))
+        loaded.learn(80)
+
+
+def test_detached_agents_can_be_tuned_again() -> None:
+    model = build("PPO")
+    first = Tuner(model, Method(name="mine"))
+    with pytest.raises(MethodError, match="detach"):
+        Tuner(model, Method(name="mine"))
+    first.detach()
+    Tuner(model, Method(name="mine")).detach()
+    assert not any(layer.module._forward_pre_hooks for layer in batchnorm_layers(model.policy).values())
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "DQN"])
+def test_initial_weights(algorithm: str) -> None:
+    kept, zeroed, random = build(algorithm), build(algorithm), build(algorithm)
+    before = state(kept)
+    Tuner(kept, Method(name="mine"))
+    assert all(torch.equal(value, before[name]) for name, value in state(kept).items())
+    tuner = Tuner(zeroed, Method(name="mine", critic_head=Group(init="zero")))
+    assert all(not parameter.any() for parameter in tuner.anatomy.groups["critic_head"].values())
+    after = state(zeroed)
+    target = {"SAC": ("critic", "critic_target"), "DQN": ("q_net", "q_net_target")}.get(algorithm)
+    if target:
+        for name in after:
+            if name.startswith(target[0] + "."):
+                assert torch.equal(after[name], after[target[1] + name[len(target[0]) :]])
+    fresh = Group(init="random")
+    Tuner(random, Method(name="mine", **dict.fromkeys(GROUPS, fresh)))
+    weights = [name for name in before if name.endswith("weight") and before[name].dim() == 2]
+    assert all(not torch.equal(before[name], state(random)[name]) for name in weights)
+
+
+def test_l2_sp_pulls_back() -> None:
+    def distance(coefficient: float) -> float:
+        model = build("PPO", learning_rate=1e-2)
+        before = state(model)
+        Tuner(model, Method(name="mine", bn_mode="eval", l2_sp=coefficient))
+        model.learn(512)
+        return float(sum((before[name] - p).square().sum() for name, p in model.policy.named_parameters()))
+
+    assert distance(10.0) < 0.5 * distance(0.0)
+
+
+def test_source_acts_by_its_policy_before_learning_starts() -> None:
+    model = build("SAC", learning_starts=1000)
+    Tuner(model, Method(name="mine"))
+    with torch.no_grad():
+        for layer, value in ((model.actor.mu, 5.0), (model.actor.log_std, -5.0)):
+            layer.weight.zero_()
+            layer.bias.fill_(value)  # always close to the upper bound
+    model.learn(30)
+    assert (model.replay_buffer.actions[:30] > 0.9).all()
+
+
+def test_first_minibatch_kl_shows_the_jump_of_training_mode() -> None:
+    kl = {}
+    for mode in ("eval", "train"):
+        model = build("PPO")
+        tuner = Tuner(model, Method(name="mine", bn_mode=mode))
+        values: list[float] = []
+        measure = tuner.first_minibatch_kl
+        tuner.first_minibatch_kl = lambda measure=measure, values=values: values.append(measure()) or values[-1]  # type: ignore[method-assign]
+        model.learn(64)
+        kl[mode] = values[0]
+    assert abs(kl["eval"]) < 1e-6
+    assert kl["train"] > 1e-4
+
+
+def test_methods_that_cannot_be_applied_are_refused() -> None:
+    frozen = Group(frozen_until=0.5)
+    with pytest.raises(MethodError, match="let one learn from the start"):
+        Tuner(build("PPO"), Method(name="mine", **dict.fromkeys(GROUPS, frozen)))
+    with pytest.raises(MethodError, match="let one learn from the start"):
+        Tuner(build("SAC"), Method(name="mine", critic_encoder=frozen, critic_head=frozen))
+    with pytest.raises(MethodError, match="single sample"):
+        Tuner(build("PPO", n_steps=65), Method(name="mine", bn_mode="train"))
+
+
+def test_trpo_refuses_what_it_cannot_do() -> None:
+    for group in ({"actor_encoder": Group(scale=0.1)}, {"critic_encoder": Group(frozen_until=0.5)}):
+        with pytest.raises(MethodError, match="line search"):
+            Tuner(build("TRPO"), Method(name="mine", **group))
+
+
+def test_unknown_policies_are_refused() -> None:
+    model = build("PPO")
+    model.policy = torch.nn.Linear(1, 1)  # type: ignore[assignment]
+    with pytest.raises(AgentError, match="ActorCriticPolicy"):
+        Anatomy(model)
