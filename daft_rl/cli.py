@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from daft_rl.errors import DaftError
+from daft_rl.errors import ConfigError, DaftError
 from daft_rl.methods import Method
 
 __all__ = ["compose_config", "run_command"]
@@ -36,10 +36,14 @@ def compose_config(name: str, overrides: list[str]) -> DictConfig:
 
     :param name: ``transfer`` or ``pretrain``
     :param overrides: as on the command line, ``["env=Ant-shifted", "seed=1"]``
+    :raises ConfigError: a name or a key that does not exist
     """
     _store_defaults()
     with initialize_config_module("daft_rl.configs", version_base="1.3"):
-        return compose(name, overrides=overrides)
+        try:
+            return compose(name, overrides=overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_explain(error)) from error
 
 
 def _explain(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["AgentError", "BatchNormError", "DaftError", "MethodError", "TaskError"]
+__all__ = ["AgentError", "BatchNormError", "ConfigError", "DaftError", "MethodError", "TaskError"]
 
 
 class DaftError(Exception):
@@ -11,6 +11,10 @@ class DaftError(Exception):
 
 class BatchNormError(DaftError, ValueError):
     """A BatchNorm layer cannot be measured or converted."""
+
+
+class ConfigError(DaftError, ValueError):
+    """A name or a key of the configuration does not exist."""
 
 
 class TaskError(DaftError, ValueError):

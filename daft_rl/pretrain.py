@@ -25,7 +25,8 @@ PACKAGES = ("daft-rl", "torch", "stable-baselines3", "sb3-contrib", "gymnasium",
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Train a source, as the configuration says (``configs/pretrain.yaml``).
 
-    The run folder then holds ``agent.zip``, ``vecnormalize.pkl`` (the reward's scale) and ``card.json``.
+    The run folder then holds ``agent.zip``, ``vecnormalize.pkl`` (the reward's scale), and the card of the
+    agent, for programs (``card.json``) and for people (``README.md``).
 
     :return: what stands in ``card.json``
     :raises DaftError: something in the configuration does not exist or does not fit
@@ -62,6 +63,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             "task": task,
             "algo": cfg.algo.name,
             "seed": cfg.seed,
+            "command": f"python -m daft_rl.pretrain env={task} algo={cfg.algo.name} seed={cfg.seed}",
             "timesteps": model.num_timesteps,
             "wall_seconds": time.perf_counter() - started,
             "returns": returns.as_dict(),
@@ -70,7 +72,40 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             "curve": monitoring.curve,
         }
         write_json(work.folder / "card.json", card)
+        (work.folder / "README.md").write_text(card_text(card), encoding="utf-8")
     return card
+
+
+def card_text(card: dict[str, Any]) -> str:
+    """The card of an agent in Markdown.
+
+    :param card: what stands in ``card.json``
+    """
+    returns, recipe = card["returns"], card["recipe"]
+    settings = "\n".join(f"- `{name}`: {value}" for name, value in recipe["settings"].items())
+    versions = ", ".join(f"{name} {number}" for name, number in card["versions"].items())
+    return f"""# {card["task"]}-{card["algo"]}
+
+{card["algo"].upper()} on `{card["task"]}` (nothing shifted), BatchNorm on the observation and in every hidden layer of
+actor and critic.
+
+    {card["command"]}
+
+- return over {len(returns["returns"])} deterministic episodes: {returns["mean"]:.1f} (standard deviation
+  {returns["std"]:.1f}; lowest {min(returns["returns"]):.1f})
+- seed {card["seed"]}, {card["timesteps"]} steps, {card["wall_seconds"] / 60:.0f} minutes, one run: nothing was selected
+- extractor of actor and of critic: hidden layers {recipe["extractor"]["hidden"]}, {recipe["extractor"]["activation"]}
+- BatchNorm: running statistics in rollouts and in updates; between rollouts they follow an average over the
+  rollouts (method `scratch`)
+- rewards were divided by a running scale: {recipe["normalize_reward"]} (`vecnormalize.pkl`; observations are not
+  normalized there)
+
+Settings, from `configs/recipe/{card["task"]}-{card["algo"]}.yaml`, learning rate falling linearly to zero:
+
+{settings}
+
+Versions: {versions}.
+"""
 
 
 def main(cfg: DictConfig) -> None:

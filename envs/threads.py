@@ -371,38 +371,40 @@ def batch_shifts(stacks: Sequence[list[Any]]) -> list[BatchShift]:
 Job = tuple[Any, np.ndarray]
 
 
-def work(jobs: Iterator[Job]) -> BaseException | None:
-    """Step one environment after the other until none is left, or one fails."""
+def attempt(job: Job) -> BaseException | None:
+    """Step one environment; return what went wrong. An interrupt, too, has to wait for the other threads."""
+    env, action = job
     try:
-        for env, action in jobs:
-            env._step_mujoco_simulation(action, env.frame_skip)
-    except BaseException as error:  # an interrupt, too, has to wait for the other threads
+        env._step_mujoco_simulation(action, env.frame_skip)
+    except BaseException as error:
         return error
     return None
 
 
-def serve(inbox: SimpleQueue, outbox: SimpleQueue) -> None:
+def serve(inbox: SimpleQueue) -> None:
     """The life of a thread."""
-    while (jobs := inbox.get()) is not None:
-        outbox.put(work(jobs))
+    while (order := inbox.get()) is not None:
+        jobs, outbox = order
+        for job in jobs:
+            outbox.put(attempt(job))
 
 
 class Crew:
     """Threads that share out the physics of a step. The one that calls :meth:`finish` is one of them.
 
-    Whoever is free takes the next environment: an iterator over a list can be shared between threads.
+    Whoever is free takes the next environment: an iterator over a list can be shared between threads. A thread
+    that comes too late finds nothing left, and nobody waits for it: that matters when cores are busy otherwise.
 
     :param size: how many threads, the caller's among them
     """
 
     def __init__(self, size: int) -> None:
-        self._inbox: SimpleQueue[Iterator[Job] | None] = SimpleQueue()
+        self._inbox: SimpleQueue[tuple[Iterator[Job], SimpleQueue] | None] = SimpleQueue()
         self._outbox: SimpleQueue[BaseException | None] = SimpleQueue()
         self._jobs: Iterator[Job] = iter(())
-        self._busy = 0
+        self._pending = 0
         self._threads = [
-            threading.Thread(target=serve, args=(self._inbox, self._outbox), name=f"mujoco-{i}", daemon=True)
-            for i in range(1, size)
+            threading.Thread(target=serve, args=(self._inbox,), name=f"mujoco-{i}", daemon=True) for i in range(1, size)
         ]
         for thread in self._threads:
             thread.start()
@@ -410,21 +412,20 @@ class Crew:
     def start(self, jobs: Iterable[Job]) -> None:
         """Begin to step environments; the caller goes on."""
         self.finish()
-        self._jobs = iter(list(jobs))
+        batch = list(jobs)
+        self._jobs, self._pending, self._outbox = iter(batch), len(batch), SimpleQueue()
         for _ in self._threads:
-            self._inbox.put(self._jobs)
-            self._busy += 1
+            self._inbox.put((self._jobs, self._outbox))
 
     def finish(self) -> None:
         """Lend a hand, and return once every environment has made its step.
 
         :raises BaseException: what a thread raised
         """
-        errors = [work(self._jobs)]
-        while self._busy:
-            errors.append(self._outbox.get())
-            self._busy -= 1
-        for error in filter(None, errors):
+        pending, self._pending = self._pending, 0
+        results = [attempt(job) for job in self._jobs]
+        results += [self._outbox.get() for _ in range(pending - len(results))]
+        for error in filter(None, results):
             raise error
 
     def dismiss(self) -> None:

@@ -14,7 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.cli import compose_config
+from daft_rl.envs import make_vec
 from daft_rl.errors import AgentError, DaftError
+from daft_rl.evaluation import evaluate
 from daft_rl.methods import method_names
 from daft_rl.pretrain import run as pretrain
 from daft_rl.sources import find_agent
@@ -43,11 +45,12 @@ def scalars(folder: Path) -> dict[str, list]:
 
 @pytest.mark.parametrize("task", ["Ant-shifted", "HalfCheetah-shifted"])
 def test_run_folder(task: str, tmp_path: Path) -> None:
-    result = transfer(task, total_timesteps=1024, seed=3, output_dir=tmp_path, overrides=TINY)
+    overrides = [*TINY, "num_envs=2"]  # so that episodes of 1000 steps end
+    result = transfer(task, total_timesteps=2560, seed=3, output_dir=tmp_path, overrides=overrides)
     data = json.loads((tmp_path / "results.json").read_text())
     assert set(data) >= KEYS
     assert (data["task"], data["method"], data["algo"], data["seed"]) == (task, "daft", "ppo", 3)
-    assert data["timesteps"] == 1024
+    assert data["timesteps"] == 2560
     for when in ("zero_shot", "final"):
         for where in ("target", "source"):
             returns = data[when][where]["returns"]
@@ -80,9 +83,6 @@ def test_run_folder(task: str, tmp_path: Path) -> None:
 
 
 def test_final_archive_is_the_final_policy(tmp_path: Path) -> None:
-    from daft_rl.envs import make_vec
-    from daft_rl.evaluation import evaluate
-
     result = transfer("HalfCheetah-shifted", "ft", total_timesteps=512, output_dir=tmp_path, overrides=TINY)
     venv = make_vec("HalfCheetah-shifted", num_envs=1)
     again = evaluate(PPO.load(tmp_path / "final.zip"), venv, episodes=1, seed=10_000)
@@ -144,13 +144,14 @@ def test_off_policy_agents_pretrain_and_transfer(tmp_path: Path) -> None:
             "recipe.extractor.hidden=[16]",
             "evaluation.episodes=1",
             "evaluation.episodes_during=1",
-                    "progress_bar=false",
+            "progress_bar=false",
             f"output_dir={tmp_path / 'source'}",
         ],
     )
     card = pretrain(cfg)
     assert card["timesteps"] == 600
     assert json.loads((tmp_path / "source" / "card.json").read_text())["returns"] == card["returns"]
+    assert card["command"] in (tmp_path / "source" / "README.md").read_text()
     overrides = [line for line in TINY if "settings" not in line]
     result = transfer(
         "HalfCheetah-shifted",
@@ -166,17 +167,37 @@ def test_off_policy_agents_pretrain_and_transfer(tmp_path: Path) -> None:
 
 def test_mistakes_are_told_before_anything_is_written(tmp_path: Path) -> None:
     for arguments, message in [
+        ({"env": "Ant-tilted"}, "HalfCheetah-shifted"),
+        ({"env": "Ant-shifted", "method": "nope"}, "daft_paper"),
         ({"env": "Ant-shifted", "shift": "gravity-3"}, "gravity-2.0"),
         ({"env": "Ant-shifted", "method": {"name": "mine", "speed": 1}}, "conversion"),
         ({"env": "Ant-shifted", "algo": "sac"}, "Ant-ppo"),
         ({"env": "Ant-shifted", "source": tmp_path / "nothing.zip"}, "nothing.zip"),
     ]:
         with pytest.raises(DaftError, match=re.escape(message)):
-            transfer(**arguments, output_dir=tmp_path / "run", overrides=TINY)  # type: ignore[arg-type]
+            transfer(**arguments, output_dir=tmp_path / "run")  # type: ignore[arg-type]
         assert not (tmp_path / "run").exists()
 
 
-def test_shipped_agents_are_found() -> None:
-    assert find_agent("Ant", "ppo").is_file()
-    with pytest.raises(AgentError, match="daft_rl.pretrain env=Ant algo=nope"):
+FLOORS = {"Ant-ppo": 3000, "HalfCheetah-ppo": 5800}
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_shipped_agents_are_what_their_cards_say(name: str) -> None:
+    task, algo = name.split("-")
+    archive = find_agent(task, algo)
+    card = json.loads(archive.with_name("card.json").read_text())
+    assert card["returns"]["mean"] >= FLOORS[name]
+    assert len(card["returns"]["returns"]) == 20
+    assert f"{card['returns']['mean']:.1f}" in archive.with_name("README.md").read_text()
+    assert archive.stat().st_size < 3_000_000
+    model = PPO.load(archive)
+    assert len(batchnorm_layers(model.policy.pi_features_extractor)) == 3
+    assert len(batchnorm_layers(model.policy.vf_features_extractor)) == 3
+    played = evaluate(model, make_vec(task, num_envs=2), episodes=2, seed=10_000)
+    assert played.returns == pytest.approx(card["returns"]["returns"][:2], rel=0.2)
+
+
+def test_missing_agents_are_told() -> None:
+    with pytest.raises(AgentError, match=r"daft_rl\.pretrain env=Ant algo=nope"):
         find_agent("Ant", "nope")

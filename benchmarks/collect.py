@@ -1,0 +1,87 @@
+"""Gather run folders into one small JSON file and a Markdown table.
+
+    python benchmarks/collect.py runs/sweep/2026-11-22_10-00-00 --out benchmarks/results/NAME.json --command "..."
+
+Every ``results.json`` below the given folders becomes one row; nothing is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections import defaultdict
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+PACKAGES = ("daft-rl", "torch", "stable-baselines3", "gymnasium", "mujoco")
+
+
+def read_rows(folders: list[Path]) -> list[dict[str, Any]]:
+    """One row per run, in a fixed order."""
+    rows = []
+    for path in sorted(path for folder in folders for path in folder.rglob("results.json")):
+        data = json.loads(path.read_text())
+        rows.append(
+            {key: data[key] for key in ("task", "shift", "algo", "method", "seed", "timesteps")}
+            | {
+                f"{when}_{where}": round(data[when][where]["mean"], 1)
+                for when in ("zero_shot", "final")
+                for where in ("target", "source")
+            }
+            | {
+                "episodes": len(data["final"]["target"]["returns"]),
+                "wall_seconds": round(data["wall_seconds"], 1),
+                "curve": [[point["timesteps"], round(point["target"], 1)] for point in data["curve"]],
+            }
+        )
+    return sorted(rows, key=lambda row: (row["task"], json.dumps(row["shift"]), row["method"], row["seed"]))
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation over seeds."""
+    return f"{mean(values):.0f} ± {stdev(values):.0f}" if len(values) > 1 else f"{values[0]:.0f}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table: one line per task, shift and method, best target return first."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["task"], json.dumps(row["shift"]), row["method"]].append(row)
+    order = sorted(groups, key=lambda key: (*key[:2], -mean(row["final_target"] for row in groups[key])))
+    lines = [
+        "| task | shift | method | seeds | zero-shot target | final target | final source |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for key in order:
+        cells = [
+            spread([row[name] for row in groups[key]]) for name in ("zero_shot_target", "final_target", "final_source")
+        ]
+        lines.append(f"| {key[0]} | {key[1]} | {key[2]} | {len(groups[key])} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--command", required=True, help="how the runs were made, for the reader of the file")
+    arguments = parser.parse_args()
+    rows = read_rows(arguments.folders)
+    data = {
+        "command": arguments.command,
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "versions": {name: version(name) for name in PACKAGES},
+        "runs": rows,
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(data, indent=1) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
