@@ -118,10 +118,11 @@ class Anatomy:
         self._last = _last_linears(self.policy)
         self.groups: dict[str, dict[str, nn.Parameter]] = {name: {} for name in GROUPS}
         for name, parameter in self.policy.named_parameters():
-            if not self._is_target(name):
+            if not self.is_target(name):
                 self.groups[self.group_of(name)][name] = parameter
 
-    def _is_target(self, name: str) -> bool:
+    def is_target(self, name: str) -> bool:
+        """Whether a parameter or a module belongs to a target network."""
         return name.partition(".")[0] in self.kind.targets
 
     def group_of(self, name: str) -> str:
@@ -137,11 +138,9 @@ class Anatomy:
             f"Known are {self.kind.patterns}."
         )
 
-    def batchnorm_groups(self) -> dict[str, nn.Module]:
+    def batchnorm_modules(self) -> dict[str, nn.Module]:
         """Every BatchNorm layer of the online networks, by name."""
-        return {
-            name: layer.module for name, layer in batchnorm_layers(self.policy).items() if not self._is_target(name)
-        }
+        return {name: layer.module for name, layer in batchnorm_layers(self.policy).items() if not self.is_target(name)}
 
     def heads(self) -> dict[str, nn.Module]:
         """The linear layers that end the networks, by name, without those of target networks."""
@@ -149,7 +148,7 @@ class Anatomy:
             name: module
             for name, module in self.policy.named_modules()
             if isinstance(module, nn.Linear)
-            and not self._is_target(name)
+            and not self.is_target(name)
             and self.group_of(name + ".").endswith("_head")
         }
 

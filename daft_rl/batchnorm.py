@@ -39,6 +39,7 @@ __all__ = [
     "apply_statistics",
     "batchnorm_layers",
     "convert_batchnorm",
+    "evaluation_mode",
     "measure_statistics",
     "mix_statistics",
     "running_statistics",
@@ -141,7 +142,7 @@ class Statistics:
 
 
 @contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Put ``module`` in evaluation mode, and every submodule back into the mode it was in."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
@@ -178,7 +179,7 @@ def measure_statistics(
                 into.update(args[0])
 
             handles.append(layer.module.register_forward_pre_hook(record))
-        with _evaluation_mode(module), torch.no_grad():
+        with evaluation_mode(module), torch.no_grad():
             for batch in batches:
                 seen = True
                 if isinstance(batch, tuple):

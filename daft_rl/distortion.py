@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from daft_rl.anatomy import Anatomy
-from daft_rl.batchnorm import _evaluation_mode, running_statistics
+from daft_rl.batchnorm import evaluation_mode, running_statistics
 
 __all__ = ["Distortion", "StatisticsDrift"]
 
@@ -42,14 +42,14 @@ class Distortion:
             found.setdefault(name, []).append(value.detach().flatten(1).clone())
 
         for name, module in self.anatomy.policy.named_modules():
-            if self.anatomy._is_target(name + "."):
+            if self.anatomy.is_target(name + "."):
                 continue
             if name in heads:
                 handles.append(module.register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0])))
             elif not list(module.children()) and list(module.parameters()):
                 handles.append(module.register_forward_hook(lambda _, __, out, name=name: keep(name, out)))
         try:
-            with _evaluation_mode(self.anatomy.policy), torch.no_grad():
+            with evaluation_mode(self.anatomy.policy), torch.no_grad():
                 for batch in self.anatomy.batches(*self.data):
                     self.anatomy.forward(*batch)
         finally:

@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.distortion import Distortion, StatisticsDrift
 from daft_rl.evaluation import evaluate
+from daft_rl.running import save_agent
 
 __all__ = ["Monitoring"]
 
@@ -75,4 +76,4 @@ class Monitoring(BaseCallback):
         target = next(iter(returns.values())).mean
         if target > self.best:
             self.best = target
-            self.model.save(self.best_path)
+            save_agent(self.model, self.best_path)

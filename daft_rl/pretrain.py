@@ -39,7 +39,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     from daft_rl.evaluation import evaluate, visit
     from daft_rl.monitoring import Monitoring
     from daft_rl.results import write_json
-    from daft_rl.running import Workspace
+    from daft_rl.running import Workspace, save_agent
     from daft_rl.tuning import Reconversion, Tuner
 
     with Workspace(cfg) as work:
@@ -55,10 +55,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         returns = evaluate(
             model, work.env(task, shift, cfg.evaluation.episodes), cfg.evaluation.episodes, cfg.evaluation.seed
         )
-        model.save(work.folder / "agent.zip", exclude=["rollout_buffer", "replay_buffer"])
-        normalizer = model.get_vec_normalize_env()
-        if normalizer is not None:
-            normalizer.save(str(work.folder / "vecnormalize.pkl"))
+        save_agent(model, work.folder / "agent.zip")
         card = {
             "task": task,
             "algo": cfg.algo.name,

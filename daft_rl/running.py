@@ -19,7 +19,19 @@ from daft_rl.cli import plain
 from daft_rl.envs import Shift, make_vec
 from daft_rl.envs.tasks import load_object
 
-__all__ = ["Workspace"]
+__all__ = ["Workspace", "save_agent"]
+
+
+def save_agent(model: BaseAlgorithm, path: Path) -> None:
+    """Save an archive, and beside it ``vecnormalize.pkl`` where there is one: it is part of the policy.
+
+    :param model: any SB3 algorithm object
+    :param path: of the archive, ending in ``.zip``
+    """
+    model.save(path)
+    normalizer = model.get_vec_normalize_env()
+    if normalizer is not None:
+        normalizer.save(str(path.with_name("vecnormalize.pkl")))
 
 
 class Workspace:

@@ -42,7 +42,7 @@ def run(cfg: DictConfig) -> TransferResult:
     from daft_rl.evaluation import evaluate, visit
     from daft_rl.monitoring import Monitoring
     from daft_rl.results import TransferResult
-    from daft_rl.running import Workspace
+    from daft_rl.running import Workspace, save_agent
     from daft_rl.tuning import Reconversion, Tuner
 
     with Workspace(cfg) as work:
@@ -73,7 +73,7 @@ def run(cfg: DictConfig) -> TransferResult:
         final = {name: evaluate(model, env, cfg.evaluation.episodes, cfg.evaluation.seed) for name, env in envs.items()}
         layers = distortion.measure()
         tuner.detach()
-        model.save(work.folder / "final.zip")
+        save_agent(model, work.folder / "final.zip")
         result = TransferResult(
             task=target,
             source=str(agent),

@@ -6,13 +6,10 @@ at the start of an update, right after it put the policy in training mode.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
-from gymnasium import spaces
 from sb3_contrib import TRPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -23,6 +20,7 @@ from torch import nn
 from daft_rl.anatomy import Anatomy
 from daft_rl.batchnorm import Statistics, mix_statistics
 from daft_rl.errors import MethodError
+from daft_rl.experience import recent_experience, rollout_minibatch
 from daft_rl.methods import Group, Method
 
 __all__ = ["Reconversion", "Tuner"]
@@ -91,7 +89,7 @@ class Tuner:
         self._start: dict[nn.Parameter, torch.Tensor] = {}
         self._batchnorm = {
             name: (module, self.anatomy.group_of(name + "."))
-            for name, module in self.anatomy.batchnorm_groups().items()
+            for name, module in self.anatomy.batchnorm_modules().items()
         }
         self._hooks = [module.register_forward_pre_hook(self._pin) for module, _ in self._batchnorm.values()]
         self._pinned: set[nn.Module] = set()
@@ -160,7 +158,7 @@ class Tuner:
             values = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers())}
             own = {**dict(model.policy.named_parameters()), **dict(model.policy.named_buffers())}
             for name, tensor in own.items():
-                if not self.anatomy._is_target(name) and settings[self.anatomy.group_of(name)].init == "random":
+                if not self.anatomy.is_target(name) and settings[self.anatomy.group_of(name)].init == "random":
                     tensor.copy_(values[name])
         for name, head in self.anatomy.heads().items():
             if settings[self.anatomy.group_of(name + ".")].init == "zero":
@@ -220,45 +218,14 @@ class Tuner:
         """Approximate KL divergence between the policy that collected the rollout and the policy as the update
         sees it, before any gradient step. It is 0 unless BatchNorm behaves differently in the two.
         """
-        model: Any = self.model
-        buffer, policy = model.rollout_buffer, model.policy
-        size = min(getattr(model, "batch_size", None) or buffer.log_probs.size, buffer.log_probs.size)
-        steps, envs = np.unravel_index(
-            np.linspace(0, buffer.log_probs.size - 1, size).astype(int), buffer.log_probs.shape
-        )
-        actions = torch.as_tensor(buffer.actions[steps, envs], device=model.device)
-        if isinstance(model.action_space, spaces.Discrete):
-            actions = actions.long().flatten()
-        observations = self._buffer_observations(lambda array: array[steps, envs])
+        policy: Any = self.model.policy
+        observations, actions, collected = rollout_minibatch(self.model)
         before = {name: value.clone() for name, value in policy.named_buffers()}
-        _, log_prob, _ = policy.evaluate_actions(
-            next(iter(self.anatomy.batches(observations, actions, size)))[0], actions
-        )
+        _, log_prob, _ = policy.evaluate_actions(observations, actions)
         for name, value in policy.named_buffers():
             value.copy_(before[name])  # a training-mode pass moves running statistics
-        log_ratio = log_prob - torch.as_tensor(buffer.log_probs[steps, envs], device=model.device)
+        log_ratio = log_prob - collected
         return float((log_ratio.exp() - 1 - log_ratio).mean())
-
-    def _buffer_observations(self, take: Callable[[np.ndarray], np.ndarray]) -> Any:
-        observations = self.model.rollout_buffer.observations  # type: ignore[attr-defined]
-        if isinstance(observations, dict):
-            return {key: take(value) for key, value in observations.items()}
-        return take(observations)
-
-    def recent_data(self, size: int) -> tuple[Any, np.ndarray]:
-        """Observations and actions of the last rollout, or of the last ``size`` steps in the replay buffer."""
-        model: Any = self.model
-        if isinstance(model, OnPolicyAlgorithm):
-            flat = lambda array: array.reshape(-1, *array.shape[2:])  # noqa: E731
-            return self._buffer_observations(flat), flat(model.rollout_buffer.actions)
-        buffer = model.replay_buffer
-        rows = min(-(-size // buffer.n_envs), buffer.size())
-        index = np.arange(buffer.pos - rows, buffer.pos) % buffer.buffer_size
-        observations, actions = buffer.observations, buffer.actions
-        flat = lambda array: array[index].reshape(-1, *array.shape[2:])  # noqa: E731
-        normalizer = model.get_vec_normalize_env()
-        taken = {k: flat(v) for k, v in observations.items()} if isinstance(observations, dict) else flat(observations)
-        return (taken if normalizer is None else normalizer.normalize_obs(taken)), flat(actions)
 
     def _pin(self, module: nn.Module, _: Any) -> None:
         """Keep a layer in evaluation mode, whatever mode the algorithm puts it in (CrossQ switches often)."""
@@ -273,7 +240,7 @@ class Tuner:
                     parameter.grad.add_(parameter.detach() - self._start[parameter], alpha=self.method.l2_sp)
 
     def convert(self, observations: Any, actions: Any, preserve_function: bool = True) -> dict[str, Statistics]:
-        """Convert the BatchNorm layers to the statistics of this data; those of frozen groups stay as they are.
+        """Convert every BatchNorm layer to the statistics of this data.
 
         :param observations: array ``(n, ...)`` or dictionary of arrays, as the policy gets them
         :param actions: array ``(n, *action_shape)``, scaled as in a replay buffer
@@ -334,4 +301,4 @@ class Reconversion(BaseCallback):
                 return
             self._next = self.num_timesteps + self.steps
         self._count += 1
-        self.tuner.reconvert(*self.tuner.recent_data(self.steps), max(1 / self._count, SLOWEST_AVERAGE))
+        self.tuner.reconvert(*recent_experience(self.model, self.steps), max(1 / self._count, SLOWEST_AVERAGE))

@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
 
-from daft_rl.envs.shift import Scale, Shift, _number, resolve_pattern
+from daft_rl.envs.shift import Scale, Shift, check_number, resolve_pattern
 from daft_rl.envs.wrappers import shift_interface
 from daft_rl.errors import TaskError
 
@@ -48,8 +48,8 @@ class MujocoShift(Shift):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _number("gravity", self.gravity, None)
-        _number("density", self.density, 0.0)
+        check_number("gravity", self.gravity, None)
+        check_number("density", self.density, 0.0)
         for name in ("mass", "limb_size"):
             self._check_scale(name, positive=True)
         for name in ("friction", "damping", "gear", "joint_range"):
@@ -57,7 +57,7 @@ class MujocoShift(Shift):
         wind = tuple(self.wind)
         if len(wind) != 3:
             raise TaskError(f"shift.wind: expected three velocities (m/s), got {self.wind!r}.")
-        object.__setattr__(self, "wind", tuple(_number("wind", value, None) for value in wind))
+        object.__setattr__(self, "wind", tuple(check_number("wind", value, None) for value in wind))
         if any(self.wind) and not self.density:
             raise TaskError("shift.wind has no effect in a vacuum: set shift.density too (air 1.2 kg/m^3).")
 

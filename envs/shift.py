@@ -15,7 +15,7 @@ from typing import Any
 
 from daft_rl.errors import TaskError
 
-__all__ = ["Scale", "Shift", "resolve_pattern"]
+__all__ = ["Scale", "Shift", "check_number", "resolve_pattern"]
 
 Scale = float | Mapping[str, float]
 """A factor for all elements, or factors by name pattern."""
@@ -43,7 +43,15 @@ def resolve_pattern(field: str, scale: Scale, names: Iterable[str]) -> dict[str,
     return {name: factor for name, factor in factors.items() if factor != 1.0}
 
 
-def _number(field: str, value: Any, minimum: float | None, exclusive: bool = False) -> float:
+def check_number(field: str, value: Any, minimum: float | None, exclusive: bool = False) -> float:
+    """A finite number within its bound.
+
+    :param field: the shift's field, for the error message
+    :param value: what was given
+    :param minimum: the least value that is possible, or ``None``
+    :param exclusive: whether ``minimum`` itself is impossible too
+    :raises TaskError: it is none
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise TaskError(f"shift.{field}: expected a finite number, got {value!r}.")
     if minimum is not None and (value <= minimum if exclusive else value < minimum):
@@ -69,9 +77,9 @@ class Shift:
     """Steps by which actions arrive late; until then the action is zero."""
 
     def __post_init__(self) -> None:
-        _number("observation_noise", self.observation_noise, 0.0)
-        _number("observation_offset", self.observation_offset, 0.0)
-        _number("observation_scale", self.observation_scale, None)
+        check_number("observation_noise", self.observation_noise, 0.0)
+        check_number("observation_offset", self.observation_offset, 0.0)
+        check_number("observation_scale", self.observation_scale, None)
         if isinstance(self.action_delay, bool) or not isinstance(self.action_delay, int) or self.action_delay < 0:
             raise TaskError(f"shift.action_delay: expected a whole number of steps >= 0, got {self.action_delay!r}.")
 
@@ -79,7 +87,7 @@ class Shift:
         """A factor must be a number >= 0 (> 0 with ``positive``), for everything or by pattern."""
         scale = getattr(self, field)
         for name, factor in scale.items() if isinstance(scale, Mapping) else [("", scale)]:
-            _number(f"{field}.{name}" if name else field, factor, 0.0, exclusive=positive)
+            check_number(f"{field}.{name}" if name else field, factor, 0.0, exclusive=positive)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Shift:

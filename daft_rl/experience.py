@@ -1,0 +1,65 @@
+"""What an SB3 algorithm has collected, from its rollout buffer or its replay buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import Tensor
+
+__all__ = ["recent_experience", "rollout_minibatch"]
+
+
+def _each(observations: Any, take: Callable[[np.ndarray], np.ndarray]) -> Any:
+    if isinstance(observations, dict):
+        return {key: take(value) for key, value in observations.items()}
+    return take(observations)
+
+
+def recent_experience(model: BaseAlgorithm, steps: int) -> tuple[Any, np.ndarray]:
+    """Observations and actions of the last rollout, or of the last ``steps`` steps in the replay buffer.
+
+    :return: normalized observations, array ``(n, *shape)`` or a dictionary of such arrays, and actions
+        ``(n, *action_shape)`` as the buffer holds them
+    """
+    algorithm: Any = model
+    if isinstance(model, OnPolicyAlgorithm):
+        buffer = algorithm.rollout_buffer
+        rows = np.arange(buffer.buffer_size)
+    else:
+        buffer = algorithm.replay_buffer
+        count = min(-(-steps // buffer.n_envs), buffer.size())
+        rows = np.arange(buffer.pos - count, buffer.pos) % buffer.buffer_size
+
+    def take(array: np.ndarray) -> np.ndarray:
+        return array[rows].reshape(-1, *array.shape[2:])
+
+    observations = _each(buffer.observations, take)
+    normalizer = model.get_vec_normalize_env()
+    if normalizer is not None and not isinstance(model, OnPolicyAlgorithm):
+        observations = normalizer.normalize_obs(observations)  # replay buffers hold raw observations
+    return observations, take(buffer.actions)
+
+
+def rollout_minibatch(model: BaseAlgorithm) -> tuple[Any, Tensor, Tensor]:
+    """A minibatch spread evenly over the rollout that is about to be learnt from.
+
+    :param model: an on-policy algorithm between collecting and learning
+    :return: observations, actions, and the log-probabilities with which they were taken, shape ``(batch,)``
+    """
+    algorithm: Any = model
+    buffer = algorithm.rollout_buffer
+    samples = buffer.log_probs.size
+    size = min(getattr(algorithm, "batch_size", None) or samples, samples)
+    steps, envs = np.unravel_index(np.linspace(0, samples - 1, size).astype(int), buffer.log_probs.shape)
+    actions = torch.as_tensor(buffer.actions[steps, envs], device=model.device)
+    if isinstance(model.action_space, spaces.Discrete):
+        actions = actions.long().flatten()
+    observations = obs_as_tensor(_each(buffer.observations, lambda array: array[steps, envs]), model.device)
+    return observations, actions, torch.as_tensor(buffer.log_probs[steps, envs], device=model.device)

@@ -1,0 +1,58 @@
+"""Distances are zero at the start and grow with what is done to the agent."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from daft_rl.anatomy import Anatomy
+from daft_rl.distortion import Distortion, StatisticsDrift
+from daft_rl.methods import Method
+from daft_rl.tuning import Tuner
+from tests.conftest import ALGORITHMS, build, data
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_nothing_has_moved_at_the_start(algorithm: str) -> None:
+    model = build(algorithm)
+    distortion = Distortion(Anatomy(model), *data(model))
+    for name, distances in distortion.measure().items():
+        for key, value in distances.items():
+            assert value == pytest.approx(1.0 if key == "cosine" else 0.0, abs=1e-5), (name, key)
+    roles = {"critic"} if algorithm == "DQN" else {"actor", "critic"}
+    assert set(distortion.summary()) == {f"{role}_{key}" for role in roles for key in ("cosine", "l2")}
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.policy.modules())
+
+
+def test_distances_are_those_of_the_features() -> None:
+    model = build("PPO")
+    distortion = Distortion(Anatomy(model), *data(model))
+    layer = model.policy.pi_features_extractor.net[2]
+    with torch.no_grad():
+        layer.weight.mul_(2.0)
+        layer.bias.mul_(2.0)
+    name = next(name for name, module in model.policy.named_modules() if module is layer)
+    measured = distortion.measure()
+    assert measured[name]["cosine"] == pytest.approx(1.0, abs=1e-5), "a scaled feature keeps its direction"
+    assert measured[name]["l2"] > 0.1
+    assert measured[f"{name}.weight"]["weight_l2"] == pytest.approx(float(layer.weight.detach().norm()) / 2, rel=1e-5)
+    summary = distortion.summary()
+    assert summary["actor_l2"] > 0.0
+    assert summary["critic_l2"] == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "CrossQ"])
+def test_conversion_moves_statistics_and_no_features(algorithm: str) -> None:
+    model = build(algorithm)
+    drift = StatisticsDrift(model.policy)
+    assert drift.measure() == {"mean": 0.0, "std": 0.0}
+    tuner = Tuner(model, Method(name="mine", conversion="once"))
+    distortion = Distortion(tuner.anatomy, *data(model))
+    tuner.convert(*data(model))
+    assert drift.measure()["mean"] > 0.1
+    for name, value in distortion.summary().items():
+        assert value == pytest.approx(1.0 if "cosine" in name else 0.0, abs=1e-3)
+
+
+def test_agents_without_batchnorm_have_no_drift() -> None:
+    assert StatisticsDrift(torch.nn.Linear(2, 2)).measure() == {}

@@ -1,0 +1,75 @@
+"""Episodes are played whole and counted once; visiting and evaluating leave the agent alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from daft_rl.evaluation import evaluate, visit
+from tests.conftest import ALGORITHMS, PointMass, build
+
+
+class CountDown(gym.Wrapper):
+    """Environment ``k`` has episodes of ``10 * (k + 1)`` steps that pay 1 each."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(PointMass())
+        self.length = length
+        self.steps = 0
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict]:
+        self.steps = 0
+        return self.env.reset(**kwargs)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        observation, *_ = self.env.step(action)
+        self.steps += 1
+        return observation, 1.0, self.steps >= self.length, False, {}
+
+
+def test_short_episodes_are_not_counted_more_often() -> None:
+    venv = DummyVecEnv([lambda k=k: CountDown(10 * (k + 1)) for k in range(3)])
+    result = evaluate(build("PPO"), venv, episodes=6, seed=0)
+    assert result.returns == [10, 10, 20, 20, 30, 30]
+    assert result.lengths == [10, 10, 20, 20, 30, 30]
+    assert result.mean == 20
+    assert result.as_dict()["std"] == pytest.approx(np.std(result.returns))
+    assert len(evaluate(build("PPO"), venv, episodes=4, seed=0).returns) == 6, "rounded up to whole rounds"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_agent_is_left_alone(algorithm: str) -> None:
+    model = build(algorithm)
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    generator = torch.get_rng_state()
+    venv = DummyVecEnv([lambda: PointMass(discrete=algorithm == "DQN")])
+    first = evaluate(model, venv, episodes=2, seed=5)
+    assert torch.equal(generator, torch.get_rng_state())
+    observations, actions = visit(model, venv, steps=30, seed=1)
+    assert len(observations) == len(actions) == 30
+    if algorithm not in ("DQN", "PPO", "A2C", "TRPO"):
+        assert np.abs(actions).max() <= 1.0, "scaled as in a replay buffer"
+    assert all(torch.equal(value, before[name]) for name, value in model.policy.state_dict().items())
+    assert first == evaluate(model, venv, episodes=2, seed=5)
+
+
+def test_normalization_of_the_agent_is_used_and_not_moved() -> None:
+    model = build("PPO")
+    normalizer = VecNormalize(DummyVecEnv([PointMass]), norm_reward=True)
+    normalizer.obs_rms.mean[:] = 3.0
+    normalizer.obs_rms.var[:] = 4.0
+    model.set_env(normalizer)
+    model.env = normalizer
+    raw = DummyVecEnv([PointMass])
+    raw.seed(0)
+    first = raw.reset()
+    observations, _ = visit(model, raw, steps=5, seed=0)
+    np.testing.assert_allclose(observations[0], (first[0] - 3.0) / np.sqrt(4.0 + 1e-8), rtol=1e-5)
+    count = normalizer.obs_rms.count
+    evaluate(model, raw, episodes=1, seed=0)
+    assert normalizer.obs_rms.count == count
