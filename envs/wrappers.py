@@ -65,7 +65,7 @@ class ActionDelay(gym.Wrapper, gym.utils.RecordConstructorArgs):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take the action given ``steps`` steps ago; see :meth:`gymnasium.Env.step`."""
-        self._queue.append(np.asarray(action))
+        self._queue.append(np.array(action))  # callers reuse their arrays
         return self.env.step(self._queue.popleft())
 
 
