@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from daft_rl.agents import BatchNormExtractor
+from daft_rl.checkpoint import load_agent
 from daft_rl.cli import plain
 from daft_rl.envs import Shift, make_vec
 from daft_rl.envs.tasks import load_object
@@ -90,12 +91,8 @@ class Workspace:
     def load(self, agent: Path, venv: VecEnv) -> BaseAlgorithm:
         """Load a source, with the settings for fine-tuning that the configuration gives."""
         settings = {key: value for key, value in self.cfg.algo.settings.items() if value is not None}
-        normalizer = agent.with_name("vecnormalize.pkl")
-        if normalizer.exists():
-            venv = VecNormalize.load(str(normalizer), venv)
-            venv.training = False
         algorithm: type[BaseAlgorithm] = load_object(self.cfg.algo["class"])
-        model = algorithm.load(agent, env=venv, device=self.cfg.device, **settings)
+        model = load_agent(agent, env=venv, algo=algorithm, device=self.cfg.device, **settings)
         model.set_random_seed(self.cfg.seed)
         return model
 

@@ -1,0 +1,180 @@
+"""The readable text in an archive's ``data``: printed arrays, spaces, names of classes.
+
+Beside each pickle SB3 writes the fields of the pickled object, as JSON where JSON can hold them, else as
+``str(field)``: ``"low": "[-1. -1.]"``, ``"spaces": "{'a': Box(-inf, inf, (3,), float32)}"``. The text is
+parsed (:func:`evaluate`), never executed. What it does not say stays unknown and is reported as such.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+
+__all__ = ["class_name", "differs", "evaluate", "read_space"]
+
+MAX_TEXT = 200_000
+"""Characters; numpy prints at most 1000 numbers of an array."""
+MAX_SPACE = 2**24
+"""Entries of a space; a stack of four megapixel images has a quarter of that."""
+
+_TOKEN = re.compile(
+    r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"  # a key of a dictionary
+    |-?(?:inf|\d+\.?\d*(?:e[-+]?\d+)?|\.\d+)      # a number
+    |[A-Za-z_]\w*|\.\.\.|[()\[\]{},:=])""",
+    re.VERBOSE,
+)
+_NAMES = {"inf": math.inf, "True": True, "False": False}
+
+
+def evaluate(text: str) -> Any:
+    """The value of a printed numpy array, space, dictionary or number; dtypes come as their names.
+
+    No operators are admitted, so nothing can be nested deeper than Python's parser is safe with.
+
+    :param text: for instance ``"[-1.  1.]"`` or ``"Box(-inf, inf, (3,), float32)"``
+    :raises ValueError: anything that is neither
+    """
+    pieces: list[str] = []
+    position, text = 0, text.strip()[:MAX_TEXT]
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise ValueError(f"'{text[position : position + 20]}' is no part of a number, array or space")
+        token = match.group(1)
+        if pieces and pieces[-1][-1] not in "([{,:=" and token[0] not in "(),:=]}":
+            pieces.append(",")  # numpy prints none
+        pieces.append(token)
+        position = match.end()
+    return _value(ast.parse("".join(pieces), mode="eval").body)
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Name):
+        return _NAMES.get(node.id, node.id)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_value(node.operand)
+    if isinstance(node, ast.List):
+        return [_value(item) for item in node.elts]
+    if isinstance(node, ast.Tuple):
+        return tuple(_value(item) for item in node.elts)
+    if isinstance(node, ast.Dict):
+        return {_value(key): _value(item) for key, item in zip(node.keys, node.values, strict=True) if key is not None}
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _BUILDERS:
+        named = {keyword.arg: _value(keyword.value) for keyword in node.keywords if keyword.arg is not None}
+        return _BUILDERS[node.func.id](*map(_value, node.args), **named)
+    raise ValueError(f"'{ast.unparse(node)[:60]}' is no number, array or space")
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
+
+
+def _array(value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Fill ``shape`` with a scalar or with printed numbers, of which numpy leaves out the middle if there are many."""
+    numbers = list(_flat(evaluate(value) if isinstance(value, str) else value))
+    if Ellipsis in numbers or len(numbers) == 1:
+        visible = {number for number in numbers if number is not Ellipsis}
+        if len(visible) != 1:
+            raise ValueError("numpy printed only some of the different bounds")
+        numbers = [visible.pop()] * math.prod(shape)
+    if not all(isinstance(number, (int, float)) for number in numbers):
+        raise ValueError("not only numbers")
+    return np.array(numbers, dtype=dtype).reshape(shape)
+
+
+def _box(low: Any, high: Any, shape: Any, dtype: str) -> spaces.Box:
+    shape, kind = tuple(int(size) for size in shape), np.dtype(dtype)
+    if kind.kind not in "fiub" or min(shape, default=0) < 0 or math.prod(shape) > MAX_SPACE:
+        raise ValueError(f"a Box of shape {shape} and type {dtype}")
+    return spaces.Box(_array(low, shape, kind), _array(high, shape, kind), shape, kind.type)
+
+
+def _multi_discrete(nvec: Any, start: Any = 0) -> spaces.MultiDiscrete:
+    sizes = [int(size) for size in _flat(evaluate(nvec) if isinstance(nvec, str) else nvec)]
+    return spaces.MultiDiscrete(sizes, start=_array(start, (len(sizes),), np.dtype(np.int64)))
+
+
+def _dict(entries: Any) -> spaces.Dict:
+    # an OrderedDict: the order decides how features are concatenated, and gymnasium would sort a plain dict
+    entries = OrderedDict(evaluate(entries) if isinstance(entries, str) else entries)
+    return spaces.Dict(entries)
+
+
+_BUILDERS: dict[str, Callable[..., Any]] = {
+    "Box": _box,
+    "Dict": _dict,
+    "Discrete": lambda n, start=0, dtype=None: spaces.Discrete(int(n), start=int(start)),
+    "MultiBinary": lambda n: spaces.MultiBinary(int(n)),
+    "MultiDiscrete": _multi_discrete,
+    "OrderedDict": lambda entries=(): dict(entries),
+}
+_FIELDS = {
+    "Box": lambda entry: {
+        # the short form, where gymnasium had printed the space once, is whole even for images
+        "low": entry["low"] if "..." not in str(entry["low"]) else entry.get("low_repr") or entry["low"],
+        "high": entry["high"] if "..." not in str(entry["high"]) else entry.get("high_repr") or entry["high"],
+        "shape": entry.get("_shape", entry.get("shape")),
+        "dtype": entry["dtype"],
+    },
+    "Dict": lambda entry: {"entries": entry["spaces"]},
+    "Discrete": lambda entry: {"n": entry["n"], "start": entry.get("start", 0)},
+    "MultiBinary": lambda entry: {"n": entry["n"]},
+    "MultiDiscrete": lambda entry: {"nvec": entry["nvec"], "start": entry.get("start", 0)},
+}
+
+
+def read_space(entry: Any) -> spaces.Space | str:
+    """A space of gymnasium, or of the old gym, from its description.
+
+    Bounds are as exact as numpy prints them: 8 digits.
+
+    :param entry: the JSON of ``observation_space`` or ``action_space``
+    :return: the space, or a sentence that says why the description is not enough
+    """
+    name = class_name(entry) or ""
+    kind = name.rpartition(".")[2]
+    if not name.startswith(("gym.spaces.", "gymnasium.spaces.")) or kind not in _FIELDS:
+        return f"'{name or type(entry).__name__}' is not one of {', '.join(_FIELDS)}"
+    try:
+        return _BUILDERS[kind](**_FIELDS[kind](entry))
+    except Exception as error:  # gymnasium asserts, numpy and ast raise what they like: the text is anyone's
+        return f"its description is incomplete or wrong ({type(error).__name__}: {str(error)[:100]})"
+
+
+def differs(stored: spaces.Space, actual: spaces.Space, bounds_matter: bool) -> bool:
+    """Whether a policy for one space means something else on the other.
+
+    Bounds of observations have no effect unless they make it an image; bounds of actions scale the actions.
+    """
+    if isinstance(stored, spaces.Dict) and isinstance(actual, spaces.Dict):
+        pairs = zip(stored.spaces.values(), actual.spaces.values(), strict=False)
+        return list(stored.spaces) != list(actual.spaces) or any(differs(*pair, bounds_matter) for pair in pairs)
+    if not (isinstance(stored, spaces.Box) and isinstance(actual, spaces.Box)):
+        names = ("n", "nvec", "start")  # not the type of the integers
+        one, other = ([np.asarray(getattr(space, name, 0)) for name in names] for space in (stored, actual))
+        return type(stored) is not type(actual) or not all(map(np.array_equal, one, other))
+    if stored.shape != actual.shape or is_image_space(stored) != is_image_space(actual):
+        return True
+    bounds = ((stored.low, actual.low), (stored.high, actual.high))
+    return bounds_matter and not all(np.allclose(*pair, rtol=1e-5, atol=1e-7) for pair in bounds)
+
+
+def class_name(entry: Any) -> str | None:
+    """The dotted name in ``"<class 'a.b.C'>"``, or in such an entry's ``":type:"``; ``None`` without one."""
+    text = entry.get(":type:") if isinstance(entry, dict) else entry
+    match = re.fullmatch(r"<class '([\w.]+)'>", text) if isinstance(text, str) else None
+    return match.group(1) if match else None
