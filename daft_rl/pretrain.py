@@ -60,7 +60,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             "task": task,
             "algo": cfg.algo.name,
             "seed": cfg.seed,
-            "command": f"python -m daft_rl.pretrain env={task} algo={cfg.algo.name} seed={cfg.seed}",
+            "command": command,
             "timesteps": model.num_timesteps,
             "wall_seconds": time.perf_counter() - started,
             "returns": returns.as_dict(),
