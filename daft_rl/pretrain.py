@@ -56,6 +56,9 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             model, work.env(task, shift, cfg.evaluation.episodes), cfg.evaluation.episodes, cfg.evaluation.seed
         )
         save_agent(model, work.folder / "agent.zip")
+        command = f"python -m daft_rl.pretrain env={task} algo={cfg.algo.name} seed={cfg.seed}"
+        if cfg.torch_threads is not None:
+            command += f" torch_threads={cfg.torch_threads}"
         card = {
             "task": task,
             "algo": cfg.algo.name,
