@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
@@ -20,7 +22,7 @@ from daft_rl.cli import plain
 from daft_rl.envs import Shift, make_vec
 from daft_rl.envs.tasks import load_object
 
-__all__ = ["Workspace", "save_agent"]
+__all__ = ["Workspace", "save_agent", "widen_exploration"]
 
 
 def save_agent(model: BaseAlgorithm, path: Path) -> None:
@@ -33,6 +35,20 @@ def save_agent(model: BaseAlgorithm, path: Path) -> None:
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None:
         normalizer.save(str(path.with_name("vecnormalize.pkl")))
+
+
+@torch.no_grad()
+def widen_exploration(model: BaseAlgorithm, std: float) -> None:
+    """Let a Gaussian policy explore again: a trained one hardly does, and then cannot learn either.
+
+    The deterministic policy does not change. Policies whose standard deviation depends on the state
+    (SAC, gSDE) and those with discrete actions are left alone.
+
+    :param model: any SB3 algorithm object
+    :param std: least standard deviation of each action, in units of the action space
+    """
+    if isinstance(getattr(model.policy, "action_dist", None), DiagGaussianDistribution):
+        model.policy.log_std.clamp_(min=math.log(std))  # type: ignore[operator, union-attr]
 
 
 class Workspace:
@@ -93,6 +109,8 @@ class Workspace:
         settings = {key: value for key, value in self.cfg.algo.settings.items() if value is not None}
         algorithm: type[BaseAlgorithm] = load_object(self.cfg.algo["class"])
         model = load_agent(agent, env=venv, algo=algorithm, device=self.cfg.device, **settings)
+        if self.cfg.algo.exploration_std is not None:
+            widen_exploration(model, self.cfg.algo.exploration_std)
         model.set_random_seed(self.cfg.seed)
         return model
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from daft_rl.agents import BatchNormExtractor
 from daft_rl.errors import AgentError
-from tests.conftest import PointMass
+from daft_rl.running import widen_exploration
+from tests.conftest import ALGORITHMS, ON_POLICY, PointMass, build, data
 
 
 def test_layers() -> None:
@@ -50,6 +51,23 @@ def test_archives_open(algorithm: type, tmp_path: Path) -> None:
     loaded = algorithm.load(tmp_path / "agent.zip")
     expected = model.predict(observation, deterministic=True)[0]
     np.testing.assert_array_equal(loaded.predict(observation, deterministic=True)[0], expected)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_wider_exploration_keeps_the_deterministic_policy(algorithm: str) -> None:
+    model = build(algorithm)
+    observations, _ = data(model)
+    before = model.predict(observations, deterministic=True)[0]
+    state = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    if algorithm in ON_POLICY:
+        with torch.no_grad():
+            model.policy.log_std.copy_(torch.tensor([-5.0, 1.0]))
+    widen_exploration(model, 0.2)
+    np.testing.assert_array_equal(model.predict(observations, deterministic=True)[0], before)
+    if algorithm in ON_POLICY:
+        np.testing.assert_allclose(model.policy.log_std.detach().exp(), [0.2, np.e], rtol=1e-6)
+    else:
+        assert all(torch.equal(value, state[name]) for name, value in model.policy.state_dict().items())
 
 
 def test_refusals() -> None:
