@@ -194,8 +194,8 @@ def test_shipped_agents_are_what_their_cards_say(name: str) -> None:
     model = PPO.load(archive)
     assert len(batchnorm_layers(model.policy.pi_features_extractor)) == 3
     assert len(batchnorm_layers(model.policy.vf_features_extractor)) == 3
-    played = evaluate(model, make_vec(task, num_envs=2), episodes=2, seed=10_000)
-    assert played.returns == pytest.approx(card["returns"]["returns"][:2], rel=0.2)
+    played = evaluate(model, make_vec(task, num_envs=10), episodes=10, seed=10_000)
+    assert played.mean >= FLOORS[name]
 
 
 def test_missing_agents_are_told() -> None:
