@@ -6,7 +6,6 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -95,7 +94,6 @@ def data(model: BaseAlgorithm, size: int = 200) -> tuple[np.ndarray, np.ndarray]
     return observations, rng.uniform(-1, 1, (size, 2)).astype(np.float32)
 
 
-@pytest.fixture
-def make_agent() -> Callable[..., BaseAlgorithm]:
-    """Builds small agents, see :func:`build`."""
-    return build
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    torch.manual_seed(0)

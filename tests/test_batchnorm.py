@@ -242,12 +242,12 @@ def test_tensors_are_edited_in_place() -> None:
 
 
 def test_mixture_is_that_of_the_data() -> None:
-    old, new = torch.randn(30, 2).double(), (torch.randn(10, 2) * 3 + 2).double()
+    old, new = torch.randn(30_000, 2).double(), (torch.randn(10_000, 2) * 3 + 2).double()
     module = nn.Sequential(nn.BatchNorm1d(2)).double()
     apply_statistics(module, measure_statistics(module, [old]), preserve_function=False)
     mixed = mix_statistics(module, measure_statistics(module, [new]), weight=0.25)["0"]
     torch.testing.assert_close(mixed.mean, torch.cat([old, new]).mean(0))
-    torch.testing.assert_close(mixed.var, torch.cat([old, new]).var(0), rtol=0.05, atol=0)
+    torch.testing.assert_close(mixed.var, torch.cat([old, new]).var(0), rtol=1e-3, atol=0)
 
 
 def test_running_statistics_are_copies() -> None:
