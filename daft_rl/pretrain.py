@@ -93,7 +93,8 @@ actor and critic.
 
 - return over {len(returns["returns"])} deterministic episodes: {returns["mean"]:.1f} (standard deviation
   {returns["std"]:.1f}; lowest {min(returns["returns"]):.1f})
-- seed {card["seed"]}, {card["timesteps"]} steps, {card["wall_seconds"] / 60:.0f} minutes, one run of this recipe, its last policy
+- seed {card["seed"]}, {card["timesteps"]} steps, {card["wall_seconds"] / 60:.0f} minutes, one run of this recipe, its
+  last policy
 - extractor of actor and of critic: hidden layers {recipe["extractor"]["hidden"]}, {recipe["extractor"]["activation"]}
 - BatchNorm: running statistics in rollouts and in updates; between rollouts they follow an average over the
   rollouts (method `scratch`)
