@@ -68,6 +68,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             "wall_seconds": time.perf_counter() - started,
             "returns": returns.as_dict(),
             "recipe": plain(cfg.recipe),
+            "method": method.as_dict(),
             "versions": {name: version(name) for name in PACKAGES},
             "curve": monitoring.curve,
         }
@@ -81,9 +82,17 @@ def card_text(card: dict[str, Any]) -> str:
 
     :param card: what stands in ``card.json``
     """
-    returns, recipe = card["returns"], card["recipe"]
-    settings = "\n".join(f"- `{name}`: {value}" for name, value in recipe["settings"].items())
+    returns, recipe, method = card["returns"], card["recipe"], card["method"]
+    settings = "\n".join(f"- `{name}`: {value}" for name, value in (recipe["settings"] | recipe["policy"]).items())
     versions = ", ".join(f"{name} {number}" for name, number in card["versions"].items())
+    extractor = recipe["extractor"]
+    layers = f"{extractor['hidden']}, {extractor['activation']}" if extractor else f"{recipe['policy']['net_arch']}"
+    batchnorm = {
+        "each_rollout": "running statistics in rollouts and in updates; between rollouts they follow an average over "
+        "the\n  rollouts",
+        "none": "running statistics in rollouts, those of the batch in updates",
+    }[method["conversion"]]
+    reward = "rewards were divided by a running scale (`vecnormalize.pkl`; observations are not normalized there)"
     return f"""# {card["task"]}-{card["algo"]}
 
 {card["algo"].upper()} on `{card["task"]}` (nothing shifted), BatchNorm on the observation and in every hidden layer of
@@ -95,11 +104,9 @@ actor and critic.
   {returns["std"]:.1f}; lowest {min(returns["returns"]):.1f})
 - seed {card["seed"]}, {card["timesteps"]} steps, {card["wall_seconds"] / 60:.0f} minutes, one run of this recipe, its
   last policy
-- extractor of actor and of critic: hidden layers {recipe["extractor"]["hidden"]}, {recipe["extractor"]["activation"]}
-- BatchNorm: running statistics in rollouts and in updates; between rollouts they follow an average over the
-  rollouts (method `scratch`)
-- rewards were divided by a running scale: {recipe["normalize_reward"]} (`vecnormalize.pkl`; observations are not
-  normalized there)
+- hidden layers of actor and of critic: {layers}
+- BatchNorm: {batchnorm}
+- {reward if recipe["normalize_reward"] else "rewards and observations are not normalized outside the networks"}
 
 Settings, from `configs/recipe/{card["task"]}-{card["algo"]}.yaml`, learning rate falling linearly to zero:
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
-from daft_rl.agents import BatchNormExtractor
+from daft_rl.agents import BatchNormExtractor, fuse_batch_renorm
 from daft_rl.checkpoint import load_agent
 from daft_rl.cli import plain
 from daft_rl.envs import Shift, make_vec
@@ -93,16 +93,19 @@ class Workspace:
         settings = plain(recipe.settings)
         if recipe.normalize_reward:
             venv = VecNormalize(venv, norm_obs=False, norm_reward=True, gamma=settings["gamma"])
-        policy_kwargs = {
-            "features_extractor_class": BatchNormExtractor,
-            "features_extractor_kwargs": plain(recipe.extractor),
-            "share_features_extractor": False,
-            **plain(recipe.policy),
-        }
+        policy_kwargs = plain(recipe.policy)
+        if recipe.extractor is not None:
+            policy_kwargs |= {
+                "features_extractor_class": BatchNormExtractor,
+                "features_extractor_kwargs": plain(recipe.extractor),
+                "share_features_extractor": False,
+            }
         algorithm: type[BaseAlgorithm] = load_object(self.cfg.algo["class"])
-        return algorithm(
+        model = algorithm(
             "MlpPolicy", venv, policy_kwargs=policy_kwargs, seed=self.cfg.seed, device=self.cfg.device, **settings
         )
+        fuse_batch_renorm(model.policy)
+        return model
 
     def load(self, agent: Path, venv: VecEnv) -> BaseAlgorithm:
         """Load a source, with the settings for fine-tuning that the configuration gives."""
@@ -111,6 +114,7 @@ class Workspace:
         model = load_agent(agent, env=venv, algo=algorithm, device=self.cfg.device, **settings)
         if self.cfg.algo.exploration_std is not None:
             widen_exploration(model, self.cfg.algo.exploration_std)
+        fuse_batch_renorm(model.policy)
         model.set_random_seed(self.cfg.seed)
         return model
 

@@ -1,0 +1,90 @@
+"""sb3-contrib's batch renormalization, with its memory traffic removed: the layers of CrossQ, faster on a CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sb3_contrib.common.torch_layers import BatchRenorm
+from torch import nn
+
+__all__ = ["FusedBatchRenorm", "fuse_batch_renorm"]
+
+
+class Renormalize(torch.autograd.Function):
+    """``scale * (x - mean') / sqrt(var' + eps) + bias`` with ``mean', var'`` from the batch, ``r`` and ``d``.
+
+    Batch renormalization (arXiv 1702.03275), as in sb3-contrib: ``mean' = mean - d * std / r``,
+    ``var' = var / r ** 2``; ``r`` and ``d`` are constants for the gradient. Batch normalization is ``r = 1``, ``d = 0``.
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any,
+        x: torch.Tensor,
+        mean: torch.Tensor,
+        var: torch.Tensor,
+        r: torch.Tensor,
+        d: torch.Tensor,
+        scale: torch.Tensor,
+        bias: torch.Tensor,
+        eps: float,
+    ) -> torch.Tensor:
+        inverse = torch.rsqrt(var + eps * r.square())
+        std = var.sqrt()
+        slope = scale * r * inverse
+        ctx.save_for_backward(x, mean, r, d, scale, inverse, std)
+        ctx.eps = eps
+        return torch.addcmul(torch.addcmul(bias, scale * d, std * inverse) - slope * mean, x, slope)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: D102
+        (gradient,) = gradients
+        x, mean, r, d, scale, inverse, std = ctx.saved_tensors
+        n = x.shape[0]
+        total = gradient.sum(dim=0)
+        product = (gradient * x).sum(dim=0) - mean * total  # sum of gradient * (x - mean)
+        slope = scale * r * inverse
+        # y = slope(var) * (x - mean) + scale * d * std * inverse(var) + bias
+        by_var = -0.5 * slope * inverse.square() * product
+        shifted = torch.where(d == 0, 0, scale * d * total * ctx.eps * r.square() * inverse**3 / (2 * std))
+        along = (by_var + shifted) * (2 / (n - 1))
+        to_x = torch.addcmul(-slope * total / n - along * mean, x, along).addcmul_(gradient, slope)
+        to_scale = r * inverse * product + d * std * inverse * total
+        return to_x, None, None, None, None, to_scale, total, None
+
+
+class FusedBatchRenorm(BatchRenorm):
+    """``BatchRenorm`` of sb3-contrib computed in few passes over the batch: the same numbers up to rounding."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """
+        :param x: inputs, (batch, features)
+        :return: normalized inputs, (batch, features)
+        """
+        ra_mean, ra_var = self.ra_mean, self.ra_var
+        assert isinstance(ra_mean, torch.Tensor) and isinstance(ra_var, torch.Tensor)
+        if not self.training:
+            scale, bias = (self.scale, self.bias) if self.affine else (None, None)
+            return nn.functional.batch_norm(x, ra_mean, ra_var, scale, bias, training=False, eps=self.eps)
+        with torch.no_grad():
+            mean = x.mean(dim=0)
+            var = (x - mean).square_().sum(dim=0).div_(x.shape[0] - 1)
+            r, d = torch.ones_like(mean), torch.zeros_like(mean)
+            if self.steps > self.warmup_steps:  # type: ignore[operator]
+                running_std = (ra_var + self.eps).sqrt()
+                r = ((var + self.eps).sqrt() / running_std).clamp_(1 / self.rmax, self.rmax)
+                d = ((mean - ra_mean) / running_std).clamp_(-self.dmax, self.dmax)
+            ra_mean.lerp_(mean, self.momentum)
+            ra_var.lerp_(var, self.momentum)
+            self.steps += 1  # type: ignore[operator, assignment]
+        scale = self.scale if self.affine else torch.ones_like(mean)
+        bias = self.bias if self.affine else torch.zeros_like(mean)
+        return Renormalize.apply(x, mean, var, r, d, scale, bias, self.eps)
+
+
+def fuse_batch_renorm(module: nn.Module) -> None:
+    """Let every ``BatchRenorm1d`` of a module compute as :class:`FusedBatchRenorm` does; state and archive stay."""
+    for layer in module.modules():
+        if isinstance(layer, BatchRenorm) and not isinstance(layer, FusedBatchRenorm):
+            layer.forward = FusedBatchRenorm.forward.__get__(layer)  # type: ignore[method-assign]
