@@ -23,12 +23,13 @@ __all__ = ["compose_config", "run_command"]
 
 def _store_defaults() -> None:
     """Every field of a shift and of a method is a key of the configuration, so that the command line can set it."""
-    from daft_rl.envs.mujoco import MujocoShift
+    from daft_rl.envs.tasks import TASKS, load_object
 
     method = {name: value for name, value in Method(name="").as_dict().items() if name != "name"}
     store = ConfigStore.instance().store
     store(group="fields", name="method", package="method", node=method)
-    store(group="fields", name="mujoco", package="env.shift", node=asdict(MujocoShift()))
+    for family, shift_type in {task.family: task.shift_type for task in TASKS.values()}.items():
+        store(group="fields", name=family, package="env.shift", node=asdict(load_object(shift_type)()))
 
 
 def compose_config(name: str, overrides: list[str]) -> DictConfig:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["AgentError", "BatchNormError", "ConfigError", "DaftError", "MethodError", "TaskError"]
+__all__ = [
+    "AgentError",
+    "BatchNormError",
+    "ConfigError",
+    "DaftError",
+    "MethodError",
+    "RenderError",
+    "TaskError",
+    "WorkerError",
+]
 
 
 class DaftError(Exception):
@@ -27,3 +36,11 @@ class MethodError(DaftError, ValueError):
 
 class AgentError(DaftError, ValueError):
     """An agent's file cannot be used: missing, damaged, or of the wrong kind."""
+
+
+class WorkerError(DaftError, RuntimeError):
+    """An environment in a worker process raised, or the process ended."""
+
+
+class RenderError(DaftError, RuntimeError):
+    """Nothing here can render images, or an environment could not."""

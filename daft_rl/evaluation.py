@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ class Returns:
 
     returns: list[float]
     lengths: list[int]
+    costs: list[float] | None = None
+    """Undiscounted cost of each episode, where the task has a cost."""
 
     @property
     def mean(self) -> float:
@@ -30,9 +33,15 @@ class Returns:
         """Standard deviation over episodes."""
         return float(np.std(self.returns))
 
+    @property
+    def mean_cost(self) -> float | None:
+        """Mean cost of an episode."""
+        return None if self.costs is None else float(np.mean(self.costs))
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as in ``results.json``."""
-        return {"mean": self.mean, "std": self.std, "returns": self.returns, "lengths": self.lengths}
+        data = {"mean": self.mean, "std": self.std, "returns": self.returns, "lengths": self.lengths}
+        return data if self.costs is None else data | {"mean_cost": self.mean_cost, "costs": self.costs}
 
 
 def _normalize(normalizer: VecNormalize | None, observations: Any) -> Any:
@@ -55,21 +64,23 @@ def evaluate(model: BaseAlgorithm, venv: VecEnv, episodes: int, seed: int) -> Re
     left = np.full(venv.num_envs, rounds)
     returns: list[list[float]] = [[] for _ in range(venv.num_envs)]
     lengths: list[list[int]] = [[] for _ in range(venv.num_envs)]
+    costs: list[list[float]] = [[] for _ in range(venv.num_envs)]
     total, steps = np.zeros(venv.num_envs), np.zeros(venv.num_envs, dtype=int)
     venv.seed(seed)
     observations = venv.reset()
     while left.any():
         actions, _ = model.predict(_normalize(normalizer, observations), deterministic=True)
-        observations, rewards, dones, _ = venv.step(actions)
+        observations, rewards, dones, infos = venv.step(actions)
         total += rewards
         steps += 1
         for i in np.flatnonzero(dones):
             if left[i]:
                 returns[i].append(float(total[i]))
                 lengths[i].append(int(steps[i]))
+                costs[i] += [infos[i]["episode_cost"]] if "episode_cost" in infos[i] else []
                 left[i] -= 1
             total[i], steps[i] = 0.0, 0
-    return Returns([r for per_env in returns for r in per_env], [n for per_env in lengths for n in per_env])
+    return Returns(list(chain(*returns)), list(chain(*lengths)), list(chain(*costs)) or None)
 
 
 def visit(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int) -> tuple[Any, np.ndarray]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.distortion import Distortion, StatisticsDrift
 from daft_rl.evaluation import evaluate
-from daft_rl.running import save_agent
+from daft_rl.running import find_constraint, save_agent
 
 __all__ = ["Monitoring"]
 
@@ -52,6 +53,14 @@ class Monitoring(BaseCallback):
             self.evaluate()
         return True
 
+    def _on_rollout_end(self) -> None:
+        costs = [episode["episode_cost"] for episode in self.model.ep_info_buffer or () if "episode_cost" in episode]
+        if costs:
+            self.logger.record("rollout/ep_cost_mean", float(np.mean(costs)))
+        constraint = find_constraint(self.training_env)
+        if constraint is not None:
+            self.logger.record("constraint/multiplier", constraint.multiplier)
+
     def evaluate(self) -> None:
         """Log returns and distances, and save the policy if it is the best so far."""
         returns = {
@@ -63,6 +72,9 @@ class Monitoring(BaseCallback):
             point[name] = result.mean
             self.logger.record(f"eval/{name}_return", result.mean)
             self.logger.record(f"eval/{name}_return_std", result.std)
+            if result.mean_cost is not None:
+                point[f"{name}_cost"] = result.mean_cost
+                self.logger.record(f"eval/{name}_cost", result.mean_cost)
         if self.drift is not None:
             point |= {f"batchnorm_{key}_drift": value for key, value in self.drift.measure().items()}
         if self.distortion is not None:

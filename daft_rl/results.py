@@ -63,11 +63,13 @@ class TransferResult:
     def print(self) -> None:
         """Show the table."""
         table = Table(title=f"{self.method}: {self.task}, {self.algo}, seed {self.seed}")
-        for column in ("return", "on", "mean", "std", "episodes"):
+        has_cost = self.final["target"].costs is not None
+        for column in ("return", "on", "mean", "std", "episodes", *(["cost"] if has_cost else [])):
             table.add_column(column, justify="left" if column in ("return", "on") else "right")
         for when, by_env in (("zero-shot", self.zero_shot), ("final", self.final)):
             for name, result in by_env.items():
-                table.add_row(when, name, f"{result.mean:.1f}", f"{result.std:.1f}", str(len(result.returns)))
+                cost = [] if result.mean_cost is None else [f"{result.mean_cost:.1f}"]
+                table.add_row(when, name, f"{result.mean:.1f}", f"{result.std:.1f}", str(len(result.returns)), *cost)
         console = Console()
         console.print(table)
         console.print(f"{self.timesteps} target steps in {self.wall_seconds:.0f} s", highlight=False)

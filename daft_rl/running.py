@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,19 +15,21 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize, unwrap_vec_wrapper
 
 from daft_rl.agents import BatchNormExtractor, fuse_batch_renorm
 from daft_rl.checkpoint import load_agent
 from daft_rl.cli import plain
 from daft_rl.envs import Shift, make_vec
-from daft_rl.envs.tasks import load_object
+from daft_rl.envs.tasks import get_task, load_object
+from daft_rl.lagrangian import Lagrangian
+from daft_rl.results import write_json
 
-__all__ = ["Workspace", "save_agent", "widen_exploration"]
+__all__ = ["Workspace", "find_constraint", "save_agent", "widen_exploration"]
 
 
 def save_agent(model: BaseAlgorithm, path: Path) -> None:
-    """Save an archive, and beside it ``vecnormalize.pkl`` where there is one: it is part of the policy.
+    """Save an archive, and beside it what belongs to it: ``vecnormalize.pkl`` and ``constraint.json``.
 
     :param model: any SB3 algorithm object
     :param path: of the archive, ending in ``.zip``
@@ -35,6 +38,14 @@ def save_agent(model: BaseAlgorithm, path: Path) -> None:
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None:
         normalizer.save(str(path.with_name("vecnormalize.pkl")))
+    constraint = find_constraint(model.get_env())
+    if constraint is not None:
+        write_json(path.with_name("constraint.json"), constraint.state())
+
+
+def find_constraint(venv: VecEnv | None) -> Lagrangian | None:
+    """The limit on costs that a model learns under, if there is one."""
+    return None if venv is None else unwrap_vec_wrapper(venv, Lagrangian)  # type: ignore[return-value]
 
 
 @torch.no_grad()
@@ -81,10 +92,21 @@ class Workspace:
         self._stack.callback(venv.close)
         return venv
 
-    def training_env(self, task: str, shift: Shift | None) -> VecEnv:
-        """The batch to learn from; each finished episode is a line in ``monitor.csv``."""
-        venv = VecMonitor(self.env(task, shift, self.cfg.num_envs), filename=str(self.folder / "monitor.csv"))
+    def training_env(self, task: str, shift: Shift | None, agent: Path | None = None) -> VecEnv:
+        """The batch to learn from; each finished episode is a line in ``monitor.csv``.
+
+        :param agent: of a source; a limit on costs goes on with the multiplier that was saved beside it
+        """
+        logged = ("episode_cost",) if get_task(task).has_cost else ()
+        venv: VecEnv = VecMonitor(
+            self.env(task, shift, self.cfg.num_envs), filename=str(self.folder / "monitor.csv"), info_keywords=logged
+        )
         venv.seed(self.cfg.seed)
+        limit = self.cfg.env.get("cost_limit")
+        if limit is not None:
+            saved = agent.with_name("constraint.json") if agent is not None else None
+            start = json.loads(saved.read_text("utf-8"))["multiplier"] if saved is not None and saved.exists() else 0.0
+            venv = Lagrangian(venv, limit, multiplier=start)
         return venv
 
     def build(self, venv: VecEnv) -> BaseAlgorithm:

@@ -46,7 +46,7 @@ def run(cfg: DictConfig) -> TransferResult:
     from daft_rl.tuning import Reconversion, Tuner
 
     with Workspace(cfg) as work:
-        model = work.load(agent, work.training_env(target, shift))
+        model = work.load(agent, work.training_env(target, shift, agent))
         envs = {
             "target": work.env(target, shift, cfg.evaluation.episodes),
             "source": work.env(source, None, cfg.evaluation.episodes),
@@ -100,7 +100,7 @@ def transfer(
     total_timesteps: int | None = None,
     seed: int = 0,
     output_dir: str | Path | None = None,
-    algo: str = "ppo",
+    algo: str | None = None,
     shift: str | Mapping[str, Any] | None = None,
     overrides: list[str] | None = None,
 ) -> TransferResult:
@@ -108,11 +108,11 @@ def transfer(
 
     :param env: the target task, such as ``"HalfCheetah-shifted"``
     :param method: a name in ``configs/method``, or settings of your own
-    :param source: an SB3 archive; ``None`` takes the shipped source
+    :param source: an SB3 archive or the name of a shipped source; ``None`` takes the shipped one of task and algorithm
     :param total_timesteps: target steps; ``None`` keeps the default of ``configs/transfer.yaml``
     :param seed: of everything random
     :param output_dir: the run folder; ``None`` makes one under ``runs/``
-    :param algo: a name in ``configs/algo``
+    :param algo: a name in ``configs/algo``; ``None`` takes the task's default
     :param shift: a level's name or a mapping of fields; ``None`` keeps the task's default shift
     :param overrides: further settings as on the command line, ``["num_envs=4", "algo.settings.n_steps=64"]``
     :return: returns before and after, the learning curve, and the run folder
@@ -121,7 +121,8 @@ def transfer(
     from omegaconf import open_dict
 
     named = method if isinstance(method, str) else "daft"
-    cfg = compose_config("transfer", [f"env={env}", f"method={named}", f"algo={algo}", *(overrides or [])])
+    chosen = [] if algo is None else [f"algo={algo}"]
+    cfg = compose_config("transfer", [f"env={env}", f"method={named}", *chosen, *(overrides or [])])
     if output_dir is None:
         output_dir = Path("runs") / env / named / f"seed-{seed}" / time.strftime("%Y-%m-%d_%H-%M-%S")
     with open_dict(cfg):

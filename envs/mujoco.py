@@ -15,7 +15,7 @@ from daft_rl.envs.shift import Scale, Shift, check_number, resolve_pattern
 from daft_rl.envs.wrappers import shift_interface
 from daft_rl.errors import TaskError
 
-__all__ = ["MujocoShift", "make_mujoco", "shifted_class"]
+__all__ = ["MujocoShift", "make_mujoco", "scale_model", "shifted_class"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,38 +83,60 @@ def _scale_limbs(path: str, scale: Scale) -> mujoco.MjModel:
     return spec.compile()
 
 
-def _edit(model: mujoco.MjModel, shift: MujocoShift) -> None:
-    """Apply everything but limb sizes to a compiled model, in place."""
-    model.opt.gravity[:] *= shift.gravity
-    if shift.density:
-        model.opt.density = shift.density
-        model.opt.wind[:] = shift.wind
-
+def scale_model(
+    model: mujoco.MjModel,
+    *,
+    friction: Scale = 1.0,
+    mass: Scale = 1.0,
+    damping: Scale = 1.0,
+    gear: Scale = 1.0,
+    joint_range: Scale = 1.0,
+) -> None:
+    """Multiply fields of a compiled model, in place. The arguments are those of :class:`MujocoShift`."""
     geoms = _names(model, mujoco.mjtObj.mjOBJ_GEOM, model.ngeom)
     bodies = _names(model, mujoco.mjtObj.mjOBJ_BODY, model.nbody)
     joints = _names(model, mujoco.mjtObj.mjOBJ_JOINT, model.njnt)
 
-    for name, factor in resolve_pattern("friction", shift.friction, geoms).items():
+    for name, factor in resolve_pattern("friction", friction, geoms).items():
         model.geom_friction[geoms.index(name)] *= factor
-    masses = resolve_pattern("mass", shift.mass, bodies[1:])
+    masses = resolve_pattern("mass", mass, bodies[1:])
     for name, factor in masses.items():
         model.body_mass[bodies.index(name)] *= factor
         model.body_inertia[bodies.index(name)] *= factor
-    for name, factor in resolve_pattern("damping", shift.damping, joints).items():
+    for name, factor in resolve_pattern("damping", damping, joints).items():
         model.dof_damping[model.dof_jntid == joints.index(name)] *= factor
 
-    actuated = [joints[joint] for joint in model.actuator_trnid[:, 0]]
-    for name, factor in resolve_pattern("gear", shift.gear, actuated).items():
-        model.actuator_gear[actuated.index(name)] *= factor
+    actuators = {
+        joints[model.actuator_trnid[i, 0]] if model.actuator_trntype[i] == mujoco.mjtTrn.mjTRN_JOINT else name: i
+        for i, name in enumerate(_names(model, mujoco.mjtObj.mjOBJ_ACTUATOR, model.nu))
+    }
+    for name, factor in resolve_pattern("gear", gear, actuators).items():
+        model.actuator_gear[actuators[name]] *= factor
 
     limited = [name for name, flag in zip(joints, model.jnt_limited, strict=True) if flag]
-    for name, factor in resolve_pattern("joint_range", shift.joint_range, limited).items():
+    for name, factor in resolve_pattern("joint_range", joint_range, limited).items():
         joint = joints.index(name)
         low, high = model.jnt_range[joint]
         rest = np.clip(model.qpos0[model.jnt_qposadr[joint]], low, high)
         model.jnt_range[joint] = rest + factor * (np.array([low, high]) - rest)
     if masses:  # constants that MuJoCo derives from masses at compile time
         mujoco.mj_setConst(model, mujoco.MjData(model))
+
+
+def _edit(model: mujoco.MjModel, shift: MujocoShift) -> None:
+    """Apply everything but limb sizes to a compiled model, in place."""
+    model.opt.gravity[:] *= shift.gravity
+    if shift.density:
+        model.opt.density = shift.density
+        model.opt.wind[:] = shift.wind
+    scale_model(
+        model,
+        friction=shift.friction,
+        mass=shift.mass,
+        damping=shift.damping,
+        gear=shift.gear,
+        joint_range=shift.joint_range,
+    )
 
 
 def shifted_class(base: type[MujocoEnv]) -> type[MujocoEnv]:

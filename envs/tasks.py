@@ -8,8 +8,9 @@ read one file. Simulators are imported when a task of theirs is made, not before
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -42,6 +43,8 @@ class Task:
     family: str
     """The simulator; its common levels stand under this name in ``configs/levels.yaml``."""
     kwargs: dict[str, Any] = field(default_factory=dict)
+    has_cost: bool = False
+    """Whether ``info`` has ``cost`` and ``episode_cost``."""
 
 
 def _mujoco(base: str) -> Task:
@@ -54,10 +57,37 @@ def _mujoco(base: str) -> Task:
     )
 
 
+def _robosuite(base: str) -> Task:
+    return Task(
+        entry_point="daft_rl.envs.robosuite:make_robosuite",
+        shift_type="daft_rl.envs.robosuite:RobosuiteShift",
+        max_episode_steps=500,
+        family="robosuite",
+        kwargs={"base": base},
+    )
+
+
+def _safety(base: str) -> Task:
+    return Task(
+        entry_point="daft_rl.envs.safety:make_safety",
+        shift_type="daft_rl.envs.safety:SafetyShift",
+        max_episode_steps=1000,
+        family="safety",
+        kwargs={"base": base},
+        has_cost=True,
+    )
+
+
 TASKS: dict[str, Task] = {
     "Ant": _mujoco("ant_v5:AntEnv"),
     "HalfCheetah": _mujoco("half_cheetah_v5:HalfCheetahEnv"),
+    "Door": _robosuite("Door"),
+    "Wipe": _robosuite("Wipe"),
+    "SafetyPointGoal": _safety("SafetyPointGoal1-v0"),
+    "SafetyCarGoal": _safety("SafetyCarGoal1-v0"),
 }
+SAFETY_ID = re.compile(r"Safety\w+-v\d+")
+"""Ids of Safety-Gymnasium, any of which is a task too."""
 
 
 def load_object(path: str) -> Any:
@@ -81,12 +111,17 @@ def unknown(kind: str, name: str, known: list[str]) -> TaskError:
 def get_task(name: str) -> Task:
     """The source task behind ``NAME`` or ``NAME-shifted``.
 
+    :param name: one of :func:`task_names`, or a single-agent id of Safety-Gymnasium (``SafetyCarPush1-v0``)
     :raises TaskError: an unknown name
     """
     base = name.removesuffix(SHIFTED)
-    if base not in TASKS:
-        raise unknown("task", name, task_names())
-    return TASKS[base]
+    if base in TASKS:
+        return TASKS[base]
+    if SAFETY_ID.fullmatch(name):
+        from daft_rl.envs.safety import get_blueprint
+
+        return replace(_safety(name), max_episode_steps=get_blueprint(name).max_episode_steps)
+    raise unknown("task", name, task_names())
 
 
 def source_of(name: str) -> str:
@@ -153,15 +188,14 @@ def make(
 ) -> gym.Env:
     """Make a task.
 
-    :param name: for instance ``"Ant"`` or ``"Ant-shifted"``; :func:`task_names` lists all
+    :param name: for instance ``"Ant"`` or ``"Ant-shifted"``; see :func:`get_task`
     :param shift: what differs from the source task, see :func:`read_shift`; ``None`` is the default shift
     :param seed: seeds the first reset and the action space
     :param render_mode: ``"rgb_array"`` or ``"human"``
     :return: a Gymnasium environment with its time limit
     :raises TaskError: an unknown task, level or field, or an impossible value
     """
-    get_task(name)
-    env = gym.make(f"daft_rl/{name}-v0", shift=shift, render_mode=render_mode, disable_env_checker=True)
+    env = gym.make(register_task(name), shift=shift, render_mode=render_mode, disable_env_checker=True)
     if seed is not None:
         env.reset(seed=seed)
         env.action_space.seed(seed)
@@ -173,7 +207,7 @@ def make_vec(
     num_envs: int = 8,
     seed: int | None = None,
     shift: Shift | Mapping[str, Any] | str | None = None,
-    vec: str = "threads",
+    vec: str = "auto",
 ) -> VecEnv:
     """Make a batch of one task as an SB3 ``VecEnv``.
 
@@ -181,11 +215,13 @@ def make_vec(
     :param num_envs: how many environments step together
     :param seed: environment ``i`` starts from ``seed + i``
     :param shift: as in :func:`make`
-    :param vec: ``"threads"`` (the physics in parallel, in this process), ``"dummy"`` (one after the other) or
-        ``"subproc"`` (a process each); all three give the same numbers
+    :param vec: ``"threads"`` (Gymnasium's MuJoCo tasks only: the physics in parallel, in this process), ``"workers"``
+        (a process per core, which share the environments), ``"dummy"`` (one after the other), or ``"auto"``
+        (threads where they can, else workers); all give the same numbers
     :raises TaskError: as :func:`make`, or an unknown ``vec``
+    :raises WorkerError: an environment could not be made in a worker
     """
-    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv  # imports torch: seconds
+    from stable_baselines3.common.vec_env import DummyVecEnv  # imports torch: seconds
 
     shift = read_shift(name, shift)  # errors here, not in a child process
 
@@ -197,10 +233,16 @@ def make_vec(
 
         return ThreadedMujocoVecEnv([make_one] * num_envs)
 
+    def workers() -> VecEnv:
+        from daft_rl.envs.workers import WorkerVecEnv
+
+        return WorkerVecEnv([make_one] * num_envs)
+
     engines: dict[str, Callable[[], VecEnv]] = {
+        "auto": threads if get_task(name).family == "mujoco" else workers,
         "threads": threads,
+        "workers": workers,
         "dummy": lambda: DummyVecEnv([make_one] * num_envs),
-        "subproc": lambda: SubprocVecEnv([make_one] * num_envs, start_method="spawn"),
     }
     if vec not in engines:
         raise unknown("vec", vec, list(engines))
@@ -213,12 +255,23 @@ def make_vec(
     return venv
 
 
-def register_tasks() -> None:
-    """Register every task with Gymnasium as ``daft_rl/NAME-v0``."""
-    for name in task_names():
+def register_task(name: str) -> str:
+    """Register a task with Gymnasium, if it is not yet.
+
+    :return: its id, ``daft_rl/NAME-v0``
+    """
+    id = f"daft_rl/{name}" if SAFETY_ID.fullmatch(name) else f"daft_rl/{name}-v0"
+    if id not in gym.registry:
         gym.register(
-            id=f"daft_rl/{name}-v0",
+            id=id,
             entry_point="daft_rl.envs.tasks:make_task",
             max_episode_steps=get_task(name).max_episode_steps,
             kwargs={"name": name},
         )
+    return id
+
+
+def register_tasks() -> None:
+    """Register every task with Gymnasium."""
+    for name in task_names():
+        register_task(name)

@@ -147,7 +147,7 @@ def test_action_delay() -> None:
     np.testing.assert_array_equal(expected, [late.step(a)[0] for a in actions])
 
 
-@pytest.mark.parametrize("vec", ["threads", "subproc"])
+@pytest.mark.parametrize("vec", ["auto", "threads", "workers"])
 def test_vec_envs_agree(vec: str) -> None:
     def play(venv: VecEnv) -> np.ndarray:
         rng = np.random.default_rng(0)

@@ -1,0 +1,205 @@
+"""Safety-Gymnasium's tasks as ordinary Gymnasium environments, ``cost`` in ``info``, and how they are shifted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+
+from daft_rl.envs.mujoco import scale_model
+from daft_rl.envs.safety_package import Blueprint, blueprints
+from daft_rl.envs.safety_speed import speed_up
+from daft_rl.envs.shift import Scale, Shift, check_number, resolve_pattern
+from daft_rl.envs.tasks import load_object, unknown
+from daft_rl.envs.wrappers import shift_interface
+from daft_rl.errors import TaskError
+
+__all__ = ["SafetyEnv", "SafetyShift", "get_blueprint", "make_safety"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafetyShift(Shift):
+    """A change of a Safety-Gymnasium task. Factors are relative to the unshifted task; 1 changes nothing.
+
+    Names are the model's own: bodies for ``mass``, joints for ``damping`` and ``gear``.
+    """
+
+    mass: Scale = 1.0
+    """Factor on mass and inertia of the robot's bodies."""
+    damping: Scale = 1.0
+    """Factor on the damping of the robot's joints."""
+    gear: Scale = 1.0
+    """Factor on the gear (strength) of actuators, by their joint or, where they act on a site, by their own name."""
+    floor_friction: float = 1.0
+    """Factor on the friction of the floor. Point slides on joints: of it only what it pushes feels it."""
+    hazards: int | None = None
+    """How many hazards there are; ``None`` keeps the task's number."""
+    hazard_size: float = 1.0
+    """Factor on the radius of hazards."""
+    level: int | None = None
+    """Difficulty, 0 to 2; ``None`` keeps the task's own. Levels 1 and 2 have observations of the same shape."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_scale("mass", positive=True)
+        for name in ("damping", "gear"):
+            self._check_scale(name, positive=False)
+        check_number("floor_friction", self.floor_friction, 0.0)
+        check_number("hazard_size", self.hazard_size, 0.0, exclusive=True)
+        for name in ("hazards", "level"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+                raise TaskError(
+                    f"shift.{name}: expected a whole number >= 0, or null for the task's own, got {value!r}."
+                )
+
+
+class SafetyEnv(gym.Env[np.ndarray, np.ndarray]):
+    """One of the package's environments with Gymnasium's interface.
+
+    ``info`` has ``cost`` (of the step), ``episode_cost`` (their sum so far), and what the package tells.
+
+    :param blueprint: how the package makes it
+    :param edit: changes the compiled model, in place; called after every reset, which compiles a new one
+    :param prepare: changes the package's task object before its first reset
+    :param render_mode: ``"rgb_array"`` or ``None``
+    :param fast: the same numbers in less time; ``False`` leaves the package's own methods
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        edit: Callable[[mujoco.MjModel], None] | None = None,
+        prepare: Callable[[Any], None] | None = None,
+        render_mode: str | None = None,
+        fast: bool = True,
+    ) -> None:
+        state = np.random.get_state()  # the package draws its first seed from the global generator
+        arguments = {"camera_name": "fixedfar", "width": 480, "height": 480} if render_mode else {}
+        self._env: Any = load_object(blueprint.entry_point)(
+            **blueprint.kwargs, render_mode=render_mode, **(arguments if "Builder" in blueprint.entry_point else {})
+        )
+        np.random.set_state(state)
+        self.render_mode = render_mode
+        self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
+        self._episode_cost = 0.0
+        if prepare is not None:
+            prepare(self.task)
+        if edit is not None:
+            self._edit_with(edit)
+        if fast and hasattr(self.task, "agent"):
+            speed_up(self.task)
+
+    def _edit_with(self, edit: Callable[[mujoco.MjModel], None]) -> None:
+        if hasattr(self.task, "agent"):
+            self.task.agent.edit_model = edit  # the package compiles a new model at every reset
+        else:
+            edit(self.model)
+
+    @property
+    def task(self) -> Any:
+        """The package's task object; the environment itself where it has none."""
+        return getattr(self._env, "task", self._env)
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """The present model; a reset compiles a new one."""
+        return self.task.model
+
+    @property
+    def data(self) -> mujoco.MjData:
+        """The state of the present model."""
+        return self.task.data
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """Start an episode; see :meth:`gymnasium.Env.reset`."""
+        fresh = self._np_random is None
+        super().reset(seed=seed)
+        if seed is None and fresh:
+            seed = int(self.np_random.integers(2**31))
+        self._episode_cost = 0.0
+        observation, info = self._env.reset(seed=seed, options=options)
+        return observation, {**info, "cost": 0.0, "episode_cost": 0.0}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Take a step; see :meth:`gymnasium.Env.step`."""
+        observation, reward, cost, terminated, truncated, info = self._env.step(action)
+        self._episode_cost += float(cost)
+        info = {**info, "cost": float(cost), "episode_cost": self._episode_cost}
+        return observation, float(reward), bool(terminated), bool(truncated), info
+
+    def render(self) -> Any:
+        """A picture, array ``(height, width, 3)``."""
+        return self._env.render()
+
+    def close(self) -> None:
+        """Free what rendering took."""
+        for viewer in getattr(self.task, "_viewers", {}).values():
+            viewer.close()
+
+
+def _prepare(shift: SafetyShift) -> Callable[[Any], None]:
+    def prepare(task: Any) -> None:
+        if shift.hazards is None and shift.hazard_size == 1.0:
+            return
+        if not hasattr(task, "hazards"):
+            raise TaskError(f"shift.hazards and shift.hazard_size: {type(task).__name__} has no hazards.")
+        if shift.hazards is not None:
+            task.hazards.num = shift.hazards
+        task.hazards.size *= shift.hazard_size
+
+    return prepare
+
+
+def _edit(shift: SafetyShift) -> Callable[[mujoco.MjModel], None] | None:
+    if all(getattr(shift, name) == 1.0 for name in ("mass", "damping", "gear", "floor_friction")):
+        return None
+
+    def edit(model: mujoco.MjModel) -> None:
+        root = model.body("agent").id if "agent" in _body_names(model) else 1
+        robot = [name for i, name in enumerate(_body_names(model)) if model.body_rootid[i] == root]
+        scale_model(
+            model,
+            mass=resolve_pattern("mass", shift.mass, robot),
+            damping=shift.damping,
+            gear=shift.gear,
+            friction={"floor": shift.floor_friction},
+        )
+
+    return edit
+
+
+def _body_names(model: mujoco.MjModel) -> list[str]:
+    return [model.body(i).name for i in range(model.nbody)]
+
+
+def get_blueprint(id: str) -> Blueprint:
+    """How the package makes the environment with this id.
+
+    :raises TaskError: the package is not installed or has none
+    """
+    known = blueprints()
+    if id not in known:
+        raise unknown("Safety-Gymnasium task", id, sorted(known))
+    return known[id]
+
+
+def make_safety(base: str, shift: SafetyShift, render_mode: str | None = None) -> gym.Env:
+    """The entry point of our registered Safety-Gymnasium tasks.
+
+    :param base: an id of the package, for instance ``SafetyPointGoal1-v0``
+    :param shift: what changes
+    :param render_mode: ``"rgb_array"`` or ``None``
+    :raises TaskError: the package is not installed or has no such task, or the task has nothing of that kind to shift
+    """
+    blueprint = get_blueprint(base)
+    if shift.level is not None:
+        blueprint = get_blueprint(re.sub(r"\d(?=(Vision)?-v\d+$)", str(shift.level), base))
+    return shift_interface(SafetyEnv(blueprint, _edit(shift), _prepare(shift), render_mode), shift)

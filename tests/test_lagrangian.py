@@ -1,0 +1,93 @@
+"""The limit on costs: what the learner gets, how the multiplier moves, and that measured returns stay pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+
+from daft_rl.errors import ConfigError
+from daft_rl.evaluation import evaluate
+from daft_rl.lagrangian import Lagrangian
+from tests.conftest import PointMass
+
+
+class Costly(gym.Env):
+    """Five steps of reward 1; each costs what the action says."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,))
+    action_space = spaces.Box(0.0, 10.0, (1,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.steps, self.total = 0, 0.0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        self.total += float(action[0])
+        info = {"cost": float(action[0]), "episode_cost": self.total}
+        return np.zeros(1, np.float32), 1.0, False, self.steps >= 5, info
+
+
+def play(venv: Lagrangian, cost: float, steps: int) -> list[np.ndarray]:
+    venv.reset()
+    return [venv.step(np.full((venv.num_envs, 1), cost, np.float32))[1] for _ in range(steps)]
+
+
+def test_reward_and_multiplier() -> None:
+    venv = Lagrangian(DummyVecEnv([Costly] * 2), limit=10.0, rate=0.5)
+    rewards = play(venv, cost=4.0, steps=6)
+    np.testing.assert_allclose(rewards[:5], 1.0)
+    assert venv.mean_cost == 20.0
+    assert venv.multiplier == pytest.approx(0.5 * (20 / 10 - 1))
+    np.testing.assert_allclose(rewards[5], (1 - 0.5 * 4) / 1.5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(0, 10, width=32), min_size=1, max_size=8), st.floats(0.5, 50))
+def test_one_update_per_batch_of_episodes(costs: list[float], limit: float) -> None:
+    venv = Lagrangian(DummyVecEnv([Costly] * 3), limit=limit, rate=0.1)
+    expected = 0.0
+    for cost in costs:
+        play(venv, cost, steps=5)
+        assert venv.mean_cost == pytest.approx(5 * cost, rel=1e-5)
+        expected = max(0.0, expected + 0.1 * (venv.mean_cost / limit - 1.0))
+        assert venv.multiplier == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+def test_learners_are_penalised_and_measured_returns_are_not(algorithm: type[BaseAlgorithm]) -> None:
+    venv = Lagrangian(VecMonitor(DummyVecEnv([Costly] * 2), info_keywords=("episode_cost",)), limit=0.5, rate=5.0)
+    settings = {"n_steps": 64, "batch_size": 64} if algorithm is PPO else {"learning_starts": 64}
+    model = algorithm("MlpPolicy", venv, seed=0, device="cpu", **settings)
+    model.learn(256)
+    assert venv.multiplier > 0, "random actions cost more"
+    assert {episode["r"] for episode in model.ep_info_buffer or ()} == {5.0}, "the log has the task's own returns"
+    returns = evaluate(model, DummyVecEnv([Costly] * 2), episodes=2, seed=0)
+    assert returns.returns == [5.0, 5.0]
+    assert returns.costs is not None
+    assert returns.mean_cost == pytest.approx(np.mean(returns.costs))
+
+
+def test_a_task_without_cost_is_refused() -> None:
+    venv = Lagrangian(DummyVecEnv([PointMass]), limit=5.0)
+    venv.reset()
+    with pytest.raises(ConfigError, match="needs a task with a cost"):
+        venv.step(np.zeros((1, 2)))
+    model = PPO("MlpPolicy", PointMass(), n_steps=8, batch_size=8)
+    assert evaluate(model, DummyVecEnv([PointMass]), 1, 0).costs is None
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("nan"), float("inf"), True, "25"])
+def test_impossible_limits(limit: Any) -> None:
+    with pytest.raises(ConfigError, match=r"env\.cost_limit"):
+        Lagrangian(DummyVecEnv([Costly]), limit=limit)
