@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +21,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize, u
 from daft_rl.agents import BatchNormExtractor, fuse_batch_renorm
 from daft_rl.checkpoint import load_agent
 from daft_rl.cli import plain
-from daft_rl.envs import Shift, make_vec
+from daft_rl.envs import Shift, make, make_vec
 from daft_rl.envs.tasks import get_task, load_object
+from daft_rl.errors import RenderError
 from daft_rl.lagrangian import Lagrangian
 from daft_rl.results import write_json
 
@@ -139,6 +141,17 @@ class Workspace:
         fuse_batch_renorm(model.policy)
         model.set_random_seed(self.cfg.seed)
         return model
+
+    def render(self, model: BaseAlgorithm, name: str, task: str, shift: Shift | None) -> None:
+        """Write ``NAME.mp4``; where nothing can render, say so in one line and go on."""
+        from daft_rl.rendering import offscreen_gl, record
+
+        try:
+            offscreen_gl()  # before a simulator is imported that decides by it
+            env = make(task, shift=shift, render_mode="rgb_array")
+            record(model, env, self.folder / f"{name}.mp4", self.cfg.render_steps, self.cfg.evaluation.seed)
+        except RenderError as error:
+            print(f"render: no {name}.mp4. {error}", file=sys.stderr)
 
     def learn(self, model: BaseAlgorithm, callbacks: list[BaseCallback]) -> None:
         """Learn with TensorBoard files in the run folder."""

@@ -74,6 +74,9 @@ def run(cfg: DictConfig) -> TransferResult:
         layers = distortion.measure()
         tuner.detach()
         save_agent(model, work.folder / "final.zip")
+        if cfg.render:
+            work.render(model, "target", target, shift)
+            work.render(model, "source", source, None)
         result = TransferResult(
             task=target,
             source=str(agent),

@@ -20,7 +20,7 @@ from daft_rl.errors import TaskError
 
 pytestmark = pytest.mark.skipif(find_spec("robosuite") is None, reason="robosuite is not installed")
 TASKS = ["Door", "Wipe"]
-HINGE_ANGLE = 9  # of Door's observation: after the positions of door and handle
+HINGE_ANGLE = 6  # of Door's observation: after the positions of door and handle
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +81,8 @@ def test_fast_steps_are_robosuites_to_the_last_bit(base: str, shift: dict[str, A
             if ours[1]:
                 break
         wiped = max(wiped, ours[-1].get("wiped", 0.0))
-    assert touched > 20
-    assert wiped > 0.05 or base == "Door"
+    assert touched > 5
+    assert wiped > 0.05 or base == "Door" or shift
     fast.close()
     slow.close()
 
