@@ -33,6 +33,12 @@ def read_rows(folders: list[Path]) -> list[dict[str, Any]]:
                 for where in ("target", "source")
             }
             | {
+                f"{when}_{where}_cost": round(data[when][where]["mean_cost"], 1)
+                for when in ("zero_shot", "final")
+                for where in ("target", "source")
+                if "mean_cost" in data[when][where]
+            }
+            | {
                 "episodes": len(data["final"]["target"]["returns"]),
                 "wall_seconds": round(data["wall_seconds"], 1),
                 "curve": [[point["timesteps"], round(point["target"], 1)] for point in data["curve"]],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -51,36 +50,30 @@ def _normalize(normalizer: VecNormalize | None, observations: Any) -> Any:
 def evaluate(model: BaseAlgorithm, venv: VecEnv, episodes: int, seed: int) -> Returns:
     """Play whole episodes with the deterministic policy.
 
-    Environment ``i`` plays the same number of episodes as the others, so that short episodes are not
-    counted more often than long ones. Nothing of the model changes, no random number of its is used.
+    Episode ``k`` starts from ``seed + k``, however many environments play: none is left out, so that short episodes
+    are not counted more often than long ones. Nothing of the model changes, no random number of its is used.
 
     :param model: its ``VecNormalize``, if it has one, normalizes observations and is not updated
     :param venv: an environment of raw observations and rewards
-    :param episodes: at least this many; rounded up to a multiple of ``venv.num_envs``
-    :param seed: environment ``i`` starts from ``seed + i``
+    :param episodes: how many
+    :param seed: of the first episode
     """
     normalizer = model.get_vec_normalize_env()
-    rounds = -(-episodes // venv.num_envs)
-    left = np.full(venv.num_envs, rounds)
-    returns: list[list[float]] = [[] for _ in range(venv.num_envs)]
-    lengths: list[list[int]] = [[] for _ in range(venv.num_envs)]
-    costs: list[list[float]] = [[] for _ in range(venv.num_envs)]
-    total, steps = np.zeros(venv.num_envs), np.zeros(venv.num_envs, dtype=int)
-    venv.seed(seed)
-    observations = venv.reset()
-    while left.any():
-        actions, _ = model.predict(_normalize(normalizer, observations), deterministic=True)
-        observations, rewards, dones, infos = venv.step(actions)
-        total += rewards
-        steps += 1
-        for i in np.flatnonzero(dones):
-            if left[i]:
-                returns[i].append(float(total[i]))
-                lengths[i].append(int(steps[i]))
-                costs[i] += [infos[i]["episode_cost"]] if "episode_cost" in infos[i] else []
-                left[i] -= 1
-            total[i], steps[i] = 0.0, 0
-    return Returns(list(chain(*returns)), list(chain(*lengths)), list(chain(*costs)) or None)
+    returns, lengths, costs = np.zeros(episodes), np.zeros(episodes, dtype=int), np.full(episodes, np.nan)
+    for first in range(0, episodes, venv.num_envs):
+        venv.seed(seed + first)
+        observations = venv.reset()
+        playing = np.arange(first, min(first + venv.num_envs, episodes))  # episode of environment 0, 1, ...
+        over = np.zeros(len(playing), dtype=bool)
+        while not over.all():
+            actions, _ = model.predict(_normalize(normalizer, observations), deterministic=True)
+            observations, rewards, dones, infos = venv.step(actions)
+            returns[playing] += np.where(over, 0.0, rewards[: len(playing)])
+            lengths[playing] += ~over
+            for i in np.flatnonzero(dones[: len(playing)] & ~over):
+                costs[playing[i]] = infos[i].get("episode_cost", np.nan)
+            over |= dones[: len(playing)].astype(bool)
+    return Returns(returns.tolist(), lengths.tolist(), None if np.isnan(costs).any() else costs.tolist())
 
 
 def visit(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int) -> tuple[Any, np.ndarray]:

@@ -43,23 +43,25 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     from daft_rl.tuning import Reconversion, Tuner
 
     with Workspace(cfg) as work:
-        model = work.build(work.training_env(task, shift))
+        training = work.env(task, shift, cfg.num_envs)
+        model = work.build(work.monitored(training))
         tuner = Tuner(model, method)
         if method.conversion != "none":
-            visited = visit(model, work.env(task, shift, cfg.num_envs), cfg.calibration.steps, cfg.seed + 1)
-            tuner.convert(*visited, method.preserve_function)
-        during = {"source": work.env(task, shift, cfg.evaluation.episodes_during)}
-        monitoring = Monitoring(during, cfg.evaluation, work.folder / "best.zip")
+            tuner.convert(*visit(model, training, cfg.calibration.steps, cfg.seed + 1), method.preserve_function)
+        env = work.env(task, shift, cfg.evaluation.episodes_during)
+        monitoring = Monitoring({"source": env}, cfg.evaluation, work.folder / "best.zip")
         work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
         tuner.detach()
-        returns = evaluate(
-            model, work.env(task, shift, cfg.evaluation.episodes), cfg.evaluation.episodes, cfg.evaluation.seed
-        )
+        returns = evaluate(model, env, cfg.evaluation.episodes, cfg.evaluation.seed)
         save_agent(model, work.folder / "agent.zip")
+        limit = cfg.env.get("cost_limit")
         command = f"python -m daft_rl.pretrain env={task} algo={cfg.algo.name} seed={cfg.seed}"
+        if limit is not None:
+            command += f" env.cost_limit={limit:g}"
         if cfg.torch_threads is not None:
             command += f" torch_threads={cfg.torch_threads}"
         card = {
+            "name": f"{task}-{cfg.algo.name}" + ("" if limit is None else f"-limit{limit:g}"),
             "task": task,
             "algo": cfg.algo.name,
             "seed": cfg.seed,
@@ -93,7 +95,8 @@ def card_text(card: dict[str, Any]) -> str:
         "none": "running statistics in rollouts, those of the batch in updates",
     }[method["conversion"]]
     reward = "rewards were divided by a running scale (`vecnormalize.pkl`; observations are not normalized there)"
-    return f"""# {card["task"]}-{card["algo"]}
+    cost = f"- cost of an episode: {returns['mean_cost']:.1f}\n" if "mean_cost" in returns else ""
+    return f"""# {card["name"]}
 
 {card["algo"].upper()} on `{card["task"]}` (nothing shifted), BatchNorm on the observation and in every hidden layer of
 actor and critic.
@@ -102,8 +105,8 @@ actor and critic.
 
 - return over {len(returns["returns"])} deterministic episodes: {returns["mean"]:.1f} (standard deviation
   {returns["std"]:.1f}; lowest {min(returns["returns"]):.1f})
-- seed {card["seed"]}, {card["timesteps"]} steps, {card["wall_seconds"] / 60:.0f} minutes, one run of this recipe, its
-  last policy
+{cost}- seed {card["seed"]}, {card["timesteps"]} steps, {card["wall_seconds"] / 60:.0f} minutes, one run of this recipe,
+  its last policy
 - hidden layers of actor and of critic: {layers}
 - BatchNorm: {batchnorm}
 - {reward if recipe["normalize_reward"] else "rewards and observations are not normalized outside the networks"}

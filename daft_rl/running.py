@@ -94,16 +94,14 @@ class Workspace:
         self._stack.callback(venv.close)
         return venv
 
-    def training_env(self, task: str, shift: Shift | None, agent: Path | None = None) -> VecEnv:
-        """The batch to learn from; each finished episode is a line in ``monitor.csv``.
+    def monitored(self, venv: VecEnv, agent: Path | None = None) -> VecEnv:
+        """What to learn from: each finished episode is a line in ``monitor.csv``, costs are limited.
 
+        :param venv: a batch of the task
         :param agent: of a source; a limit on costs goes on with the multiplier that was saved beside it
         """
-        logged = ("episode_cost",) if get_task(task).has_cost else ()
-        venv: VecEnv = VecMonitor(
-            self.env(task, shift, self.cfg.num_envs), filename=str(self.folder / "monitor.csv"), info_keywords=logged
-        )
-        venv.seed(self.cfg.seed)
+        logged = ("episode_cost",) if get_task(self.cfg.env.name).has_cost else ()
+        venv = VecMonitor(venv, filename=str(self.folder / "monitor.csv"), info_keywords=logged)
         limit = self.cfg.env.get("cost_limit")
         if limit is not None:
             saved = agent.with_name("constraint.json") if agent is not None else None
@@ -155,6 +153,9 @@ class Workspace:
 
     def learn(self, model: BaseAlgorithm, callbacks: list[BaseCallback]) -> None:
         """Learn with TensorBoard files in the run folder."""
+        env = model.get_env()
+        assert env is not None
+        env.seed(self.cfg.seed)
         logger = configure(str(self.folder / "tensorboard"), ["tensorboard"])
         model.set_logger(logger)
         try:

@@ -46,10 +46,11 @@ def run(cfg: DictConfig) -> TransferResult:
     from daft_rl.tuning import Reconversion, Tuner
 
     with Workspace(cfg) as work:
-        model = work.load(agent, work.training_env(target, shift, agent))
+        training = work.env(target, shift, cfg.num_envs)
+        model = work.load(agent, work.monitored(training, agent))
         envs = {
-            "target": work.env(target, shift, cfg.evaluation.episodes),
-            "source": work.env(source, None, cfg.evaluation.episodes),
+            "target": work.env(target, shift, cfg.evaluation.episodes_during),
+            "source": work.env(source, None, cfg.evaluation.episodes_during),
         }
         zero_shot = {
             name: evaluate(model, env, cfg.evaluation.episodes, cfg.evaluation.seed) for name, env in envs.items()
@@ -57,16 +58,11 @@ def run(cfg: DictConfig) -> TransferResult:
 
         drift = StatisticsDrift(model.policy)
         tuner = Tuner(model, method)
-        visited = work.env(target, shift, cfg.num_envs)
         if method.conversion != "none":
-            tuner.convert(*visit(model, visited, cfg.calibration.steps, cfg.seed + 1), method.preserve_function)
-        distortion = Distortion(tuner.anatomy, *visit(model, visited, cfg.calibration.held_out, cfg.seed + 2))
+            tuner.convert(*visit(model, training, cfg.calibration.steps, cfg.seed + 1), method.preserve_function)
+        distortion = Distortion(tuner.anatomy, *visit(model, training, cfg.calibration.held_out, cfg.seed + 2))
 
-        during = {
-            "target": work.env(target, shift, cfg.evaluation.episodes_during),
-            "source": work.env(source, None, cfg.evaluation.episodes_during),
-        }
-        monitoring = Monitoring(during, cfg.evaluation, work.folder / "best.zip", distortion, drift)
+        monitoring = Monitoring(envs, cfg.evaluation, work.folder / "best.zip", distortion, drift)
         if method.learns:
             work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
 

@@ -35,11 +35,19 @@ class CountDown(gym.Wrapper):
 def test_short_episodes_are_not_counted_more_often() -> None:
     venv = DummyVecEnv([lambda k=k: CountDown(10 * (k + 1)) for k in range(3)])
     result = evaluate(build("PPO"), venv, episodes=6, seed=0)
-    assert result.returns == [10, 10, 20, 20, 30, 30]
-    assert result.lengths == [10, 10, 20, 20, 30, 30]
+    assert result.returns == [10, 20, 30, 10, 20, 30]
+    assert result.lengths == [10, 20, 30, 10, 20, 30]
     assert result.mean == 20
     assert result.as_dict()["std"] == pytest.approx(np.std(result.returns))
-    assert len(evaluate(build("PPO"), venv, episodes=4, seed=0).returns) == 6, "rounded up to whole rounds"
+    assert evaluate(build("PPO"), venv, episodes=4, seed=0).returns == [10, 20, 30, 10]
+
+
+def test_the_same_episodes_however_many_environments_play() -> None:
+    model = build("PPO")
+    played = [evaluate(model, DummyVecEnv([PointMass] * n), episodes=7, seed=3).returns for n in (1, 3, 7, 10)]
+    assert len(set(played[0])) == 7
+    for other in played[1:]:
+        np.testing.assert_allclose(other, played[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import PPO, SAC
+from stable_baselines3 import PPO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.cli import compose_config
 from daft_rl.envs import make_vec
+from daft_rl.envs.tasks import load_object
 from daft_rl.errors import AgentError, DaftError
 from daft_rl.evaluation import evaluate
 from daft_rl.methods import method_names
@@ -132,19 +133,31 @@ def test_same_seed_same_result(tmp_path: Path) -> None:
     assert results[0] != results[2]
 
 
-def test_off_policy_agents_pretrain_and_transfer(tmp_path: Path) -> None:
+PRETRAIN = {
+    ("HalfCheetah", "sac"): ["recipe.extractor.hidden=[16]", "+recipe.settings.buffer_size=2000"],
+    ("HalfCheetah", "crossq"): ["recipe.policy.net_arch=[16]", "+recipe.settings.buffer_size=2000"],
+    ("Door", "crossq"): ["recipe.policy.net_arch=[16]", "+recipe.settings.buffer_size=2000"],
+    ("Wipe", "crossq"): ["recipe.policy.net_arch=[16]", "+recipe.settings.buffer_size=2000"],
+    ("SafetyPointGoal", "ppo"): ["recipe.extractor.hidden=[16]", "recipe.settings.n_steps=150", "env.cost_limit=25"],
+}
+
+
+@pytest.mark.parametrize(("task", "algo"), PRETRAIN)
+def test_every_family_pretrains_and_transfers(task: str, algo: str, tmp_path: Path) -> None:
+    tiny = ["evaluation.episodes=2", "evaluation.episodes_during=1", "calibration.held_out=100", "progress_bar=false"]
+    off_policy = ["learning_starts=200"] if algo != "ppo" else ["batch_size=300"]
     cfg = compose_config(
         "pretrain",
         [
-            "env=HalfCheetah",
-            "algo=sac",
+            f"env={task}",
+            f"algo={algo}",
             "total_timesteps=600",
-            "recipe.settings.learning_starts=200",
-            "+recipe.settings.buffer_size=2000",
-            "recipe.extractor.hidden=[16]",
-            "evaluation.episodes=1",
-            "evaluation.episodes_during=1",
-            "progress_bar=false",
+            "num_envs=4",
+            "calibration.steps=200",
+            *PRETRAIN[task, algo],
+            *(f"recipe.settings.{line}" for line in off_policy),
+            *tiny[:2],
+            tiny[3],
             f"output_dir={tmp_path / 'source'}",
         ],
     )
@@ -152,17 +165,31 @@ def test_off_policy_agents_pretrain_and_transfer(tmp_path: Path) -> None:
     assert card["timesteps"] == 600
     assert json.loads((tmp_path / "source" / "card.json").read_text())["returns"] == card["returns"]
     assert card["command"] in (tmp_path / "source" / "README.md").read_text()
-    overrides = [line for line in TINY if "settings" not in line]
+    settings = ["learning_starts=200", "buffer_size=2000"] if algo != "ppo" else ["n_steps=150", "batch_size=300"]
     result = transfer(
-        "HalfCheetah-shifted",
+        f"{task}-shifted",
         source=tmp_path / "source" / "agent.zip",
-        algo="sac",
-        total_timesteps=600,
+        algo=algo,
+        total_timesteps=4800 if "Safety" in task else 600,  # so that episodes end
         output_dir=tmp_path / "target",
-        overrides=[*overrides, "algo.settings.learning_starts=200", "algo.settings.buffer_size=2000"],
+        overrides=[
+            *tiny,
+            "num_envs=4",
+            "calibration.steps=400",
+            *(f"algo.settings.{line}" for line in settings),
+            *(["env.cost_limit=10"] if "Safety" in task else []),
+        ],
     )
     assert np.isfinite(result.final["target"].mean)
-    SAC.load(tmp_path / "target" / "final.zip")
+    archive = tmp_path / "target" / "final.zip"
+    load_object(cfg.algo["class"]).load(archive)
+    if "Safety" in task:
+        assert result.final["target"].costs is not None
+        assert json.loads((tmp_path / "target" / "results.json").read_text())["final"]["target"]["mean_cost"] >= 0
+        assert json.loads(archive.with_name("constraint.json").read_text())["limit"] == 10
+        assert "episode_cost" in (tmp_path / "target" / "monitor.csv").read_text()
+        logged = {"rollout/ep_cost_mean", "constraint/multiplier", "eval/target_cost"}
+        assert logged <= scalars(tmp_path / "target").keys()
 
 
 def test_mistakes_are_told_before_anything_is_written(tmp_path: Path) -> None:
