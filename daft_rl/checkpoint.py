@@ -146,7 +146,7 @@ def _prepare_env(env: gym.Env | VecEnv | None, path: Path) -> VecEnv | None:
     """The environment as a batch, in the frozen ``VecNormalize`` that lies beside the archive if there is one."""
     statistics = find_vecnormalize(path)
     if env is None:
-        if statistics is not None:
+        if statistics is not None and read_vecnormalize(statistics).norm_obs:
             warnings.warn(
                 f"{path} expects observations normalized with {statistics}, and no env was given: pass env, or "
                 "normalize what you pass to `predict` (daft_rl.checkpoint.apply_vecnormalize).",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from daft_rl.cli import plain, run_command
 from daft_rl.envs import read_shift
+from daft_rl.envs.tasks import get_task
 from daft_rl.methods import Method
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+SIMULATORS = {"robosuite": ("robosuite",), "safety": ("safety-gymnasium",)}
 PACKAGES = ("daft-rl", "torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "numpy")
 
 
@@ -71,7 +73,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             "returns": returns.as_dict(),
             "recipe": plain(cfg.recipe),
             "method": method.as_dict(),
-            "versions": {name: version(name) for name in PACKAGES},
+            "versions": {name: version(name) for name in (*PACKAGES, *SIMULATORS.get(get_task(task).family, ()))},
             "curve": monitoring.curve,
         }
         write_json(work.folder / "card.json", card)

@@ -145,6 +145,8 @@ PRETRAIN = {
 @pytest.mark.parametrize(("task", "algo"), PRETRAIN)
 def test_every_family_pretrains_and_transfers(task: str, algo: str, tmp_path: Path) -> None:
     tiny = ["evaluation.episodes=2", "evaluation.episodes_during=1", "calibration.held_out=100", "progress_bar=false"]
+    if task in ("Door", "Wipe"):
+        tiny += ["vec=dummy"]  # robosuite takes seconds to import in each worker
     off_policy = ["learning_starts=200"] if algo != "ppo" else ["batch_size=300"]
     cfg = compose_config(
         "pretrain",
@@ -156,8 +158,7 @@ def test_every_family_pretrains_and_transfers(task: str, algo: str, tmp_path: Pa
             "calibration.steps=200",
             *PRETRAIN[task, algo],
             *(f"recipe.settings.{line}" for line in off_policy),
-            *tiny[:2],
-            tiny[3],
+            *(line for line in tiny if "held_out" not in line),
             f"output_dir={tmp_path / 'source'}",
         ],
     )
