@@ -11,7 +11,9 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -66,10 +68,20 @@ def run_command(name: str, run: Callable[[DictConfig], Any]) -> None:
     :param name: of the configuration, ``transfer`` or ``pretrain``
     :param run: takes the composed configuration
     """
+
+    def job(cfg: DictConfig) -> None:
+        try:
+            run(cfg)
+        except DaftError as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # Hydra tells which job it was
+            print(error, file=sys.stderr)
+            sys.exit(2)
+
     _store_defaults()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; we print below
     try:
-        hydra.main(config_path="pkg://daft_rl.configs", config_name=name, version_base="1.3")(run)()
+        hydra.main(config_path="pkg://daft_rl.configs", config_name=name, version_base="1.3")(job)()
     except (DaftError, HydraException, OmegaConfBaseException) as error:
         print(_explain(error), file=sys.stderr)
         sys.exit(2)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from daft_rl.cli import plain, run_command
 from daft_rl.envs import read_shift
+from daft_rl.envs.packages import check_installed
 from daft_rl.envs.tasks import get_task
 from daft_rl.methods import Method
 
@@ -35,6 +36,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     """
     started = time.perf_counter()
     task = cfg.env.name
+    check_installed(get_task(task).package)
     shift = read_shift(task, plain(cfg.env.shift))
     method = Method.from_dict(plain(cfg.method))
 

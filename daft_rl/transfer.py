@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from daft_rl.cli import compose_config, plain, run_command
 from daft_rl.envs import read_shift
-from daft_rl.envs.tasks import source_of
+from daft_rl.envs.packages import check_installed
+from daft_rl.envs.tasks import get_task, source_of
 from daft_rl.methods import Method
 from daft_rl.sources import find_agent
 
@@ -33,6 +34,7 @@ def run(cfg: DictConfig) -> TransferResult:
     """
     started = time.perf_counter()
     target, source = cfg.env.name, source_of(cfg.env.name)
+    check_installed(get_task(target).package)
     shift = read_shift(target, plain(cfg.env.shift))
     method = Method.from_dict(plain(cfg.method))
     agent = find_agent(source, cfg.algo.name, cfg.agent)

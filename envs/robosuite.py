@@ -7,7 +7,6 @@ of the time is a truncation; what a policy observes keeps its shape under every 
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import sys
@@ -24,6 +23,7 @@ import mujoco
 import numpy as np
 from gymnasium import spaces
 
+from daft_rl.envs.packages import check_installed
 from daft_rl.envs.robosuite_speed import FastStep
 from daft_rl.envs.shift import Shift, check_number
 from daft_rl.envs.wrappers import shift_interface
@@ -165,24 +165,20 @@ def _quiet_import() -> Iterator[None]:
     logger.setLevel(logging.ERROR)  # Wipe would warn at every step near a joint limit
 
 
-def import_robosuite(task: str = "Door") -> ModuleType:
+def import_robosuite() -> ModuleType:
     """robosuite, imported silently. Where it has been imported before, its logging stays as it is.
 
-    :param task: the task that needs it, for the error message
     :raises TaskError: it is not installed, or its import fails
     """
     if "robosuite" in sys.modules:
         return sys.modules["robosuite"]
-    if importlib.util.find_spec("robosuite") is None:
-        raise TaskError(
-            f"Task '{task}' needs the simulator robosuite, which is not installed: pip install 'daft-rl[robosuite]'."
-        )
+    check_installed("robosuite")
     try:
         with _quiet_import():
             import robosuite
     except (ImportError, AttributeError) as error:
         raise TaskError(
-            f"Task '{task}': robosuite is installed, but its import fails ({error}). "
+            f"robosuite is installed, but its import fails ({error}). "
             "It needs mujoco 3.9 and numpy below 2: pip install 'daft-rl[robosuite]'."
         ) from error
     return robosuite
@@ -215,7 +211,7 @@ def _wipe_config(shift: RobosuiteShift) -> dict[str, Any]:
 
 def _build(base: str, shift: RobosuiteShift) -> Any:
     """robosuite's own environment, everything but the edits of the compiled model applied."""
-    robosuite = import_robosuite(base)
+    robosuite = import_robosuite()
     own = {"use_latch": shift.latch} if base == "Door" else {"task_config": _wipe_config(shift)}
     sim_env = robosuite.make(
         base,

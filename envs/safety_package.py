@@ -21,7 +21,7 @@ import mujoco
 import numpy as np
 import yaml
 
-from daft_rl.errors import TaskError
+from daft_rl.envs.packages import check_installed
 
 __all__ = ["Blueprint", "blueprints", "load_package"]
 
@@ -104,12 +104,10 @@ def load_package() -> ModuleType:
     :return: the module ``safety_gymnasium``
     :raises TaskError: it is not installed
     """
+    check_installed(PACKAGE)
     spec = find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        raise TaskError(
-            "This task needs Safety-Gymnasium, which is not installed: pip install 'daft-rl[safety]', then "
-            "pip install --no-deps safety-gymnasium==1.0.0."
-        )
+    assert spec is not None
+    assert spec.origin is not None
     if PACKAGE not in sys.modules:
         _stub(f"{PACKAGE}.vector")
         _stub(f"{PACKAGE}.wrappers")

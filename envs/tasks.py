@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import yaml
 
+from daft_rl.envs.packages import check_installed
 from daft_rl.envs.shift import Shift
 from daft_rl.errors import TaskError
 
@@ -43,6 +44,8 @@ class Task:
     family: str
     """The simulator; its common levels stand under this name in ``configs/levels.yaml``."""
     kwargs: dict[str, Any] = field(default_factory=dict)
+    package: str = "mujoco"
+    """What must be installed."""
     has_cost: bool = False
     """Whether ``info`` has ``cost`` and ``episode_cost``."""
 
@@ -63,6 +66,7 @@ def _robosuite(base: str) -> Task:
         shift_type="daft_rl.envs.robosuite:RobosuiteShift",
         max_episode_steps=500,
         family="robosuite",
+        package="robosuite",
         kwargs={"base": base},
     )
 
@@ -73,6 +77,7 @@ def _safety(base: str) -> Task:
         shift_type="daft_rl.envs.safety:SafetyShift",
         max_episode_steps=1000,
         family="safety",
+        package="safety_gymnasium",
         kwargs={"base": base},
         has_cost=True,
     )
@@ -176,6 +181,7 @@ def make_task(
 ) -> gym.Env:
     """The registered entry point: a task without time limit. Use :func:`make`."""
     task = get_task(name)
+    check_installed(task.package)
     shift = read_shift(name, shift)
     return load_object(task.entry_point)(shift=shift, render_mode=render_mode, **task.kwargs)
 
@@ -223,7 +229,8 @@ def make_vec(
     """
     from stable_baselines3.common.vec_env import DummyVecEnv  # imports torch: seconds
 
-    shift = read_shift(name, shift)  # errors here, not in a child process
+    check_installed(get_task(name).package)  # errors here, not in a child process
+    shift = read_shift(name, shift)
 
     def make_one() -> gym.Env:
         return make(name, shift=shift)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("env=Nope", ["Nope", "Ant-shifted", "HalfCheetah-shifted"]),
         ("method=nope", ["nope", "daft_paper", "lp_ft"]),
         ("env.shift.nope=1", ["env.shift.nope", "gravity", "joint_range"]),
+        ("env=safety", ["env.name"]),
         ("env.shift=gravty-0.5", ["gravity-0.5", "kinematic-easy"]),
         ("env.shift.mass=-1", ["shift.mass", "above 0"]),
         ("nope=1", ["nope", "total_timesteps"]),
@@ -36,6 +38,26 @@ def test_mistakes_are_one_message(argument: str, messages: list[str], tmp_path: 
     assert "Traceback" not in done.stderr
     for message in messages:
         assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "task", "remedy"),
+    [
+        ("robosuite", "Door-shifted", "pip install 'daft-rl[robosuite]'"),
+        ("safety_gymnasium", "SafetyPointGoal-shifted", "pip install --no-deps safety-gymnasium==1.0.0"),
+    ],
+)
+def test_a_missing_simulator_is_one_line(package: str, task: str, remedy: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules['{package}'] = None\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "daft_rl.transfer", f"env={task}"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert package in done.stderr
+    assert remedy in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("results.json"))
 
 
 def test_sweep(tmp_path: Path) -> None:
