@@ -106,7 +106,7 @@ class Workspace:
         if limit is not None:
             saved = agent.with_name("constraint.json") if agent is not None else None
             start = json.loads(saved.read_text("utf-8"))["multiplier"] if saved is not None and saved.exists() else 0.0
-            venv = Lagrangian(venv, limit, multiplier=start)
+            venv = Lagrangian(venv, limit, self.cfg.env.cost_rate, multiplier=start)
         return venv
 
     def build(self, venv: VecEnv) -> BaseAlgorithm:
