@@ -31,7 +31,7 @@ def _store_defaults() -> None:
     store = ConfigStore.instance().store
     store(group="fields", name="method", package="method", node=method)
     for family, shift_type in {task.family: task.shift_type for task in TASKS.values()}.items():
-        store(group="fields", name=family, package="env.shift", node=asdict(load_object(shift_type)()))
+        store(group="shift", name=family, package="env.shift", node=asdict(load_object(shift_type)()))
 
 
 def compose_config(name: str, overrides: list[str]) -> DictConfig:

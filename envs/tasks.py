@@ -165,7 +165,7 @@ def read_shift(name: str, shift: Shift | Mapping[str, Any] | str | None = None) 
             raise TaskError(f"Task '{name}' takes a {shift_type.__name__}, got {type(shift).__name__}.")
         return shift
     if shift is None:
-        shift = _read_yaml(CONFIGS / "env" / f"{name}.yaml").get("shift", {}) if name.endswith(SHIFTED) else {}
+        shift = _read_yaml(CONFIGS / "env" / f"{name}.yaml")["env"].get("shift", {}) if name.endswith(SHIFTED) else {}
     if isinstance(shift, str):
         known = levels(name)
         if shift not in known:
