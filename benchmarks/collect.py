@@ -44,7 +44,9 @@ def read_rows(folders: list[Path]) -> list[dict[str, Any]]:
                 "curve": [[point["timesteps"], round(point["target"], 1)] for point in data["curve"]],
             }
         )
-    return sorted(rows, key=lambda row: (row["task"], json.dumps(row["shift"]), row["method"], row["seed"]))
+    return sorted(
+        rows, key=lambda row: (row["task"], json.dumps(row["shift"]), row["algo"], row["method"], row["seed"])
+    )
 
 
 def spread(values: list[float]) -> str:
@@ -53,20 +55,20 @@ def spread(values: list[float]) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table: one line per task, shift and method, best target return first."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    """A Markdown table: one line per task, shift, algorithm and method, best target return first."""
+    groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        groups[row["task"], json.dumps(row["shift"]), row["method"]].append(row)
-    order = sorted(groups, key=lambda key: (*key[:2], -mean(row["final_target"] for row in groups[key])))
+        groups[row["task"], json.dumps(row["shift"]), row["algo"], row["method"]].append(row)
+    order = sorted(groups, key=lambda key: (*key[:3], -mean(row["final_target"] for row in groups[key])))
     lines = [
-        "| task | shift | method | seeds | zero-shot target | final target | final source |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| task | shift | algo | method | seeds | zero-shot target | final target | final source |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for key in order:
         cells = [
             spread([row[name] for row in groups[key]]) for name in ("zero_shot_target", "final_target", "final_source")
         ]
-        lines.append(f"| {key[0]} | {key[1]} | {key[2]} | {len(groups[key])} | {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(key)} | {len(groups[key])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -90,8 +91,8 @@ def offscreen_gl() -> str:
     """Choose how MuJoCo renders images here, and set ``MUJOCO_GL`` and ``PYOPENGL_PLATFORM`` accordingly.
 
     ``MUJOCO_GL`` if it is set; else GLFW where there is a screen, EGL, OSMesa, whichever first draws something.
-    Gymnasium's environments read the variable when they render for the first time, so that is early enough;
-    robosuite and ``mujoco.Renderer`` read it when they are imported.
+    Gymnasium's environments read the variable when they render for the first time. ``mujoco.Renderer`` read it when
+    it was imported, so it is made to read it again.
 
     :return: ``"glfw"``, ``"egl"`` or ``"osmesa"``
     :raises RenderError: none works; one line that says what was tried and what to install
@@ -99,6 +100,7 @@ def offscreen_gl() -> str:
     screen = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     backend = _choose(os.environ.get("MUJOCO_GL", "").strip().lower() or None, screen)
     os.environ.update(_settings(backend))
+    importlib.reload(importlib.import_module("mujoco.rendering.classic.gl_context"))
     return backend
 
 

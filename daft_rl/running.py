@@ -145,7 +145,7 @@ class Workspace:
         from daft_rl.rendering import offscreen_gl, record
 
         try:
-            offscreen_gl()  # before a simulator is imported that decides by it
+            offscreen_gl()
             env = make(task, shift=shift, render_mode="rgb_array")
             record(model, env, self.folder / f"{name}.mp4", self.cfg.render_steps, self.cfg.evaluation.seed)
         except RenderError as error:

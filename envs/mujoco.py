@@ -171,4 +171,6 @@ def make_mujoco(base: str, shift: MujocoShift, **kwargs: Any) -> gym.Env:
     """
     module, _, name = base.partition(":")
     cls: Any = shifted_class(getattr(import_module(module), name))
+    if kwargs.get("render_mode") is not None:  # the default camera stays behind
+        kwargs.setdefault("camera_name", "track")
     return shift_interface(cls(shift=shift, **kwargs), shift)

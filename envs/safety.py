@@ -82,12 +82,10 @@ class SafetyEnv(gym.Env[np.ndarray, np.ndarray]):
         fast: bool = True,
     ) -> None:
         state = np.random.get_state()  # the package draws its first seed from the global generator
-        arguments = {"camera_name": "fixedfar", "width": 480, "height": 480} if render_mode else {}
-        self._env: Any = load_object(blueprint.entry_point)(
-            **blueprint.kwargs, render_mode=render_mode, **(arguments if "Builder" in blueprint.entry_point else {})
-        )
+        self._env: Any = load_object(blueprint.entry_point)(**blueprint.kwargs)
         np.random.set_state(state)
         self.render_mode = render_mode
+        self._renderer: mujoco.Renderer | None = None
         self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
         self._episode_cost = 0.0
         if prepare is not None:
@@ -122,6 +120,7 @@ class SafetyEnv(gym.Env[np.ndarray, np.ndarray]):
         """Start an episode; see :meth:`gymnasium.Env.reset`."""
         fresh = self._np_random is None
         super().reset(seed=seed)
+        self.close()  # the renderer is one of the model, which will be another
         if seed is None and fresh:
             seed = int(self.np_random.integers(2**31))
         self._episode_cost = 0.0
@@ -135,14 +134,28 @@ class SafetyEnv(gym.Env[np.ndarray, np.ndarray]):
         info = {**info, "cost": float(cost), "episode_cost": self._episode_cost}
         return observation, float(reward), bool(terminated), bool(truncated), info
 
-    def render(self) -> Any:
-        """A picture, array ``(height, width, 3)``."""
-        return self._env.render()
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        """A picture from above, shape (480, 480, 3), ``uint8``, with ``render_mode="rgb_array"``.
+
+        The package's own renderer needs an older gymnasium.
+        """
+        if self.render_mode is None:
+            return None
+        if self._renderer is None:
+            self._renderer = mujoco.Renderer(self.model, 480, 480)
+        view = mujoco.MjvCamera()
+        view.distance, view.elevation, view.azimuth = 6.0, -60.0, 90.0
+        view.lookat[:] = 0.0
+        visible = mujoco.MjvOption()
+        visible.geomgroup[:] = 1  # goals and hazards are in groups that MuJoCo hides
+        self._renderer.update_scene(self.data, view, visible)
+        return self._renderer.render()
 
     def close(self) -> None:
         """Free what rendering took."""
-        for viewer in getattr(self.task, "_viewers", {}).values():
-            viewer.close()
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
 
 def _prepare(shift: SafetyShift) -> Callable[[Any], None]:

@@ -100,8 +100,8 @@ def test_plays_as_in_an_evaluation(normalized: bool, tmp_path: Path, monkeypatch
     )  # from a new episode's start
     recorded = [action.tobytes() for action in actions]
     actions.clear()
-    evaluate(model, DummyVecEnv([PointMass]), episodes=2, seed=5)
-    assert recorded == [action.tobytes() for action in actions][:30]
+    evaluate(model, DummyVecEnv([PointMass]), episodes=1, seed=5)
+    assert recorded[:20] == [action.tobytes() for action in actions]
 
 
 def test_half_a_video_is_none(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.cli import compose_config
 from daft_rl.envs import make_vec
-from daft_rl.envs.tasks import load_object
+from daft_rl.envs.tasks import CONFIGS, load_object
 from daft_rl.errors import AgentError, DaftError
 from daft_rl.evaluation import evaluate
 from daft_rl.methods import method_names
@@ -207,22 +207,27 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path: Path) -> None:
         assert not (tmp_path / "run").exists()
 
 
-FLOORS = {"Ant-ppo": 3000, "HalfCheetah-ppo": 5800}
+FLOORS = {"Ant-ppo": 3000, "HalfCheetah-ppo": 5800, "HalfCheetah-crossq": 9000, "SafetyPointGoal-ppo": 20}
+
+
+def test_every_shipped_agent_has_a_floor() -> None:
+    assert {folder.name for folder in (CONFIGS.parent / "agents" / "pretrained").iterdir()} == set(FLOORS)
 
 
 @pytest.mark.parametrize("name", FLOORS)
 def test_shipped_agents_are_what_their_cards_say(name: str) -> None:
-    task, algo = name.split("-")
-    archive = find_agent(task, algo)
+    archive = find_agent("", "", name)
     card = json.loads(archive.with_name("card.json").read_text())
+    assert card["name"] == name
     assert card["returns"]["mean"] >= FLOORS[name]
     assert len(card["returns"]["returns"]) == 20
     assert f"{card['returns']['mean']:.1f}" in archive.with_name("README.md").read_text()
     assert archive.stat().st_size < 3_000_000
-    model = PPO.load(archive)
-    assert len(batchnorm_layers(model.policy.pi_features_extractor)) == 3
-    assert len(batchnorm_layers(model.policy.vf_features_extractor)) == 3
-    played = evaluate(model, make_vec(task, num_envs=10), episodes=10, seed=10_000)
+    algorithm = compose_config("transfer", [f"algo={card['algo']}"]).algo["class"]
+    model = load_object(algorithm).load(archive, device="cpu")
+    actor, critic = ("pi_features_extractor", "vf_features_extractor") if card["algo"] == "ppo" else ("actor", "critic")
+    assert all(len(batchnorm_layers(getattr(model.policy, part))) >= 3 for part in (actor, critic))
+    played = evaluate(model, make_vec(card["task"], num_envs=10, vec="dummy"), episodes=10, seed=10_000)
     assert played.mean >= FLOORS[name]
 
 
