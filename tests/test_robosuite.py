@@ -319,23 +319,8 @@ env.close()
 assert os.environ.get("MUJOCO_GL") == "off"
 """
 
-MISSING = """
-import importlib.util
-find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name == "robosuite" else find(name, *rest)
-from daft_rl.envs.robosuite import RobosuiteShift, make_robosuite
-from daft_rl.errors import TaskError
-try:
-    make_robosuite("Door", RobosuiteShift())
-except TaskError as error:
-    assert "Task 'Door' needs the simulator robosuite" in str(error), error
-else:
-    raise AssertionError
-"""
 
-
-@pytest.mark.parametrize("program", [SILENT, MISSING], ids=["silent", "missing"])
-def test_in_a_process_of_its_own(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "off")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", SILENT], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -419,6 +419,7 @@ def test_an_interrupt_at_any_moment(delay: float, monkeypatch: Any) -> None:
     main = threading.main_thread().ident
     assert main is not None
     timer = threading.Timer(delay, signal.pthread_kill, (main, signal.SIGINT))
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, shells have it ignored
     venv = None
     try:
         timer.start()
@@ -427,13 +428,15 @@ def test_an_interrupt_at_any_moment(delay: float, monkeypatch: Any) -> None:
         venv.step(actions_for(venv, 0))
     except KeyboardInterrupt:
         pass
-    timer.join()
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, handler)
     assert venv is None or venv.closed
     await_end(list(set(children()) - before))
 
 
 SCRIPT = """
-import os, sys, threading
+import os, signal, sys, threading
 import gymnasium as gym, numpy as np
 import daft_rl.envs.workers
 from daft_rl.envs.workers import WorkerVecEnv
@@ -458,6 +461,7 @@ class Mine(gym.Env):
 for how in ("SIGKILL", "SIGINT", "exit"):  # forks: the imports above take seconds
     if how == "exit" or os.fork() == 0:
         break
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, shells have it ignored
 if how != "exit":
     os.setsid()
 os.dup2(os.open(how + ".err", os.O_WRONLY | os.O_CREAT), 2)
