@@ -33,6 +33,11 @@ def read_rows(folders: list[Path]) -> list[dict[str, Any]]:
                 for where in ("target", "source")
             }
             | {
+                f"{when}_{where}_std": round(data[when][where]["std"], 1)
+                for when in ("zero_shot", "final")
+                for where in ("target", "source")
+            }
+            | {
                 f"{when}_{where}_cost": round(data[when][where]["mean_cost"], 1)
                 for when in ("zero_shot", "final")
                 for where in ("target", "source")

@@ -27,9 +27,13 @@ class Lagrangian(VecEnvWrapper):
     :param multiplier: where it starts
     """
 
-    def __init__(self, venv: VecEnv, limit: float, rate: float = 0.05, multiplier: float = 0.0) -> None:
+    def __init__(self, venv: VecEnv, limit: float, rate: float = 0.5, multiplier: float = 0.0) -> None:
         super().__init__(venv)
-        for name, value, least in (("cost_limit", limit, 0.0), ("rate", rate, 0.0), ("multiplier", multiplier, -1e-9)):
+        for name, value, least in (
+            ("cost_limit", limit, 0.0),
+            ("cost_rate", rate, 0.0),
+            ("multiplier", multiplier, -1e-9),
+        ):
             if isinstance(value, bool) or not isinstance(value, int | float) or not least < value < float("inf"):
                 raise ConfigError(f"env.{name}={value!r}: expected a finite number above {max(least, 0.0):g}.")
         self.limit, self.rate, self.multiplier = float(limit), float(rate), float(multiplier)

@@ -61,7 +61,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         limit = cfg.env.get("cost_limit")
         command = f"python -m daft_rl.pretrain env={task} algo={cfg.algo.name} seed={cfg.seed}"
         if limit is not None:
-            command += f" env.cost_limit={limit:g}"
+            command += f" env.cost_limit={limit:g} env.cost_rate={cfg.env.cost_rate:g}"
         if cfg.torch_threads is not None:
             command += f" torch_threads={cfg.torch_threads}"
         card = {
@@ -93,11 +93,10 @@ def card_text(card: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in card["versions"].items())
     extractor = recipe["extractor"]
     layers = f"{extractor['hidden']}, {extractor['activation']}" if extractor else f"{recipe['policy']['net_arch']}"
-    batchnorm = {
-        "each_rollout": "running statistics in rollouts and in updates; between rollouts they follow an average over "
-        "the\n  rollouts",
-        "none": "running statistics in rollouts, those of the batch in updates",
-    }[method["conversion"]]
+    updates = {"eval": "running statistics", "train": "those of the batch"}[method["bn_mode"]]
+    batchnorm = f"running statistics in rollouts, {updates} in updates"
+    if method["conversion"] == "each_rollout" and not method["preserve_function"]:
+        batchnorm += "; between rollouts they follow\n  an average over the rollouts"
     reward = "rewards were divided by a running scale (`vecnormalize.pkl`; observations are not normalized there)"
     cost = f"- cost of an episode: {returns['mean_cost']:.1f}\n" if "mean_cost" in returns else ""
     return f"""# {card["name"]}
