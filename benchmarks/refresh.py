@@ -38,7 +38,7 @@ def play(task: str, shift: Any, what: str, steps: int, episodes: int, seed: int,
     """Mean return after one treatment of the statistics."""
     model = PPO.load(find_agent(task, "ppo"))
     model.set_random_seed(seed)
-    anatomy = Anatomy(model)
+    anatomy = Anatomy(model.policy)
     if what != "source":
         venv = make_vec(task, num_envs=16, shift=shift)
         measured = anatomy.measure(anatomy.batches(*visit(model, venv, steps, seed)))
@@ -73,9 +73,8 @@ def main() -> None:
             what: f"{np.mean(row[what]):.0f} ± {np.std(row[what], ddof=1):.0f}" for what in ("refreshed", "converted")
         }
         print(f"| {name} | {row['source']:.0f} | {spread['refreshed']} | {spread['converted']} |", flush=True)
-    layers = [
-        name for name in Anatomy(PPO.load(find_agent(arguments.task, "ppo"))).batchnorm_modules() if "vf_" not in name
-    ]
+    anatomy = Anatomy(PPO.load(find_agent(arguments.task, "ppo")).policy)
+    layers = [name for name in anatomy.batchnorm_modules() if "vf_" not in name]
     single = {
         layer: [play(arguments.task, "none", "refreshed", *fixed, seed, layer) for seed in arguments.seeds]
         for layer in layers

@@ -7,11 +7,17 @@ if TYPE_CHECKING:
     from daft_rl.batchnorm import convert_batchnorm
     from daft_rl.checkpoint import load_agent
     from daft_rl.errors import DaftError
+    from daft_rl.insertion import insert_batchnorm
 
 __version__ = "0.1.0"
-__all__ = ["DaftError", "__version__", "convert_batchnorm", "load_agent"]
+__all__ = ["DaftError", "__version__", "convert_batchnorm", "insert_batchnorm", "load_agent"]
 
-_HOME = {"convert_batchnorm": "daft_rl.batchnorm", "load_agent": "daft_rl.checkpoint", "DaftError": "daft_rl.errors"}
+_HOME = {
+    "convert_batchnorm": "daft_rl.batchnorm",
+    "load_agent": "daft_rl.checkpoint",
+    "DaftError": "daft_rl.errors",
+    "insert_batchnorm": "daft_rl.insertion",
+}
 
 
 def __getattr__(name: str) -> Any:

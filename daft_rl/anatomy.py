@@ -6,15 +6,15 @@ decides. ``LAST`` stands for the last linear layer of a ``Sequential``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from sb3_contrib.crossq.policies import CrossQPolicy
+from sb3_contrib.qrdqn.policies import QRDQNPolicy
 from sb3_contrib.tqc.policies import TQCPolicy
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.sac.policies import SACPolicy
@@ -46,19 +46,27 @@ Q_NETWORK = {
     "critic_head": [f"q_net.q_net.{LAST}.*"],
     "critic_encoder": ["q_net.*"],
 }
+QUANTILE_NETWORK = {
+    "critic_head": [f"quantile_net.quantile_net.{LAST}.*"],
+    "critic_encoder": ["quantile_net.*"],
+}
 
 
-def _actor_critic(policy: Any, observations: Any, actions: Tensor) -> None:
+def _actor_critic(policy: Any, observations: Any, actions: Tensor | None) -> None:
     policy(observations, deterministic=True)
 
 
-def _separate(policy: Any, observations: Any, actions: Tensor) -> None:
-    policy.actor(observations)
-    policy.critic(observations, actions)
+def _separate(policy: Any, observations: Any, actions: Tensor | None) -> None:
+    chosen = policy.actor(observations)
+    policy.critic(observations, chosen if actions is None else actions)
 
 
-def _q_network(policy: Any, observations: Any, actions: Tensor) -> None:
+def _q_network(policy: Any, observations: Any, actions: Tensor | None) -> None:
     policy.q_net(observations)
+
+
+def _quantile_network(policy: Any, observations: Any, actions: Tensor | None) -> None:
+    policy.quantile_net(observations)
 
 
 @dataclass(frozen=True)
@@ -66,26 +74,44 @@ class Kind:
     """What is known of one kind of policy."""
 
     patterns: dict[str, list[str]]
-    forward: Callable[[Any, Any, Tensor], None]
+    forward: Callable[[Any, Any, Tensor | None], None]
     """Runs ``(policy, observations, scaled actions)`` through every online network."""
     targets: dict[str, str]
     """Prefix of a target network -> prefix of its online network."""
     optimizers: tuple[str, ...]
     """Where the optimizers live, as attributes of the policy."""
+    statistics: dict[str, str] = field(default_factory=dict)
+    """Where the algorithm lists running statistics, which it copies to the targets -> the network they are of."""
 
+
+_OWN = ("actor.optimizer", "critic.optimizer")
+_CRITIC = {"batch_norm_stats": "critic", "batch_norm_stats_target": "critic_target"}
+_BOTH = {
+    f"{network}_batch_norm_stats{target}": f"{network}{target}"
+    for network in ("actor", "critic")
+    for target in ("", "_target")
+}
 
 KINDS: dict[type[BasePolicy], Kind] = {
     ActorCriticPolicy: Kind(ON_POLICY, _actor_critic, {}, ("optimizer",)),
-    SACPolicy: Kind(SQUASHED_GAUSSIAN, _separate, {"critic_target": "critic"}, ("actor.optimizer", "critic.optimizer")),
-    TQCPolicy: Kind(SQUASHED_GAUSSIAN, _separate, {"critic_target": "critic"}, ("actor.optimizer", "critic.optimizer")),
-    CrossQPolicy: Kind(SQUASHED_GAUSSIAN, _separate, {}, ("actor.optimizer", "critic.optimizer")),
-    TD3Policy: Kind(
-        DETERMINISTIC,
-        _separate,
-        {"actor_target": "actor", "critic_target": "critic"},
-        ("actor.optimizer", "critic.optimizer"),
+    SACPolicy: Kind(SQUASHED_GAUSSIAN, _separate, {"critic_target": "critic"}, _OWN, _CRITIC),
+    TQCPolicy: Kind(SQUASHED_GAUSSIAN, _separate, {"critic_target": "critic"}, _OWN, _CRITIC),
+    CrossQPolicy: Kind(SQUASHED_GAUSSIAN, _separate, {}, _OWN),
+    TD3Policy: Kind(DETERMINISTIC, _separate, {"actor_target": "actor", "critic_target": "critic"}, _OWN, _BOTH),
+    DQNPolicy: Kind(
+        Q_NETWORK,
+        _q_network,
+        {"q_net_target": "q_net"},
+        ("optimizer",),
+        {"batch_norm_stats": "q_net", "batch_norm_stats_target": "q_net_target"},
     ),
-    DQNPolicy: Kind(Q_NETWORK, _q_network, {"q_net_target": "q_net"}, ("optimizer",)),
+    QRDQNPolicy: Kind(
+        QUANTILE_NETWORK,
+        _quantile_network,
+        {"quantile_net_target": "quantile_net"},
+        ("optimizer",),
+        {"batch_norm_stats": "quantile_net", "batch_norm_stats_target": "quantile_net_target"},
+    ),
 }
 
 
@@ -101,25 +127,47 @@ def _last_linears(policy: nn.Module) -> dict[str, str]:
 
 
 class Anatomy:
-    """Encoder, head and targets of one SB3 algorithm object.
+    """Encoder, head and targets of one policy.
 
-    :param model: an algorithm with a policy of a known kind
-    :raises AgentError: an unknown kind of policy, or a parameter that belongs nowhere
+    What the patterns above do not know, or know wrongly, a user's own patterns over parameter names decide
+    (``"action_net.*"``, shell-style wildcards): each answers one question, is it head or encoder, is it the
+    critic's or the actor's.
+
+    :param policy: of a known kind
+    :param head: patterns of the heads; everything else is encoder then
+    :param critic: patterns of the critic; everything else is the actor's then
+    :raises AgentError: an unknown kind of policy, a parameter that belongs nowhere, a pattern that fits nothing,
+        or no head at all
     """
 
-    def __init__(self, model: BaseAlgorithm) -> None:
-        self.model = model
-        self.policy = model.policy
-        kind = next((kind for cls, kind in KINDS.items() if isinstance(self.policy, cls)), None)
+    def __init__(
+        self, policy: BasePolicy, head: Sequence[str] | None = None, critic: Sequence[str] | None = None
+    ) -> None:
+        self.policy = policy
+        kind = next((kind for cls, kind in KINDS.items() if isinstance(policy, cls)), None)
         if kind is None:
             known = ", ".join(cls.__name__ for cls in KINDS)
-            raise AgentError(f"Unknown kind of policy {type(self.policy).__name__}. Known are {known} and their kin.")
+            raise AgentError(f"Unknown kind of policy {type(policy).__name__}. Known are {known} and their kin.")
         self.kind = kind
-        self._last = _last_linears(self.policy)
+        self._patterns = {"head": head, "critic": critic}
+        self._last = _last_linears(policy)
         self.groups: dict[str, dict[str, nn.Parameter]] = {name: {} for name in GROUPS}
-        for name, parameter in self.policy.named_parameters():
+        for name, parameter in policy.named_parameters():
             if not self.is_target(name):
                 self.groups[self.group_of(name)][name] = parameter
+        self._check()
+
+    def _check(self) -> None:
+        names = [name for group in self.groups.values() for name in group]
+        for key, patterns in self._patterns.items():
+            for pattern in patterns or ():
+                if not any(fnmatchcase(name, pattern) for name in names):
+                    raise AgentError(f"agent.{key}: no parameter fits '{pattern}'. What exists: {', '.join(names)}.")
+        if not any(self.groups[f"{role}_head"] for role in ("actor", "critic")):
+            raise AgentError(
+                f"No parameter of {type(self.policy).__name__} is known as its head. Name them by patterns, like "
+                f"agent.head=['action_net.*']. What exists: {', '.join(names)}."
+            )
 
     def is_target(self, name: str) -> bool:
         """Whether a parameter or a module belongs to a target network."""
@@ -127,16 +175,32 @@ class Anatomy:
 
     def group_of(self, name: str) -> str:
         """The group of a parameter, or of a module with a dot behind its name."""
+        known = self._known_group(name)
+        matches = {
+            key: None if patterns is None else any(fnmatchcase(name, pattern) for pattern in patterns)
+            for key, patterns in self._patterns.items()
+        }
+        if known is None and matches["head"] is None:
+            raise AgentError(
+                f"Parameter '{name}' of {type(self.policy).__name__} is neither encoder nor head: known are "
+                f"{self.kind.patterns}. Name the heads by patterns, like agent.head=['action_net.*'], and what is the "
+                "critic's, like agent.critic=['value_net.*']."
+            )
+        role, part = (known or "actor_encoder").split("_")
+        if matches["critic"] is not None:
+            role = "critic" if matches["critic"] else "actor"
+        if matches["head"] is not None:
+            part = "head" if matches["head"] else "encoder"
+        return f"{role}_{part}"
+
+    def _known_group(self, name: str) -> str | None:
         for layer, alias in self._last.items():
             if name.startswith(layer + "."):
                 name = alias + name[len(layer) :]
         for group, patterns in self.kind.patterns.items():
             if any(fnmatchcase(name, pattern) for pattern in patterns):
                 return group
-        raise AgentError(
-            f"Parameter '{name}' of {type(self.policy).__name__} is neither encoder nor head. "
-            f"Known are {self.kind.patterns}."
-        )
+        return None
 
     def batchnorm_modules(self) -> dict[str, nn.Module]:
         """Every BatchNorm layer of the online networks, by name."""
@@ -168,18 +232,19 @@ class Anatomy:
         prefix = path.rpartition(".")[0]
         return self.policy.get_submodule(prefix) if prefix else self.policy
 
-    def forward(self, observations: Any, actions: Tensor) -> None:
+    def forward(self, observations: Any, actions: Tensor | None = None) -> None:
         """Run data through every online network.
 
         :param observations: tensors as the policy gets them, shape ``(batch, ...)``
-        :param actions: scaled as in a replay buffer, shape ``(batch, *action_shape)``
+        :param actions: scaled as in a replay buffer, shape ``(batch, *action_shape)``; by default a critic that
+            takes actions gets those of the actor
         """
         self.kind.forward(self.policy, observations, actions)
 
-    def measure(self, batches: Iterable[tuple[Any, Tensor]]) -> dict[str, Statistics]:
+    def measure(self, batches: Iterable[Any]) -> dict[str, Statistics]:
         """Pooled statistics at every BatchNorm layer of the online networks, by name.
 
-        :param batches: pairs of observations and actions, see :meth:`forward`
+        :param batches: observations, or pairs of observations and actions, see :meth:`forward`
         """
         return measure_statistics(self.policy, batches, self.forward)
 
@@ -218,4 +283,4 @@ class Anatomy:
             yield obs, self._tensor(actions[part]).to(torch.float32)
 
     def _tensor(self, array: Any) -> Tensor:
-        return torch.as_tensor(array, device=self.model.device)
+        return torch.as_tensor(array, device=self.policy.device)

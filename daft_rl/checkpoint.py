@@ -24,6 +24,7 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 from torch import Tensor, nn
 
+from daft_rl.adaptation import adapt_state, check_adaptable, resize_statistics
 from daft_rl.architecture import infer_policy_kwargs, modernize, uses_sde
 from daft_rl.archive import SUPPORTED, ArchiveContents, check_tensor, find_archive, read_archive, refusing
 from daft_rl.description import differs
@@ -46,6 +47,7 @@ def load_agent(
     device: torch.device | str = "auto",
     policy_kwargs: Mapping[str, Any] | None = None,
     activation: str | type[nn.Module] | None = None,
+    adapt_spaces: bool = False,
     **overrides: Any,
 ) -> BaseAlgorithm:
     """Load an agent that Stable-Baselines3 or sb3-contrib saved, of any version, without unpickling anything.
@@ -70,6 +72,8 @@ def load_agent(
     :param policy_kwargs: entries that win over what the archive says, and fill in what it does not: classes of
         other packages, for instance
     :param activation: activation between hidden layers, like ``"ReLU"``, in place of the archive's
+    :param adapt_spaces: admit an ``env`` with longer or shorter observation or action vectors: what there is of both is
+        kept, weights of entries at the end that are new start at random, and a warning names the tensors
     :param overrides: arguments of the algorithm's constructor that win over the stored ones, ``policy`` included
     :return: SB3's ordinary algorithm, for instance a ``PPO``
     :raises AgentError: no such file; damaged or hostile; an algorithm that is not supported, or not ``algo``;
@@ -78,14 +82,14 @@ def load_agent(
     file = find_archive(path)
     asked = None if algo is None else _find_algorithm(algo)
     if trust:
-        if activation is not None:
-            raise AgentError("activation=... goes with trust=False; with trust=True the file tells it.")
+        if activation is not None or adapt_spaces:
+            raise AgentError("activation=... and adapt_spaces=True go with trust=False: SB3's own loader has neither.")
         try:
             kind = asked or _choose_algorithm(read_archive(file).algorithm, None, file)
         except AgentError as error:
             raise AgentError(f"{error} With algo=..., trust=True does not have to read the file beforehand.") from error
         _check_overrides(kind, overrides)
-        return _load_trusted(file, kind, _prepare_env(env, file), device, policy_kwargs, overrides)
+        return _load_trusted(file, kind, _prepare_env(env, file, False), device, policy_kwargs, overrides)
 
     contents = read_archive(file)
     kind = _choose_algorithm(contents.algorithm, asked, file)
@@ -98,10 +102,12 @@ def load_agent(
     given = dict(policy_kwargs or {})
     if activation is not None or "activation_fn" in given:
         given["activation_fn"] = find_activation(given["activation_fn"] if activation is None else activation)
-    venv = _prepare_env(env, file)
+    venv = _prepare_env(env, file, adapt_spaces)
     with refusing(f"{file}: the agent cannot be rebuilt from what the archive says"):
         state = modernize(contents.state_dicts["policy"])
-        model = _build(contents, state, kind, venv, device, given, overrides)
+        model = _build(contents, state, kind, venv, device, given, overrides, adapt_spaces)
+        if adapt_spaces:
+            state = _adapt(model, state, contents)
         _load_policy(model, state, file)
         _load_optimizers(model, contents, overrides)
         _load_entropy_coefficient(model, contents, overrides)
@@ -142,8 +148,11 @@ def _check_overrides(kind: type[BaseAlgorithm], overrides: Mapping[str, Any]) ->
             raise AgentError(f"{kind.__name__} has no hyperparameter '{name}'.{hint}")
 
 
-def _prepare_env(env: gym.Env | VecEnv | None, path: Path) -> VecEnv | None:
-    """The environment as a batch, in the frozen ``VecNormalize`` that lies beside the archive if there is one."""
+def _prepare_env(env: gym.Env | VecEnv | None, path: Path, adapt: bool) -> VecEnv | None:
+    """The environment as a batch, in the frozen ``VecNormalize`` that lies beside the archive if there is one.
+
+    :param adapt: whether observations may have more or fewer entries than the statistics
+    """
     statistics = find_vecnormalize(path)
     if env is None:
         if statistics is not None and read_vecnormalize(statistics).norm_obs:
@@ -162,10 +171,11 @@ def _prepare_env(env: gym.Env | VecEnv | None, path: Path) -> VecEnv | None:
         raise AgentError(f"env should be a gymnasium environment or a VecEnv of SB3, got {type(env).__name__}.")
     if statistics is None or unwrap_vec_normalize(venv) is not None:
         return venv
-    return apply_vecnormalize(venv, read_vecnormalize(statistics))
+    found = read_vecnormalize(statistics)
+    return apply_vecnormalize(venv, resize_statistics(found, venv.observation_space) if adapt else found)
 
 
-def _find_spaces(contents: ArchiveContents, venv: VecEnv | None) -> tuple[spaces.Space, spaces.Space]:
+def _find_spaces(contents: ArchiveContents, venv: VecEnv | None, adapt: bool) -> tuple[spaces.Space, spaces.Space]:
     """Observation and action space: the environment's, which must fit the archive's, or else the archive's."""
     found = []
     for what, stored in (("observation", contents.observation_space), ("action", contents.action_space)):
@@ -173,11 +183,13 @@ def _find_spaces(contents: ArchiveContents, venv: VecEnv | None) -> tuple[spaces
         if actual is None:
             reason = contents.unreadable[f"{what}_space"]
             raise AgentError(f"{contents.path} does not tell its {what} space: {reason}. Pass env=... that has it.")
-        if venv is not None and stored is not None and differs(stored, actual, bounds_matter=what == "action"):
+        fits = venv is None or stored is None or not differs(stored, actual, bounds_matter=what == "action")
+        if stored is not None and not fits and not adapt:
             raise AgentError(
                 f"{contents.path} was trained on the {what} space {stored} of shape {stored.shape}, the environment "
                 f"has {actual} of shape {actual.shape}. Wrap the environment so that they agree "
-                "(gymnasium.wrappers.RescaleAction, FlattenObservation, ...)."
+                "(gymnasium.wrappers.RescaleAction, FlattenObservation, ...); or, for vectors of another length, pass "
+                "adapt_spaces=True (agent.adapt_spaces=true on the command line)."
             )
         found.append(actual)
     return found[0], found[1]
@@ -191,17 +203,17 @@ def _build(
     device: torch.device | str,
     given: Mapping[str, Any],
     overrides: Mapping[str, Any],
+    adapt: bool,
 ) -> BaseAlgorithm:
     """The algorithm with networks of the right sizes and fresh weights."""
     name = _base_name(kind)
     # images channels first, as the constructor would do it; it leaves alone what is wrapped already
     venv = None if venv is None else kind._wrap_env(venv)
-    observation_space, action_space = _find_spaces(contents, venv)
+    observation_space, action_space = _find_spaces(contents, venv, adapt)
     arguments = {**contents.hyperparameters, **overrides}
     policy = find_policy(contents.description, kind, observation_space, arguments.pop("policy", None))
-    kwargs = infer_policy_kwargs(
-        name, policy, state, contents.policy_kwargs or {}, observation_space, action_space, given
-    )
+    sizes = _find_spaces(contents, None, False) if adapt else (observation_space, action_space)
+    kwargs = infer_policy_kwargs(name, policy, state, contents.policy_kwargs or {}, *sizes, given)
     known = constructor_arguments(SUPPORTED[name])
     if "use_sde" in known:
         arguments["use_sde"] = overrides.get("use_sde", uses_sde(state))
@@ -221,6 +233,20 @@ def _build(
         model.buffer_size = contents.hyperparameters.get("buffer_size", 1)
         model.replay_buffer = None  # learning from a buffer of one transition would go unnoticed
     return model
+
+
+def _adapt(model: BaseAlgorithm, state: Mapping[str, Tensor], contents: ArchiveContents) -> dict[str, Tensor]:
+    """The archive's weights for the environment's sizes, with a warning that names what is new."""
+    observation = check_adaptable("observation", contents.observation_space, model.observation_space)
+    action = check_adaptable("action", contents.action_space, model.action_space)
+    adapted, touched = adapt_state(model.policy, state, observation, action)
+    if touched:
+        warnings.warn(
+            f"{contents.path}: rows and columns of new entries start at random, those of missing ones are dropped, in "
+            f"{'; '.join(touched)}.",
+            stacklevel=3,
+        )
+    return adapted
 
 
 def _load_policy(model: BaseAlgorithm, state: Mapping[str, Tensor], path: Path) -> None:

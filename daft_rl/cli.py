@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from daft_rl.errors import ConfigError, DaftError
+from daft_rl.errors import AgentError, ConfigError, DaftError
 from daft_rl.methods import Method
 
 __all__ = ["compose_config", "run_command"]
@@ -28,10 +29,36 @@ def _store_defaults() -> None:
     from daft_rl.envs.tasks import TASKS, load_object
 
     method = {name: value for name, value in Method(name="").as_dict().items() if name != "name"}
+    keywords = DictConfig({"kwargs": {}, "source_kwargs": {}})
+    for name in keywords:
+        OmegaConf.set_struct(keywords[name], False)  # any keyword may be set
     store = ConfigStore.instance().store
+    store(group="open", name="kwargs", package="env", node=keywords)
     store(group="fields", name="method", package="method", node=method)
-    for family, shift_type in {task.family: task.shift_type for task in TASKS.values()}.items():
+    shift_types = {task.family: task.shift_type for task in TASKS.values()}
+    shift_types["gymnasium"] = "daft_rl.envs.registered:RegisteredShift"
+    for family, shift_type in shift_types.items():
         store(group="shift", name=family, package="env.shift", node=asdict(load_object(shift_type)()))
+
+
+def expand(overrides: list[str]) -> list[str]:
+    """``agent=X`` stands for ``agent.path=X``; the agent's algorithm is chosen where none is.
+
+    :param overrides: as on the command line
+    :raises AgentError: there is no such agent, or its algorithm is not supported
+    """
+    overrides = [re.sub("^agent=", "agent.path=", item) for item in overrides]
+    paths = [path for item in overrides if item.startswith("agent.path=") for path in item.partition("=")[2].split(",")]
+    if any(item.startswith("algo=") for item in overrides) or paths in ([], ["null"]):
+        return overrides
+    from daft_rl.archive import SUPPORTED, read_archive  # PyTorch takes seconds to import
+    from daft_rl.sources import find_agent
+
+    algorithms = {read_archive(find_agent("", "", path.strip("'\""))).algorithm for path in paths}
+    if len(algorithms) > 1 or not algorithms <= {*SUPPORTED}:
+        names = ", ".join(str(name) for name in sorted(algorithms, key=str))
+        raise AgentError(f"agent={','.join(paths)}: of {names}. Supported, one at a time: {', '.join(SUPPORTED)}.")
+    return [*overrides, f"algo={algorithms.pop().lower()}"]  # type: ignore[union-attr]
 
 
 def compose_config(name: str, overrides: list[str]) -> DictConfig:
@@ -44,7 +71,7 @@ def compose_config(name: str, overrides: list[str]) -> DictConfig:
     _store_defaults()
     with initialize_config_module("daft_rl.configs", version_base="1.3"):
         try:
-            return compose(name, overrides=overrides)
+            return compose(name, overrides=expand(overrides))
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_explain(error)) from error
 
@@ -81,6 +108,7 @@ def run_command(name: str, run: Callable[[DictConfig], Any]) -> None:
     _store_defaults()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; we print below
     try:
+        sys.argv[1:] = expand(sys.argv[1:])
         hydra.main(config_path="pkg://daft_rl.configs", config_name=name, version_base="1.3")(job)()
     except (DaftError, HydraException, OmegaConfBaseException) as error:
         print(_explain(error), file=sys.stderr)
@@ -89,4 +117,4 @@ def run_command(name: str, run: Callable[[DictConfig], Any]) -> None:
 
 def plain(node: Any) -> Any:
     """A configuration node as plain dictionaries, lists and values, interpolations resolved."""
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    return OmegaConf.to_container(node, resolve=True, throw_on_missing=True) if OmegaConf.is_config(node) else node

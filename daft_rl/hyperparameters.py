@@ -25,6 +25,8 @@ from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
 from daft_rl.agents.extractors import BatchNormExtractor
+from daft_rl.agents.policies import ACTIVATIONS as HIDDEN_ACTIVATIONS
+from daft_rl.agents.policies import with_batchnorm
 from daft_rl.description import class_name, evaluate
 from daft_rl.errors import AgentError
 
@@ -44,17 +46,11 @@ OPTIMIZERS = {
     f"{kind.__module__}.{kind.__qualname__}": kind
     for kind in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop, RMSpropTFLike)
 }
-ACTIVATIONS = {
-    kind.__name__: kind
-    for kind in (
-        *(nn.ReLU, nn.Tanh, nn.ELU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Mish, nn.SELU, nn.CELU, nn.ReLU6),
-        *(nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Identity),
-    )
-}
+ACTIVATIONS = {kind.__name__: kind for kind in HIDDEN_ACTIVATIONS}
 _PLAIN = {
     **dict.fromkeys(("log_std_init", "clip_mean", "batch_norm_momentum", "batch_norm_eps"), float),
     **dict.fromkeys(("ortho_init", "full_std", "use_expln", "squash_output", "normalize_images"), bool),
-    **{"share_features_extractor": bool, "renorm_warmup_steps": int},
+    **{"share_features_extractor": bool, "batchnorm_on_input": bool, "renorm_warmup_steps": int},
 }
 _INFERRED = {"net_arch", "n_critics", "n_quantiles", "use_sde", "batch_norm", "device"}
 """Entries that the tensors tell, or that do not belong to the policy (``device``)."""
@@ -230,13 +226,16 @@ def find_policy(description: Mapping[str, Any], kind: type[BaseAlgorithm], space
         return given
     described = description.get("policy_class")
     module = described.get("__module__") if isinstance(described, dict) else None
-    if given is None and isinstance(module, str) and not module.startswith(("stable_baselines3.", "sb3_contrib.")):
+    inserted = module == with_batchnorm.__module__
+    known = inserted or not isinstance(module, str) or module.startswith(("stable_baselines3.", "sb3_contrib."))
+    if given is None and not known:
         raise AgentError(
-            f"The agent's policy is a class of '{module[:100]}', which is not SB3's. Pass it as policy=..., "
-            "or, if you trust whoever made the file, trust=True (agent.trust=true on the command line)."
+            f"The agent's policy is a class of '{str(module)[:100]}', which is not SB3's. Pass it as policy=... "
+            "(agent.policy=module:Class on the command line), or, if you trust whoever made the file, trust=True "
+            "(agent.trust=true)."
         )
     aliases = kind.policy_aliases
     name = given or ("MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy")
     if name not in aliases:
         raise AgentError(f"{kind.__name__} has no policy '{name}' for {space}. It has: {', '.join(aliases)}.")
-    return aliases[name]
+    return with_batchnorm(aliases[name]) if inserted and given is None else aliases[name]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from daft_rl.cli import plain, run_command
 from daft_rl.envs import read_shift
+from daft_rl.envs.domains import Domain
 from daft_rl.envs.packages import check_installed
 from daft_rl.envs.tasks import get_task
 from daft_rl.methods import Method
@@ -37,7 +38,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     started = time.perf_counter()
     task = cfg.env.name
     check_installed(get_task(task).package)
-    shift = read_shift(task, plain(cfg.env.shift))
+    domain = Domain(task, read_shift(task, plain(cfg.env.shift)))
     method = Method.from_dict(plain(cfg.method))
 
     from daft_rl.evaluation import evaluate, visit
@@ -47,12 +48,12 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     from daft_rl.tuning import Reconversion, Tuner
 
     with Workspace(cfg) as work:
-        training = work.env(task, shift, cfg.num_envs)
-        model = work.build(work.monitored(training))
+        training = work.env(domain, cfg.num_envs)
+        model = work.build(work.monitored(training, domain))
         tuner = Tuner(model, method)
         if method.conversion != "none":
             tuner.convert(*visit(model, training, cfg.calibration.steps, cfg.seed + 1), method.preserve_function)
-        env = work.env(task, shift, cfg.evaluation.episodes_during)
+        env = work.env(domain, cfg.evaluation.episodes_during)
         monitoring = Monitoring({"source": env}, cfg.evaluation, work.folder / "best.zip")
         work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
         tuner.detach()

@@ -8,22 +8,27 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from stable_baselines3 import TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize, unwrap_vec_wrapper
 
 from daft_rl.agents import BatchNormExtractor, fuse_batch_renorm
 from daft_rl.checkpoint import load_agent
 from daft_rl.cli import plain
-from daft_rl.envs import Shift, make, make_vec
-from daft_rl.envs.tasks import get_task, load_object
-from daft_rl.errors import RenderError
+from daft_rl.envs.domains import Domain
+from daft_rl.envs.tasks import load_object
+from daft_rl.errors import AgentError, RenderError
+from daft_rl.folding import fold_normalization
 from daft_rl.lagrangian import Lagrangian
 from daft_rl.results import write_json
 
@@ -58,10 +63,32 @@ def widen_exploration(model: BaseAlgorithm, std: float) -> None:
     (SAC, gSDE) and those with discrete actions are left alone.
 
     :param model: any SB3 algorithm object
-    :param std: least standard deviation of each action, in units of the action space
+    :param std: least standard deviation of each action, in units of the action space; for TD3 and DDPG without action
+        noise, that of the noise they get, in units of half the range
     """
+    if isinstance(model, TD3) and model.action_noise is None:
+        size = model.action_space.shape or ()
+        model.action_noise = NormalActionNoise(np.zeros(size), np.full(size, std))
     if isinstance(getattr(model.policy, "action_dist", None), DiagGaussianDistribution):
         model.policy.log_std.clamp_(min=math.log(std))  # type: ignore[operator, union-attr]
+
+
+def _import_classes(kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Texts like ``my_package:MyExtractor`` are what they name."""
+    if kwargs is None:
+        return None
+    return {key: load_object(item) if isinstance(item, str) and ":" in item else item for key, item in kwargs.items()}
+
+
+def _treat_normalization(model: BaseAlgorithm, how: str) -> None:
+    """``frozen`` is how a source is loaded."""
+    if how not in ("frozen", "update", "fold"):
+        raise AgentError(f"agent.normalize: unknown value {how!r}, expected frozen, update or fold.")
+    normalizer = model.get_vec_normalize_env()
+    if normalizer is not None and how == "update":
+        normalizer.training = True
+    if normalizer is not None and how == "fold":
+        fold_normalization(model)
 
 
 class Workspace:
@@ -88,23 +115,24 @@ class Workspace:
     ) -> None:
         self._stack.close()
 
-    def env(self, task: str, shift: Shift | None, num_envs: int) -> VecEnv:
-        """A batch of a task, closed with the workspace."""
-        venv = make_vec(task, num_envs=num_envs, shift=shift, vec=self.cfg.vec)
+    def env(self, domain: Domain, num_envs: int) -> VecEnv:
+        """A batch of environments, images channels first; closed with the workspace."""
+        venv = domain.make_vec(num_envs, self.cfg.vec)
         self._stack.callback(venv.close)
-        return venv
+        return BaseAlgorithm._wrap_env(venv, verbose=0, monitor_wrapper=False)
 
-    def monitored(self, venv: VecEnv, agent: Path | None = None) -> VecEnv:
+    def monitored(self, venv: VecEnv, domain: Domain, agent: Path | BaseAlgorithm | None = None) -> VecEnv:
         """What to learn from: each finished episode is a line in ``monitor.csv``, costs are limited.
 
-        :param venv: a batch of the task
+        :param venv: a batch of ``domain``
+        :param domain: tells whether there are costs
         :param agent: of a source; a limit on costs goes on with the multiplier that was saved beside it
         """
-        logged = ("episode_cost",) if get_task(self.cfg.env.name).has_cost else ()
+        logged = ("episode_cost",) if domain.has_cost else ()
         venv = VecMonitor(venv, filename=str(self.folder / "monitor.csv"), info_keywords=logged)
         limit = self.cfg.env.get("cost_limit")
         if limit is not None:
-            saved = agent.with_name("constraint.json") if agent is not None else None
+            saved = agent.with_name("constraint.json") if isinstance(agent, Path) else None
             start = json.loads(saved.read_text("utf-8"))["multiplier"] if saved is not None and saved.exists() else 0.0
             venv = Lagrangian(venv, limit, self.cfg.env.cost_rate, multiplier=start)
         return venv
@@ -129,24 +157,45 @@ class Workspace:
         fuse_batch_renorm(model.policy)
         return model
 
-    def load(self, agent: Path, venv: VecEnv) -> BaseAlgorithm:
-        """Load a source, with the settings for fine-tuning that the configuration gives."""
-        settings = {key: value for key, value in self.cfg.algo.settings.items() if value is not None}
-        algorithm: type[BaseAlgorithm] = load_object(self.cfg.algo["class"])
-        model = load_agent(agent, env=venv, algo=algorithm, device=self.cfg.device, **settings)
-        if self.cfg.algo.exploration_std is not None:
-            widen_exploration(model, self.cfg.algo.exploration_std)
+    def load(self, agent: Path | BaseAlgorithm, venv: VecEnv) -> BaseAlgorithm:
+        """Load a source, with the settings for fine-tuning that the configuration gives.
+
+        :param agent: an archive; or an agent as it is, of which a copy is made
+        :param venv: what to learn from
+        """
+        given, algo = plain(self.cfg.agent), self.cfg.algo
+        settings = {key: value for key, value in algo.settings.items() if value is not None}
+        if isinstance(agent, BaseAlgorithm):
+            agent.save(self.folder / "source.zip")
+            model = type(agent).load(self.folder / "source.zip", env=venv, device=self.cfg.device, **settings)
+        else:
+            if given["policy"] is not None:
+                settings["policy"] = load_object(given["policy"])
+            model = load_agent(
+                agent,
+                env=venv,
+                algo=load_object(algo["class"]),
+                trust=given["trust"],
+                device=self.cfg.device,
+                policy_kwargs=_import_classes(given["policy_kwargs"]),
+                activation=given["activation"],
+                adapt_spaces=given["adapt_spaces"],
+                **settings,
+            )
+        _treat_normalization(model, given["normalize"])
+        if algo.exploration_std is not None:
+            widen_exploration(model, algo.exploration_std)
         fuse_batch_renorm(model.policy)
         model.set_random_seed(self.cfg.seed)
         return model
 
-    def render(self, model: BaseAlgorithm, name: str, task: str, shift: Shift | None) -> None:
+    def render(self, model: BaseAlgorithm, name: str, domain: Domain) -> None:
         """Write ``NAME.mp4``; where nothing can render, say so in one line and go on."""
         from daft_rl.rendering import offscreen_gl, record
 
         try:
             offscreen_gl()
-            env = make(task, shift=shift, render_mode="rgb_array")
+            env = domain.make("rgb_array")
             record(model, env, self.folder / f"{name}.mp4", self.cfg.render_steps, self.cfg.evaluation.seed)
         except RenderError as error:
             print(f"render: no {name}.mp4. {error}", file=sys.stderr)

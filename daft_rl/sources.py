@@ -1,4 +1,4 @@
-"""Where source policies come from: the shipped ones, ``agents/pretrained/TASK-ALGO``, or a path."""
+"""Where source policies come from: shipped ones, ``agents/pretrained/TASK-ALGO``, a path, the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from daft_rl.errors import AgentError
 
 __all__ = ["find_agent"]
 
+HUB = "hf://"
 HERE = Path(__file__).resolve().parent / "agents" / "pretrained"
 
 
@@ -16,9 +17,12 @@ def find_agent(task: str, algo: str, path: str | Path | None = None) -> Path:
 
     :param task: a source task, such as ``"Ant"``
     :param algo: an algorithm, such as ``"ppo"``
-    :param path: the user's own archive or the name of a shipped source; ``None`` takes ``TASK-ALGO``
+    :param path: the user's own archive, the name of a shipped source, or ``hf://ORG/REPO/FILE.zip``; ``None`` takes
+        ``TASK-ALGO``
     :raises AgentError: there is no such file, or none is shipped; the message lists those that are
     """
+    if str(path).startswith(HUB):
+        return _fetch(str(path))
     shipped = ", ".join(sorted(archive.parent.name for archive in HERE.glob("*/agent.zip"))) or "none"
     if path is not None:
         for archive in (Path(path), HERE / str(path) / "agent.zip"):
@@ -35,3 +39,25 @@ def find_agent(task: str, algo: str, path: str | Path | None = None) -> Path:
             f"agent=PATH, or train one: python -m daft_rl.pretrain env={task} algo={algo}."
         )
     return path
+
+
+def _fetch(address: str) -> Path:
+    """The archive in the local cache of the hub, with the ``VecNormalize`` statistics that lie beside it there."""
+    organization, repository, file = [*address.removeprefix(HUB).split("/", 2), "", ""][:3]
+    if not file.endswith(".zip"):
+        raise AgentError(f"agent={address}: expected hf://ORG/REPO/FILE.zip.")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise AgentError(f"agent={address} needs huggingface_hub: pip install 'daft-rl[hub]'") from error
+    try:
+        folder = snapshot_download(f"{organization}/{repository}", allow_patterns=[file, "*.pkl"])
+    except Exception as error:  # the hub's own, those of three HTTP libraries, the system's
+        reason = " ".join(str(error).split())[:300]
+        raise AgentError(
+            f"agent={address}: cannot be fetched from the hub, and is not in its cache here: {reason}"
+        ) from error
+    archive = Path(folder) / file
+    if not archive.is_file():
+        raise AgentError(f"agent={address}: the repository {organization}/{repository} has no file '{file}'.")
+    return archive

@@ -12,78 +12,88 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daft_rl.cli import compose_config, plain, run_command
-from daft_rl.envs import read_shift
-from daft_rl.envs.packages import check_installed
-from daft_rl.envs.tasks import get_task, source_of
+from daft_rl.envs.domains import Domain, Own, own_domains, read_domains
+from daft_rl.errors import AgentError
 from daft_rl.methods import Method
 from daft_rl.sources import find_agent
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+    from stable_baselines3.common.base_class import BaseAlgorithm
 
+    from daft_rl.evaluation import Returns
     from daft_rl.results import TransferResult
 
 __all__ = ["run", "transfer"]
 
 
-def run(cfg: DictConfig) -> TransferResult:
+def run(
+    cfg: DictConfig, domains: Mapping[str, Domain] | None = None, agent: Path | BaseAlgorithm | None = None
+) -> TransferResult:
     """Transfer one agent, as the configuration says (``configs/transfer.yaml``).
 
+    :param cfg: the composed configuration
+    :param domains: ``target`` and maybe ``source``, in place of the configuration's
+    :param agent: the source policy, in place of the configuration's
     :return: what is also written to ``results.json`` in the run folder
     :raises DaftError: something in the configuration does not exist or does not fit
     """
     started = time.perf_counter()
-    target, source = cfg.env.name, source_of(cfg.env.name)
-    check_installed(get_task(target).package)
-    shift = read_shift(target, plain(cfg.env.shift))
+    domains = domains or read_domains(plain(cfg.env))
+    target = domains["target"]
     method = Method.from_dict(plain(cfg.method))
-    agent = find_agent(source, cfg.algo.name, cfg.agent)
+    agent = agent or find_agent(domains["source"].name, cfg.algo.name, cfg.agent.path)
 
     # PyTorch takes seconds to import: what is wrong above is told before
+    from daft_rl.anatomy import Anatomy
     from daft_rl.distortion import Distortion, StatisticsDrift
     from daft_rl.evaluation import evaluate, visit
+    from daft_rl.insertion import insert_batchnorm, wants_batchnorm
     from daft_rl.monitoring import Monitoring
     from daft_rl.results import TransferResult
     from daft_rl.running import Workspace, save_agent
     from daft_rl.tuning import Reconversion, Tuner
 
     with Workspace(cfg) as work:
-        training = work.env(target, shift, cfg.num_envs)
-        model = work.load(agent, work.monitored(training, agent))
-        envs = {
-            "target": work.env(target, shift, cfg.evaluation.episodes_during),
-            "source": work.env(source, None, cfg.evaluation.episodes_during),
-        }
-        zero_shot = {
-            name: evaluate(model, env, cfg.evaluation.episodes, cfg.evaluation.seed) for name, env in envs.items()
-        }
+        training = work.env(target, cfg.num_envs)
+        model = work.load(agent, work.monitored(training, target, agent))
+        envs = {role: work.env(domain, cfg.evaluation.episodes_during) for role, domain in domains.items()}
+
+        def returns() -> dict[str, Returns]:
+            asked = cfg.evaluation
+            return {role: evaluate(model, env, asked.episodes, asked.seed) for role, env in envs.items()}
+
+        zero_shot = returns()
+        visited = visit(model, training, cfg.calibration.steps, cfg.seed + 1)
+        if wants_batchnorm(model, method, cfg.agent.insert_batchnorm):
+            insert_batchnorm(model, Anatomy(model.policy).batches(*visited))
 
         drift = StatisticsDrift(model.policy)
-        tuner = Tuner(model, method)
+        tuner = Tuner(model, method, cfg.agent.head, cfg.agent.critic)
         if method.conversion != "none":
-            tuner.convert(*visit(model, training, cfg.calibration.steps, cfg.seed + 1), method.preserve_function)
+            tuner.convert(*visited, method.preserve_function)
         distortion = Distortion(tuner.anatomy, *visit(model, training, cfg.calibration.held_out, cfg.seed + 2))
 
         monitoring = Monitoring(envs, cfg.evaluation, work.folder / "best.zip", distortion, drift)
         if method.learns:
             work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
 
-        final = {name: evaluate(model, env, cfg.evaluation.episodes, cfg.evaluation.seed) for name, env in envs.items()}
+        final = returns()
         layers = distortion.measure()
         tuner.detach()
         save_agent(model, work.folder / "final.zip")
         if cfg.render:
-            work.render(model, "target", target, shift)
-            work.render(model, "source", source, None)
+            for role, domain in domains.items():
+                work.render(model, role, domain)
         result = TransferResult(
-            task=target,
-            source=str(agent),
+            task=target.name,
+            source=str(agent) if isinstance(agent, Path) else type(agent).__name__,
             method=method.name,
             algo=cfg.algo.name,
             seed=cfg.seed,
             timesteps=model.num_timesteps if method.learns else 0,
             wall_seconds=time.perf_counter() - started,
-            shift=shift.changes(),
+            shift=target.changes,
             zero_shot=zero_shot,
             final=final,
             curve=monitoring.curve,
@@ -95,47 +105,67 @@ def run(cfg: DictConfig) -> TransferResult:
 
 
 def transfer(
-    env: str = "Ant-shifted",
+    env: str | Own = "Ant-shifted",
     method: str | Method | Mapping[str, Any] = "daft",
-    source: str | Path | None = None,
+    source: str | Path | BaseAlgorithm | None = None,
     total_timesteps: int | None = None,
     seed: int = 0,
     output_dir: str | Path | None = None,
     algo: str | None = None,
     shift: str | Mapping[str, Any] | None = None,
     overrides: list[str] | None = None,
+    source_env: Own | None = None,
 ) -> TransferResult:
     """Transfer one agent, from Python. The command line does the same with the same settings.
 
-    :param env: the target task, such as ``"HalfCheetah-shifted"``
+    :param env: the target task, such as ``"HalfCheetah-shifted"``; or your own environment, or a function that makes
+        one (needed to play several at once where it cannot be copied)
     :param method: a name in ``configs/method``, or settings of your own
-    :param source: an SB3 archive or the name of a shipped source; ``None`` takes the shipped one of task and algorithm
+    :param source: an SB3 archive, the name of a shipped source, or an agent, which is left as it is; ``None`` takes
+        the shipped one of task and algorithm
     :param total_timesteps: target steps; ``None`` keeps the default of ``configs/transfer.yaml``
     :param seed: of everything random
     :param output_dir: the run folder; ``None`` makes one under ``runs/``
-    :param algo: a name in ``configs/algo``; ``None`` takes the task's default
+    :param algo: a name in ``configs/algo``; ``None`` takes the agent's algorithm, or the task's default
     :param shift: a level's name or a mapping of fields; ``None`` keeps the task's default shift
     :param overrides: further settings as on the command line, ``["num_envs=4", "algo.settings.n_steps=64"]``
+    :param source_env: where the agent comes from, if ``env`` is an environment or a function; without it, returns on
+        the source are not measured
     :return: returns before and after, the learning curve, and the run folder
     :raises DaftError: something does not exist or does not fit
     """
     from omegaconf import open_dict
 
     named = method if isinstance(method, str) else "daft"
-    chosen = [] if algo is None else [f"algo={algo}"]
-    cfg = compose_config("transfer", [f"env={env}", f"method={named}", *chosen, *(overrides or [])])
+    chosen = [f"method={named}", *(overrides or [])]
+    agent = None if source is None or isinstance(source, str | Path) else source
+    domains = None
+    if isinstance(env, str):
+        chosen.append(f"env={env}")
+    else:
+        domains = own_domains(env, source_env)
+        chosen += ["env=gymnasium", f"env.id='{domains['target'].name}'"]
+        if source is None:
+            raise AgentError("For an environment of your own no source is shipped: pass source=...")
+    if agent is not None:
+        algo = algo or type(agent).__name__.lower()
+    elif source is not None:
+        chosen.append(f"agent.path='{source}'")
+    if algo is not None:
+        chosen.append(f"algo={algo}")
+    cfg = compose_config("transfer", chosen)
     if output_dir is None:
-        output_dir = Path("runs") / env / named / f"seed-{seed}" / time.strftime("%Y-%m-%d_%H-%M-%S")
+        name = domains["target"].name if domains else env
+        output_dir = Path("runs") / str(name) / named / f"seed-{seed}" / time.strftime("%Y-%m-%d_%H-%M-%S")
     with open_dict(cfg):
         cfg.seed, cfg.output_dir = seed, str(output_dir)
-        cfg.agent = None if source is None else str(source)
         if total_timesteps is not None:
             cfg.total_timesteps = total_timesteps
         if shift is not None:
             cfg.env.shift = shift if isinstance(shift, str) else dict(shift)
         if not isinstance(method, str):
             cfg.method = method.as_dict() if isinstance(method, Method) else dict(method)
-    return run(cfg)
+    return run(cfg, domains, agent)
 
 
 def main(cfg: DictConfig) -> None:

@@ -6,6 +6,7 @@ at the start of an update, right after it put the policy in training mode.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -70,14 +71,22 @@ class Tuner:
     :param model: any SB3 algorithm object with a known kind of policy. Its optimizers are replaced by fresh
         ones, since the source's moments belong to another loss
     :param method: the settings
+    :param head: see :class:`~daft_rl.anatomy.Anatomy`
+    :param critic: likewise
     :raises MethodError: the settings cannot be applied to this agent
     """
 
-    def __init__(self, model: BaseAlgorithm, method: Method) -> None:
+    def __init__(
+        self,
+        model: BaseAlgorithm,
+        method: Method,
+        head: Sequence[str] | None = None,
+        critic: Sequence[str] | None = None,
+    ) -> None:
         if isinstance(model, Tunable):
             raise MethodError(f"This {type(model).__name__} is tuned already: call detach() on its tuner first.")
         self.model, self.method = model, method
-        self.anatomy = Anatomy(model)
+        self.anatomy = Anatomy(model.policy, head, critic)
         self._check_minibatch()
         self._check_gradients()
         self._initialize_groups()

@@ -7,12 +7,12 @@ read one file. Simulators are imported when a task of theirs is made, not before
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,17 @@ import gymnasium as gym
 import yaml
 
 from daft_rl.envs.packages import check_installed
+from daft_rl.envs.registered import find_registered, load_object
 from daft_rl.envs.shift import Shift
 from daft_rl.errors import TaskError
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
-__all__ = ["Task", "get_task", "levels", "make", "make_vec", "read_shift", "register_tasks", "source_of", "task_names"]
+__all__ = [
+    *("Task", "get_task", "levels", "load_object", "make", "make_vec", "own_maker", "read_shift", "register_tasks"),
+    *("source_of", "task_names"),
+]
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SHIFTED = "-shifted"
@@ -40,10 +44,12 @@ class Task:
     """Callable that takes ``shift``, ``kwargs`` and ``render_mode``, and returns an environment."""
     shift_type: str
     """The simulator's dataclass of changes."""
-    max_episode_steps: int
+    max_episode_steps: int | None
     family: str
     """The simulator; its common levels stand under this name in ``configs/levels.yaml``."""
     kwargs: dict[str, Any] = field(default_factory=dict)
+    vec: str = "workers"
+    """How a batch of it runs best, see :func:`make_vec`."""
     package: str = "mujoco"
     """What must be installed."""
     has_cost: bool = False
@@ -56,6 +62,7 @@ def _mujoco(base: str) -> Task:
         shift_type="daft_rl.envs.mujoco:MujocoShift",
         max_episode_steps=1000,
         family="mujoco",
+        vec="threads",
         kwargs={"base": f"gymnasium.envs.mujoco.{base}"},
     )
 
@@ -83,6 +90,18 @@ def _safety(base: str) -> Task:
     )
 
 
+def _registered(id: str) -> Task:
+    return Task(
+        entry_point="daft_rl.envs.registered:make_registered",
+        shift_type="daft_rl.envs.registered:RegisteredShift",
+        max_episode_steps=find_registered(id).max_episode_steps,
+        family="gymnasium",
+        vec="dummy",  # what was registered in this process, a worker process does not know
+        package="gymnasium",
+        kwargs={"id": id},
+    )
+
+
 TASKS: dict[str, Task] = {
     "Ant": _mujoco("ant_v5:AntEnv"),
     "HalfCheetah": _mujoco("half_cheetah_v5:HalfCheetahEnv"),
@@ -93,12 +112,8 @@ TASKS: dict[str, Task] = {
 }
 SAFETY_ID = re.compile(r"Safety\w+-v\d+")
 """Ids of Safety-Gymnasium, any of which is a task too."""
-
-
-def load_object(path: str) -> Any:
-    """Import ``module:name``."""
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
+VERSION = re.compile(r"-v\d+$")
+"""What ends an id of Gymnasium."""
 
 
 def task_names() -> list[str]:
@@ -116,7 +131,8 @@ def unknown(kind: str, name: str, known: list[str]) -> TaskError:
 def get_task(name: str) -> Task:
     """The source task behind ``NAME`` or ``NAME-shifted``.
 
-    :param name: one of :func:`task_names`, or a single-agent id of Safety-Gymnasium (``SafetyCarPush1-v0``)
+    :param name: one of :func:`task_names`, a single-agent id of Safety-Gymnasium (``SafetyCarPush1-v0``), or any
+        other id of Gymnasium (``Pendulum-v1``, ``my_package:MyEnv-v0``)
     :raises TaskError: an unknown name
     """
     base = name.removesuffix(SHIFTED)
@@ -126,6 +142,8 @@ def get_task(name: str) -> Task:
         from daft_rl.envs.safety import get_blueprint
 
         return replace(_safety(name), max_episode_steps=get_blueprint(name).max_episode_steps)
+    if ":" in name or VERSION.search(name):
+        return _registered(name)
     raise unknown("task", name, task_names())
 
 
@@ -201,7 +219,10 @@ def make(
     :return: a Gymnasium environment with its time limit
     :raises TaskError: an unknown task, level or field, or an impossible value
     """
-    env = gym.make(register_task(name), shift=shift, render_mode=render_mode, disable_env_checker=True)
+    if get_task(name).family == "gymnasium":  # registered by somebody else
+        env = make_task(name, shift, render_mode)
+    else:
+        env = gym.make(register_task(name), shift=shift, render_mode=render_mode, disable_env_checker=True)
     if seed is not None:
         env.reset(seed=seed)
         env.action_space.seed(seed)
@@ -209,7 +230,7 @@ def make(
 
 
 def make_vec(
-    name: str,
+    env: str | Callable[[], gym.Env],
     num_envs: int = 8,
     seed: int | None = None,
     shift: Shift | Mapping[str, Any] | str | None = None,
@@ -217,23 +238,28 @@ def make_vec(
 ) -> VecEnv:
     """Make a batch of one task as an SB3 ``VecEnv``.
 
-    :param name: as in :func:`make`
+    :param env: a task's name as in :func:`make`, or a function that makes one environment of your own
     :param num_envs: how many environments step together
     :param seed: environment ``i`` starts from ``seed + i``
-    :param shift: as in :func:`make`
+    :param shift: as in :func:`make`; not for a function
     :param vec: ``"threads"`` (Gymnasium's MuJoCo tasks only: the physics in parallel, in this process), ``"workers"``
         (a process per core, which share the environments), ``"dummy"`` (one after the other), or ``"auto"``
-        (threads where they can, else workers); all give the same numbers
+        (threads for Gymnasium's MuJoCo tasks, workers for robosuite and Safety-Gymnasium, ``"dummy"`` for others);
+        all give the same numbers
     :raises TaskError: as :func:`make`, or an unknown ``vec``
     :raises WorkerError: an environment could not be made in a worker
     """
     from stable_baselines3.common.vec_env import DummyVecEnv  # imports torch: seconds
 
-    check_installed(get_task(name).package)  # errors here, not in a child process
-    shift = read_shift(name, shift)
+    if isinstance(env, str):
+        name, task = env, get_task(env)
+        check_installed(task.package)  # errors here, not in a child process
+        shift, best = read_shift(name, shift), task.vec
 
-    def make_one() -> gym.Env:
-        return make(name, shift=shift)
+        def make_one() -> gym.Env:
+            return make(name, shift=shift)
+    else:
+        make_one, best = env, "dummy"
 
     def threads() -> VecEnv:
         from daft_rl.envs.threads import ThreadedMujocoVecEnv
@@ -246,20 +272,47 @@ def make_vec(
         return WorkerVecEnv([make_one] * num_envs)
 
     engines: dict[str, Callable[[], VecEnv]] = {
-        "auto": threads if get_task(name).family == "mujoco" else workers,
         "threads": threads,
         "workers": workers,
         "dummy": lambda: DummyVecEnv([make_one] * num_envs),
     }
-    if vec not in engines:
-        raise unknown("vec", vec, list(engines))
+    if vec not in ("auto", *engines):
+        raise unknown("vec", vec, ["auto", *engines])
     if num_envs < 1:
         raise TaskError(f"num_envs must be at least 1, got {num_envs}.")
-    venv = engines[vec]()
+    venv = engines[best if vec == "auto" else vec]()
     if seed is not None:
         venv.seed(seed)
         venv.action_space.seed(seed)
     return venv
+
+
+def own_maker(env: gym.Env | Callable[[], gym.Env]) -> Callable[[], gym.Env]:
+    """A function that makes environments like the one given; a function is that already.
+
+    :param env: made anew by its ``spec`` where ``gymnasium.make`` made it, else copied
+    :raises TaskError: it is no environment, or cannot be copied
+    """
+    if not isinstance(env, gym.Env):
+        if callable(env):
+            return env
+        raise TaskError(f"Expected a Gymnasium environment or a function that makes one, got {type(env).__name__}.")
+
+    def again() -> gym.Env:
+        return gym.make(env.spec)  # type: ignore[arg-type]
+
+    def copied() -> gym.Env:
+        return copy.deepcopy(env)
+
+    for way in (again, copied):
+        try:
+            way().close()
+        except Exception:  # environments fail as they like; the other way may do
+            continue
+        return way
+    raise TaskError(
+        f"{env} cannot be made again nor copied: pass a function that makes one, such as `lambda: MyEnv()`."
+    )
 
 
 def register_task(name: str) -> str:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_contrib import TQC, TRPO, CrossQ
+from sb3_contrib import QRDQN, TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from daft_rl.agents import BatchNormExtractor
 from daft_rl.batchnorm import batchnorm_layers
@@ -24,7 +25,8 @@ torch.set_num_threads(1)
 
 EXTRACTOR = {"features_extractor_class": BatchNormExtractor, "features_extractor_kwargs": {"hidden": [16]}}
 ON_POLICY = {"PPO": PPO, "A2C": A2C, "TRPO": TRPO}
-OFF_POLICY = {"SAC": SAC, "TD3": TD3, "DDPG": DDPG, "TQC": TQC, "CrossQ": CrossQ, "DQN": DQN}
+OFF_POLICY = {"SAC": SAC, "TD3": TD3, "DDPG": DDPG, "TQC": TQC, "CrossQ": CrossQ, "DQN": DQN, "QRDQN": QRDQN}
+DISCRETE = ("DQN", "QRDQN")
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {**ON_POLICY, **OFF_POLICY}
 
 
@@ -54,7 +56,7 @@ def build(name: str, *, shared: bool = False, **settings: Any) -> BaseAlgorithm:
     cls = ALGORITHMS[name]
     off_policy = name in OFF_POLICY
     kwargs: dict[str, Any] = dict(EXTRACTOR)
-    if name == "DQN":
+    if name in DISCRETE:
         kwargs["net_arch"] = [16]
     elif off_policy:
         kwargs["net_arch"] = [16]
@@ -68,7 +70,9 @@ def build(name: str, *, shared: bool = False, **settings: Any) -> BaseAlgorithm:
         settings = {"buffer_size": 2000, "learning_starts": 20, "batch_size": 32} | settings
     else:
         settings = {"n_steps": 64} | ({"batch_size": 32} if name != "A2C" else {}) | settings
-    model = cls("MlpPolicy", PointMass(discrete=name == "DQN"), policy_kwargs=kwargs, seed=0, device="cpu", **settings)
+    model = cls(
+        "MlpPolicy", PointMass(discrete=name in DISCRETE), policy_kwargs=kwargs, seed=0, device="cpu", **settings
+    )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for layer in batchnorm_layers(model.policy).values():
@@ -77,7 +81,7 @@ def build(name: str, *, shared: bool = False, **settings: Any) -> BaseAlgorithm:
             if layer.weight is not None and layer.bias is not None:
                 layer.weight.copy_(torch.rand(layer.weight.shape, generator=generator) + 0.5)
                 layer.bias.copy_(torch.randn(layer.bias.shape, generator=generator))
-    for target in ("critic_target", "q_net_target", "actor_target"):
+    for target in ("critic_target", "q_net_target", "quantile_net_target", "actor_target"):
         if hasattr(model.policy, target):
             getattr(model.policy, target).load_state_dict(
                 getattr(model.policy, target.removesuffix("_target")).state_dict()
@@ -92,6 +96,23 @@ def data(model: BaseAlgorithm, size: int = 200) -> tuple[np.ndarray, np.ndarray]
     if isinstance(model.action_space, spaces.Discrete):
         return observations, rng.integers(0, 3, (size, 1))
     return observations, rng.uniform(-1, 1, (size, 2)).astype(np.float32)
+
+
+@torch.no_grad()
+def outputs(model: BaseAlgorithm, observations: Any, actions: torch.Tensor) -> list[torch.Tensor]:
+    """What every network of a policy computes, targets included, in evaluation mode."""
+    policy: Any = model.policy
+    policy.set_training_mode(False)
+    if isinstance(policy, ActorCriticPolicy):
+        return list(policy(observations, deterministic=True)[:2])
+    results = []
+    for name, network in policy.named_children():
+        arguments: tuple[Any, ...] = (observations, actions) if name.startswith("critic") else (observations,)
+        if name == "actor" and hasattr(network, "action_dist"):
+            arguments = (observations, True)  # deterministic
+        result = network(*arguments)
+        results += list(result) if isinstance(result, tuple) else [result]
+    return results
 
 
 @pytest.fixture(autouse=True)

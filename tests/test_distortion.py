@@ -9,24 +9,24 @@ from daft_rl.anatomy import Anatomy
 from daft_rl.distortion import Distortion, StatisticsDrift
 from daft_rl.methods import Method
 from daft_rl.tuning import Tuner
-from tests.conftest import ALGORITHMS, build, data
+from tests.conftest import ALGORITHMS, DISCRETE, build, data
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_nothing_has_moved_at_the_start(algorithm: str) -> None:
     model = build(algorithm)
-    distortion = Distortion(Anatomy(model), *data(model))
+    distortion = Distortion(Anatomy(model.policy), *data(model))
     for name, distances in distortion.measure().items():
         for key, value in distances.items():
             assert value == pytest.approx(1.0 if key == "cosine" else 0.0, abs=1e-5), (name, key)
-    roles = {"critic"} if algorithm == "DQN" else {"actor", "critic"}
+    roles = {"critic"} if algorithm in DISCRETE else {"actor", "critic"}
     assert set(distortion.summary()) == {f"{role}_{key}" for role in roles for key in ("cosine", "l2")}
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.policy.modules())
 
 
 def test_distances_are_those_of_the_features() -> None:
     model = build("PPO")
-    distortion = Distortion(Anatomy(model), *data(model))
+    distortion = Distortion(Anatomy(model.policy), *data(model))
     layer = model.policy.pi_features_extractor.net[2]
     with torch.no_grad():
         layer.weight.mul_(2.0)

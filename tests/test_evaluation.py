@@ -11,7 +11,7 @@ import torch
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from daft_rl.evaluation import evaluate, visit
-from tests.conftest import ALGORITHMS, PointMass, build
+from tests.conftest import ALGORITHMS, DISCRETE, ON_POLICY, PointMass, build
 
 
 class CountDown(gym.Wrapper):
@@ -55,12 +55,12 @@ def test_the_agent_is_left_alone(algorithm: str) -> None:
     model = build(algorithm)
     before = {name: value.clone() for name, value in model.policy.state_dict().items()}
     generator = torch.get_rng_state()
-    venv = DummyVecEnv([lambda: PointMass(discrete=algorithm == "DQN")])
+    venv = DummyVecEnv([lambda: PointMass(discrete=algorithm in DISCRETE)])
     first = evaluate(model, venv, episodes=2, seed=5)
     assert torch.equal(generator, torch.get_rng_state())
     observations, actions = visit(model, venv, steps=30, seed=1)
     assert len(observations) == len(actions) == 30
-    if algorithm not in ("DQN", "PPO", "A2C", "TRPO"):
+    if algorithm not in (*DISCRETE, *ON_POLICY):
         assert np.abs(actions).max() <= 1.0, "scaled as in a replay buffer"
     assert all(torch.equal(value, before[name]) for name, value in model.policy.state_dict().items())
     assert first == evaluate(model, venv, episodes=2, seed=5)

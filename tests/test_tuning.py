@@ -16,7 +16,7 @@ from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.errors import AgentError, MethodError
 from daft_rl.methods import GROUPS, Group, Method
 from daft_rl.tuning import Reconversion, Tuner
-from tests.conftest import ALGORITHMS, ON_POLICY, build, data
+from tests.conftest import ALGORITHMS, DISCRETE, build, data, outputs
 
 EVERY = pytest.mark.parametrize("algorithm", ALGORITHMS)
 WITH_RATES = pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "TRPO"])
@@ -47,13 +47,13 @@ def state(model: BaseAlgorithm) -> dict[str, torch.Tensor]:
 @EVERY
 def test_every_parameter_has_one_group(algorithm: str) -> None:
     model = build(algorithm)
-    anatomy = Anatomy(model)
+    anatomy = Anatomy(model.policy)
     online = {id(p) for name, p in model.policy.named_parameters() if "_target" not in name}
     grouped = [id(p) for group in anatomy.groups.values() for p in group.values()]
     assert sorted(grouped) == sorted(online)
     assert anatomy.groups["critic_head"]
     assert anatomy.groups["critic_encoder"]
-    assert bool(anatomy.groups["actor_head"]) == (algorithm != "DQN")
+    assert bool(anatomy.groups["actor_head"]) == (algorithm not in DISCRETE)
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_every_parameter_has_one_group(algorithm: str) -> None:
     ],
 )
 def test_heads_are_the_last_linear_layers(algorithm: str, head: set[str]) -> None:
-    anatomy = Anatomy(build(algorithm))
+    anatomy = Anatomy(build(algorithm).policy)
     assert {*anatomy.groups["actor_head"], *anatomy.groups["critic_head"]} == head
 
 
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
 def test_shared_extractor_belongs_to_the_actor(algorithm: str) -> None:
-    anatomy = Anatomy(build(algorithm, shared=True))
+    anatomy = Anatomy(build(algorithm, shared=True).policy)
     assert any("features_extractor" in name for name in anatomy.groups["actor_encoder"])
     assert not any("features_extractor" in name for name in anatomy.groups["critic_encoder"])
 
@@ -98,7 +98,7 @@ def test_learning_rates_in_the_optimizers_are_the_intended_ones(algorithm: str) 
     for progress, name, rate in recorder.seen:
         base = 1e-3 * (2 - progress)
         assert rate == pytest.approx(base * method.groups[name].rate(progress), abs=1e-12)
-    expected = set(GROUPS) - ({"actor_encoder", "actor_head"} if algorithm == "DQN" else set())
+    expected = set(GROUPS) - ({"actor_encoder", "actor_head"} if algorithm in DISCRETE else set())
     assert {name for _, name, _ in recorder.seen} == expected
 
 
@@ -165,29 +165,11 @@ def test_conversion_keeps_every_network(algorithm: str, shared: bool) -> None:
         with torch.no_grad():  # a target network lags behind: it has a function of its own
             for parameter in model.policy.critic_target.parameters():
                 parameter.mul_(1.1)
-    anatomy = Anatomy(model)
     observations, actions = data(model)
-    tensors = [(o, a) for o, a in anatomy.batches(observations, actions)]
-
-    def outputs() -> list[torch.Tensor]:
-        model.policy.set_training_mode(False)
-        obs, act = tensors[0]
-        policy: Any = model.policy
-        with torch.no_grad():
-            if algorithm in ON_POLICY:
-                return list(policy(obs, deterministic=True)[:2])
-            if algorithm == "DQN":
-                return [policy.q_net(obs), policy.q_net_target(obs)]
-            networks = [policy.actor(obs, True) if algorithm in ("SAC", "TQC", "CrossQ") else policy.actor(obs)]
-            for name in ("critic", "critic_target"):
-                if hasattr(policy, name):
-                    result = getattr(policy, name)(obs, act)
-                    networks += list(result) if isinstance(result, tuple) else [result]
-            return networks
-
-    before = outputs()
+    obs, act = next(Anatomy(model.policy).batches(observations, actions))
+    before = outputs(model, obs, act)
     Tuner(model, Method(name="mine", conversion="once")).convert(observations, actions)
-    for old, new in zip(before, outputs(), strict=True):
+    for old, new in zip(before, outputs(model, obs, act), strict=True):
         assert float((old - new).norm() / old.norm()) < 1e-5
     layers = batchnorm_layers(model.policy)
     first = next(layer for name, layer in layers.items() if "_target" not in name)
@@ -327,4 +309,4 @@ def test_unknown_policies_are_refused() -> None:
     model = build("PPO")
     model.policy = torch.nn.Linear(1, 1)  # type: ignore[assignment]
     with pytest.raises(AgentError, match="ActorCriticPolicy"):
-        Anatomy(model)
+        Anatomy(model.policy)

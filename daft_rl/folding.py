@@ -1,0 +1,110 @@
+"""``VecNormalize`` statistics written into the layers that read observations, so that no wrapper is needed."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import Tensor, nn
+
+from daft_rl.anatomy import Anatomy
+from daft_rl.batchnorm import BatchNormLayer, batchnorm_layers, evaluation_mode
+from daft_rl.errors import AgentError
+
+__all__ = ["fold_normalization"]
+
+
+@torch.no_grad()
+def fold_normalization(model: BaseAlgorithm) -> list[str]:
+    """Let the policy take raw observations, in place: it computes what it did for normalized ones.
+
+    The statistics go into the first linear layers, or into the BatchNorm layer on the observation, of every network
+    and its target. Clipping is lost: an entry further than ``clip_obs`` standard deviations away now counts in
+    full. Rewards are still scaled by the wrapper if they were; a wrapper that would do nothing is removed.
+
+    :param model: whose environment has a ``VecNormalize``
+    :return: names of the layers that were changed
+    :raises AgentError: observations are no vectors, or something else than such layers reads them
+    """
+    normalizer = model.get_vec_normalize_env()
+    if normalizer is None or not normalizer.norm_obs:
+        return []
+    statistics: Any = normalizer.obs_rms
+    if isinstance(statistics, dict) or len(normalizer.observation_space.shape or ()) != 1:
+        raise AgentError(
+            f"agent.normalize=fold needs observation vectors, got {normalizer.observation_space}. Use frozen."
+        )
+    mean = torch.as_tensor(statistics.mean, device=model.device)
+    std = torch.as_tensor(np.sqrt(statistics.var + normalizer.epsilon), device=model.device)
+    policy: Any = model.policy
+    layers = batchnorm_layers(policy)
+    first = _first_layers(Anatomy(policy), len(mean))
+    for name in first:
+        if name in layers:
+            _fold_into_batchnorm(layers[name], mean, std)
+        else:
+            _fold_into_linear(name, policy.get_submodule(name), mean, std)
+    warnings.warn(
+        f"agent.normalize=fold: observations are no longer clipped at {normalizer.clip_obs:g} standard deviations.",
+        stacklevel=2,
+    )
+    normalizer.norm_obs = False
+    if not normalizer.norm_reward:
+        assert model.env is not None
+        model.env = normalizer.venv
+        model._vec_normalize_env = None
+    return first
+
+
+def _first_layers(anatomy: Anatomy, size: int) -> list[str]:
+    """Linear and BatchNorm layers whose input begins with the observation, with their twins in target networks."""
+    policy = anatomy.policy
+    probe = torch.randn(7, size, device=policy.device)
+    layers = batchnorm_layers(policy)
+    reading: list[str] = []
+    handles = []
+    for name, module in policy.named_modules():
+        if (isinstance(module, nn.Linear) or name in layers) and not anatomy.is_target(name):
+
+            def look(_: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
+                if args[0].shape[0] == 7 and torch.equal(args[0][:, :size], probe):
+                    reading.append(name)
+
+            handles.append(module.register_forward_pre_hook(look))
+    try:
+        with evaluation_mode(policy):
+            anatomy.forward(probe)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not reading:
+        raise AgentError("agent.normalize=fold: no linear or BatchNorm layer reads the observation first. Use frozen.")
+    found = dict.fromkeys(reading)
+    for target, online in anatomy.kind.targets.items():
+        for name in reading:
+            if name.startswith(online + "."):
+                found[target + name[len(online) :]] = None
+    unique = {id(policy.get_submodule(name)): name for name in found}  # a shared extractor has several names
+    return list(unique.values())
+
+
+def _fold_into_linear(name: str, layer: nn.Linear, mean: Tensor, std: Tensor) -> None:
+    if layer.bias is None:
+        raise AgentError(f"agent.normalize=fold: layer '{name}' has no bias that could absorb the mean. Use frozen.")
+    columns = layer.weight[:, : len(mean)].double() / std
+    layer.bias.copy_(layer.bias.double() - columns @ mean)
+    layer.weight[:, : len(mean)] = columns.to(layer.weight.dtype)
+
+
+def _fold_into_batchnorm(layer: BatchNormLayer, mean: Tensor, std: Tensor) -> None:
+    """The statistics become those of raw observations; the scale makes up for ``eps``."""
+    old = layer.var.double()
+    var = (old * std.square()).to(layer.var.dtype)
+    if layer.weight is not None:
+        scale = ((var.double() + layer.eps) / (old + layer.eps)).sqrt() / std
+        layer.weight.mul_(scale.to(layer.weight.dtype))
+    layer.mean.copy_(mean + std * layer.mean.double())
+    layer.var.copy_(var)

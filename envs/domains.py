@@ -1,0 +1,81 @@
+"""The two domains of a transfer: where the policy comes from, and where it is to act."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+
+from daft_rl.envs.packages import check_installed
+from daft_rl.envs.shift import Shift
+from daft_rl.envs.tasks import get_task, make, make_vec, own_maker, read_shift, source_of
+from daft_rl.errors import TaskError
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
+
+__all__ = ["Domain", "Own", "own_domains", "read_domains"]
+
+Own = gym.Env | Callable[[], gym.Env]
+"""An environment of the user's, or a function that makes one."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A task with its shift, or the user's own environment."""
+
+    name: str
+    shift: Shift | None = None
+    maker: Callable[[], gym.Env] | None = None
+    """Makes the user's own environment; ``None`` for a task."""
+
+    @property
+    def has_cost(self) -> bool:
+        """Whether episodes report ``episode_cost``."""
+        return self.maker is None and get_task(self.name).has_cost
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The fields of the shift that change something."""
+        return {} if self.shift is None else self.shift.changes()
+
+    def make(self, render_mode: str | None = None) -> gym.Env:
+        """One environment. The user's own decide themselves how they render."""
+        return make(self.name, self.shift, render_mode=render_mode) if self.maker is None else self.maker()
+
+    def make_vec(self, num_envs: int, vec: str) -> VecEnv:
+        """A batch; see :func:`daft_rl.envs.make_vec`."""
+        return make_vec(self.maker or self.name, num_envs=num_envs, shift=self.shift, vec=vec)
+
+
+def read_domains(env: Mapping[str, Any]) -> dict[str, Domain]:
+    """``target`` and ``source``, as the configuration says.
+
+    :param env: ``name``; ``shift`` of the target; ``source_shift``, by default none
+    :raises TaskError: an unknown task or field, an impossible value, or a simulator that is not installed
+    """
+    target, source = env["name"], source_of(env["name"])
+    check_installed(get_task(target).package)
+    return {
+        "target": Domain(target, read_shift(target, env["shift"])),
+        "source": Domain(source, read_shift(source, env.get("source_shift") or {})),
+    }
+
+
+def own_domains(target: Own, source: Own | None) -> dict[str, Domain]:
+    """``target``, and ``source`` if there is one, from environments of the user's.
+
+    :raises TaskError: they are no environments, or cannot be copied
+    """
+    given = {"target": target} if source is None else {"target": target, "source": source}
+    if any(isinstance(env, str) for env in given.values()):
+        raise TaskError("Of env and source_env, either both are names in the configuration or none is.")
+    return {role: Domain(_name(env), maker=own_maker(env)) for role, env in given.items()}
+
+
+def _name(env: Own) -> str:
+    if isinstance(env, gym.Env):
+        return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+    return getattr(env, "__name__", type(env).__name__)
