@@ -67,6 +67,9 @@ def adapt_state(
         kept_old, kept_new = [], []
         for sizes in zip(old.shape, fresh.shape, strict=True):
             pieces = [sizes] if sizes[0] == sizes[1] else parts.get(sizes)
+            rest = sizes[0] - action[0], sizes[1] - action[1]
+            if pieces is None and rest[0] == rest[1] > 0:  # a critic's layer takes features and action
+                pieces = [rest, action]
             if pieces is None:
                 raise AgentError(f"adapt_spaces: '{name}' has shape {tuple(old.shape)}, now {tuple(fresh.shape)}.")
             starts = np.cumsum([(0, 0), *pieces], axis=0)

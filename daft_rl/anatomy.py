@@ -25,7 +25,7 @@ from daft_rl.batchnorm import Moments, Statistics, apply_statistics, batchnorm_l
 from daft_rl.errors import AgentError
 from daft_rl.methods import GROUPS
 
-__all__ = ["Anatomy"]
+__all__ = ["Anatomy", "Networks"]
 
 LAST = "<last>"
 
@@ -126,95 +126,28 @@ def _last_linears(policy: nn.Module) -> dict[str, str]:
     return found
 
 
-class Anatomy:
-    """Encoder, head and targets of one policy.
-
-    What the patterns above do not know, or know wrongly, a user's own patterns over parameter names decide
-    (``"action_net.*"``, shell-style wildcards): each answers one question, is it head or encoder, is it the
-    critic's or the actor's.
+class Networks:
+    """The networks of one policy: how data reaches them, which are targets of which, where their optimizers are.
 
     :param policy: of a known kind
-    :param head: patterns of the heads; everything else is encoder then
-    :param critic: patterns of the critic; everything else is the actor's then
-    :raises AgentError: an unknown kind of policy, a parameter that belongs nowhere, a pattern that fits nothing,
-        or no head at all
+    :raises AgentError: an unknown kind of policy
     """
 
-    def __init__(
-        self, policy: BasePolicy, head: Sequence[str] | None = None, critic: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, policy: BasePolicy) -> None:
         self.policy = policy
         kind = next((kind for cls, kind in KINDS.items() if isinstance(policy, cls)), None)
         if kind is None:
             known = ", ".join(cls.__name__ for cls in KINDS)
             raise AgentError(f"Unknown kind of policy {type(policy).__name__}. Known are {known} and their kin.")
         self.kind = kind
-        self._patterns = {"head": head, "critic": critic}
-        self._last = _last_linears(policy)
-        self.groups: dict[str, dict[str, nn.Parameter]] = {name: {} for name in GROUPS}
-        for name, parameter in policy.named_parameters():
-            if not self.is_target(name):
-                self.groups[self.group_of(name)][name] = parameter
-        self._check()
-
-    def _check(self) -> None:
-        names = [name for group in self.groups.values() for name in group]
-        for key, patterns in self._patterns.items():
-            for pattern in patterns or ():
-                if not any(fnmatchcase(name, pattern) for name in names):
-                    raise AgentError(f"agent.{key}: no parameter fits '{pattern}'. What exists: {', '.join(names)}.")
-        if not any(self.groups[f"{role}_head"] for role in ("actor", "critic")):
-            raise AgentError(
-                f"No parameter of {type(self.policy).__name__} is known as its head. Name them by patterns, like "
-                f"agent.head=['action_net.*']. What exists: {', '.join(names)}."
-            )
 
     def is_target(self, name: str) -> bool:
         """Whether a parameter or a module belongs to a target network."""
         return name.partition(".")[0] in self.kind.targets
 
-    def group_of(self, name: str) -> str:
-        """The group of a parameter, or of a module with a dot behind its name."""
-        known = self._known_group(name)
-        matches = {
-            key: None if patterns is None else any(fnmatchcase(name, pattern) for pattern in patterns)
-            for key, patterns in self._patterns.items()
-        }
-        if known is None and matches["head"] is None:
-            raise AgentError(
-                f"Parameter '{name}' of {type(self.policy).__name__} is neither encoder nor head: known are "
-                f"{self.kind.patterns}. Name the heads by patterns, like agent.head=['action_net.*'], and what is the "
-                "critic's, like agent.critic=['value_net.*']."
-            )
-        role, part = (known or "actor_encoder").split("_")
-        if matches["critic"] is not None:
-            role = "critic" if matches["critic"] else "actor"
-        if matches["head"] is not None:
-            part = "head" if matches["head"] else "encoder"
-        return f"{role}_{part}"
-
-    def _known_group(self, name: str) -> str | None:
-        for layer, alias in self._last.items():
-            if name.startswith(layer + "."):
-                name = alias + name[len(layer) :]
-        for group, patterns in self.kind.patterns.items():
-            if any(fnmatchcase(name, pattern) for pattern in patterns):
-                return group
-        return None
-
     def batchnorm_modules(self) -> dict[str, nn.Module]:
         """Every BatchNorm layer of the online networks, by name."""
         return {name: layer.module for name, layer in batchnorm_layers(self.policy).items() if not self.is_target(name)}
-
-    def heads(self) -> dict[str, nn.Module]:
-        """The linear layers that end the networks, by name, without those of target networks."""
-        return {
-            name: module
-            for name, module in self.policy.named_modules()
-            if isinstance(module, nn.Linear)
-            and not self.is_target(name)
-            and self.group_of(name + ".").endswith("_head")
-        }
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Where each optimizer lives -> the optimizer. The entropy coefficient's is not among them."""
@@ -284,3 +217,81 @@ class Anatomy:
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.as_tensor(array, device=self.policy.device)
+
+
+class Anatomy(Networks):
+    """Encoder and head of the networks of one policy.
+
+    What the patterns above do not know, or know wrongly, a user's own patterns over parameter names decide
+    (``"action_net.*"``, shell-style wildcards): each answers one question, is it head or encoder, is it the
+    critic's or the actor's.
+
+    :param policy: of a known kind
+    :param head: patterns of the heads; everything else is encoder then
+    :param critic: patterns of the critic; everything else is the actor's then
+    :raises AgentError: an unknown kind of policy, a parameter that belongs nowhere, a pattern that fits nothing,
+        or no head at all
+    """
+
+    def __init__(
+        self, policy: BasePolicy, head: Sequence[str] | None = None, critic: Sequence[str] | None = None
+    ) -> None:
+        super().__init__(policy)
+        self._patterns = {"head": head, "critic": critic}
+        self._last = _last_linears(policy)
+        self.groups: dict[str, dict[str, nn.Parameter]] = {name: {} for name in GROUPS}
+        for name, parameter in policy.named_parameters():
+            if not self.is_target(name):
+                self.groups[self.group_of(name)][name] = parameter
+        self._check()
+
+    def _check(self) -> None:
+        names = [name for group in self.groups.values() for name in group]
+        for key, patterns in self._patterns.items():
+            for pattern in patterns or ():
+                if not any(fnmatchcase(name, pattern) for name in names):
+                    raise AgentError(f"agent.{key}: no parameter fits '{pattern}'. What exists: {', '.join(names)}.")
+        if not any(self.groups[f"{role}_head"] for role in ("actor", "critic")):
+            raise AgentError(
+                f"No parameter of {type(self.policy).__name__} is known as its head. Name them by patterns, like "
+                f"agent.head=['action_net.*']. What exists: {', '.join(names)}."
+            )
+
+    def group_of(self, name: str) -> str:
+        """The group of a parameter, or of a module with a dot behind its name."""
+        known = self._known_group(name)
+        matches = {
+            key: None if patterns is None else any(fnmatchcase(name, pattern) for pattern in patterns)
+            for key, patterns in self._patterns.items()
+        }
+        if known is None and matches["head"] is None:
+            raise AgentError(
+                f"Parameter '{name}' of {type(self.policy).__name__} is neither encoder nor head: known are "
+                f"{self.kind.patterns}. Name the heads by patterns, like agent.head=['action_net.*'], and what is the "
+                "critic's, like agent.critic=['value_net.*']."
+            )
+        role, part = (known or "actor_encoder").split("_")
+        if matches["critic"] is not None:
+            role = "critic" if matches["critic"] else "actor"
+        if matches["head"] is not None:
+            part = "head" if matches["head"] else "encoder"
+        return f"{role}_{part}"
+
+    def _known_group(self, name: str) -> str | None:
+        for layer, alias in self._last.items():
+            if name.startswith(layer + "."):
+                name = alias + name[len(layer) :]
+        for group, patterns in self.kind.patterns.items():
+            if any(fnmatchcase(name, pattern) for pattern in patterns):
+                return group
+        return None
+
+    def heads(self) -> dict[str, nn.Module]:
+        """The linear layers that end the networks, by name, without those of target networks."""
+        return {
+            name: module
+            for name, module in self.policy.named_modules()
+            if isinstance(module, nn.Linear)
+            and not self.is_target(name)
+            and self.group_of(name + ".").endswith("_head")
+        }

@@ -183,6 +183,8 @@ def _find_spaces(contents: ArchiveContents, venv: VecEnv | None, adapt: bool) ->
         if actual is None:
             reason = contents.unreadable[f"{what}_space"]
             raise AgentError(f"{contents.path} does not tell its {what} space: {reason}. Pass env=... that has it.")
+        if adapt:
+            check_adaptable(what, stored, actual)
         fits = venv is None or stored is None or not differs(stored, actual, bounds_matter=what == "action")
         if stored is not None and not fits and not adapt:
             raise AgentError(

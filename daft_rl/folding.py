@@ -10,7 +10,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 
-from daft_rl.anatomy import Anatomy
+from daft_rl.anatomy import Networks
 from daft_rl.batchnorm import BatchNormLayer, batchnorm_layers, evaluation_mode
 from daft_rl.errors import AgentError
 
@@ -41,7 +41,7 @@ def fold_normalization(model: BaseAlgorithm) -> list[str]:
     std = torch.as_tensor(np.sqrt(statistics.var + normalizer.epsilon), device=model.device)
     policy: Any = model.policy
     layers = batchnorm_layers(policy)
-    first = _first_layers(Anatomy(policy), len(mean))
+    first = _first_layers(Networks(policy), len(mean))
     for name in first:
         if name in layers:
             _fold_into_batchnorm(layers[name], mean, std)
@@ -59,15 +59,15 @@ def fold_normalization(model: BaseAlgorithm) -> list[str]:
     return first
 
 
-def _first_layers(anatomy: Anatomy, size: int) -> list[str]:
+def _first_layers(networks: Networks, size: int) -> list[str]:
     """Linear and BatchNorm layers whose input begins with the observation, with their twins in target networks."""
-    policy = anatomy.policy
+    policy = networks.policy
     probe = torch.randn(7, size, device=policy.device)
     layers = batchnorm_layers(policy)
     reading: list[str] = []
     handles = []
     for name, module in policy.named_modules():
-        if (isinstance(module, nn.Linear) or name in layers) and not anatomy.is_target(name):
+        if (isinstance(module, nn.Linear) or name in layers) and not networks.is_target(name):
 
             def look(_: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
                 if args[0].shape[0] == 7 and torch.equal(args[0][:, :size], probe):
@@ -76,14 +76,14 @@ def _first_layers(anatomy: Anatomy, size: int) -> list[str]:
             handles.append(module.register_forward_pre_hook(look))
     try:
         with evaluation_mode(policy):
-            anatomy.forward(probe)
+            networks.forward(probe)
     finally:
         for handle in handles:
             handle.remove()
     if not reading:
         raise AgentError("agent.normalize=fold: no linear or BatchNorm layer reads the observation first. Use frozen.")
     found = dict.fromkeys(reading)
-    for target, online in anatomy.kind.targets.items():
+    for target, online in networks.kind.targets.items():
         for name in reading:
             if name.startswith(online + "."):
                 found[target + name[len(online) :]] = None
@@ -101,10 +101,11 @@ def _fold_into_linear(name: str, layer: nn.Linear, mean: Tensor, std: Tensor) ->
 
 def _fold_into_batchnorm(layer: BatchNormLayer, mean: Tensor, std: Tensor) -> None:
     """The statistics become those of raw observations; the scale makes up for ``eps``."""
-    old = layer.var.double()
+    own = slice(len(mean))  # a critic's layer may go on with the action
+    old = layer.var[own].double()
     var = (old * std.square()).to(layer.var.dtype)
     if layer.weight is not None:
         scale = ((var.double() + layer.eps) / (old + layer.eps)).sqrt() / std
-        layer.weight.mul_(scale.to(layer.weight.dtype))
-    layer.mean.copy_(mean + std * layer.mean.double())
-    layer.var.copy_(var)
+        layer.weight[own] *= scale.to(layer.weight.dtype)
+    layer.mean[own] = (mean + std * layer.mean[own].double()).to(layer.mean.dtype)
+    layer.var[own] = var

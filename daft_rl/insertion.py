@@ -15,7 +15,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import get_parameters_by_name
 
 from daft_rl.agents.policies import add_batchnorm, with_batchnorm
-from daft_rl.anatomy import Anatomy
+from daft_rl.anatomy import Networks
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.errors import AgentError
 from daft_rl.methods import Method
@@ -55,7 +55,7 @@ def insert_batchnorm(agent: BaseAlgorithm | BasePolicy, batches: Iterable[Any], 
     :raises BatchNormError: ``batches`` is empty. The layers are there then, as the identity, with no statistics
     """
     policy: Any = agent.policy if isinstance(agent, BaseAlgorithm) else agent
-    before = set(Anatomy(policy).batchnorm_modules())
+    before = set(Networks(policy).batchnorm_modules())
     if not add_batchnorm(policy, on_input):
         raise AgentError(
             f"{type(policy).__name__} has no place for BatchNorm: no torch.nn activation follows a linear or "
@@ -66,34 +66,34 @@ def insert_batchnorm(agent: BaseAlgorithm | BasePolicy, batches: Iterable[Any], 
     policy.__class__ = with_batchnorm(kind)
     policy.to(policy.device)
     policy.batchnorm_on_input = on_input or getattr(policy, "batchnorm_on_input", False)
-    anatomy = Anatomy(policy)
-    _extend_optimizers(anatomy)
+    networks = Networks(policy)
+    _extend_optimizers(networks)
     if isinstance(agent, BaseAlgorithm):
         agent.policy_class = type(policy)
         if on_input:
             agent.policy_kwargs = {**agent.policy_kwargs, "batchnorm_on_input": True}
-        for listed, network in anatomy.kind.statistics.items():
+        for listed, network in networks.kind.statistics.items():
             setattr(agent, listed, get_parameters_by_name(policy.get_submodule(network), ["running_"]))
-    new = [name for name in anatomy.batchnorm_modules() if name not in before]
-    measured = anatomy.measure(batches)
-    anatomy.apply({name: measured[name] for name in new if name in measured})
+    new = [name for name in networks.batchnorm_modules() if name not in before]
+    measured = networks.measure(batches)
+    networks.apply({name: measured[name] for name in new if name in measured})
     return new
 
 
-def _extend_optimizers(anatomy: Anatomy) -> None:
+def _extend_optimizers(networks: Networks) -> None:
     """Give the new parameters to the optimizer of their network, in the order that SB3 would."""
-    owned = {id(p) for optimizer in anatomy.optimizers().values() for g in optimizer.param_groups for p in g["params"]}
-    for path, optimizer in anatomy.optimizers().items():
+    owned = {id(p) for optimizer in networks.optimizers().values() for g in optimizer.param_groups for p in g["params"]}
+    for path, optimizer in networks.optimizers().items():
         own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         network = path.rpartition(".")[0]
         parameters = [
             parameter
-            for name, parameter in anatomy.policy.named_parameters()
-            if not anatomy.is_target(name)
+            for name, parameter in networks.policy.named_parameters()
+            if not networks.is_target(name)
             and name.startswith(network)
             and (id(parameter) in own or id(parameter) not in owned)
         ]
         owned |= {id(parameter) for parameter in parameters}
         fresh = type(optimizer)(parameters, **optimizer.defaults)
         fresh.state.update(optimizer.state)
-        anatomy.set_optimizer(path, fresh)
+        networks.set_optimizer(path, fresh)

@@ -55,7 +55,7 @@ def _fetch(address: str) -> Path:
     except Exception as error:  # the hub's own, those of three HTTP libraries, the system's
         reason = " ".join(str(error).split())[:300]
         raise AgentError(
-            f"agent={address}: cannot be fetched from the hub, and is not in its cache here: {reason}"
+            f"agent={address}: it can neither be fetched from the hub nor is it in the hub's cache here: {reason}"
         ) from error
     archive = Path(folder) / file
     if not archive.is_file():

@@ -45,7 +45,7 @@ def run(
     agent = agent or find_agent(domains["source"].name, cfg.algo.name, cfg.agent.path)
 
     # PyTorch takes seconds to import: what is wrong above is told before
-    from daft_rl.anatomy import Anatomy
+    from daft_rl.anatomy import Networks
     from daft_rl.distortion import Distortion, StatisticsDrift
     from daft_rl.evaluation import evaluate, visit
     from daft_rl.insertion import insert_batchnorm, wants_batchnorm
@@ -66,7 +66,7 @@ def run(
         zero_shot = returns()
         visited = visit(model, training, cfg.calibration.steps, cfg.seed + 1)
         if wants_batchnorm(model, method, cfg.agent.insert_batchnorm):
-            insert_batchnorm(model, Anatomy(model.policy).batches(*visited))
+            insert_batchnorm(model, Networks(model.policy).batches(*visited))
 
         drift = StatisticsDrift(model.policy)
         tuner = Tuner(model, method, cfg.agent.head, cfg.agent.critic)

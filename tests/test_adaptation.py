@@ -1,0 +1,123 @@
+"""Targets with longer or shorter observations and actions: what fits is kept, the rest is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from daft_rl import load_agent
+from daft_rl.errors import AgentError
+from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, build
+
+
+class Sized(gym.Env):
+    """Any number of observations and actions; nothing happens."""
+
+    def __init__(self, observations: int, actions: int, discrete: bool = False) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (observations,))
+        self.action_space = spaces.Discrete(actions) if discrete else spaces.Box(-2.0, 2.0, (actions,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return self.np_random.normal(size=self.observation_space.shape).astype(np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return self.np_random.normal(size=self.observation_space.shape).astype(np.float32), 0.0, False, False, {}
+
+
+@pytest.fixture(params=[name for name in ALGORITHMS if name not in DISCRETE])
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """An agent for 3 observations and 2 actions."""
+    build(request.param).save(tmp_path / "agent.zip")
+    return tmp_path / "agent.zip"
+
+
+def test_other_sizes_are_refused_with_both_shapes(archive: Path) -> None:
+    with pytest.raises(AgentError, match=r"shape \(3,\).*shape \(5,\).*adapt_spaces"):
+        load_agent(archive, env=Sized(5, 2))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("observations", [2, 3, 5])
+def test_longer_and_shorter_observations(archive: Path, observations: int) -> None:
+    """Where the new entries' weights are zero, the policy computes what it did."""
+    old, new = load_agent(archive), load_agent(archive, env=Sized(observations, 2), adapt_spaces=True)
+    before, after = old.policy.state_dict(), new.policy.state_dict()
+    common = min(3, observations)
+    for name, tensor in after.items():
+        if tensor.shape == before[name].shape:
+            assert torch.equal(tensor, before[name])
+    entries = torch.randn(20, max(3, observations))
+    if observations > 3:
+        with torch.no_grad():
+            for name, tensor in after.items():
+                if tensor.ndim == 2 and tensor.shape != before[name].shape:
+                    tensor[:, 3:observations] = 0.0
+    else:
+        with torch.no_grad():
+            for name, tensor in before.items():
+                if tensor.ndim == 2 and tensor.shape != after[name].shape:
+                    tensor[:, observations:3] = 0.0
+    expected = old.predict(entries[:, :3].numpy(), deterministic=True)[0]
+    np.testing.assert_allclose(
+        new.predict(entries[:, :observations].numpy(), deterministic=True)[0], expected, rtol=1e-4, atol=1e-5
+    )
+    assert common == min(3, observations)
+    new.learn(64)
+
+
+def test_a_critic_keeps_its_columns_of_observation_and_action(tmp_path: Path) -> None:
+    build("SAC").save(tmp_path / "agent.zip")
+    with pytest.warns(UserWarning, match=r"critic\.qf0\.0\.weight") as warned:
+        new = load_agent(tmp_path / "agent.zip", env=Sized(3, 4), adapt_spaces=True)
+    assert any("actor.mu.weight (2, 16) -> (4, 16)" in str(warning.message) for warning in warned)
+    old = load_agent(tmp_path / "agent.zip")
+    before: Any = old.policy.critic.qf0[0].weight  # type: ignore[union-attr]
+    after: Any = new.policy.critic.qf0[0].weight  # type: ignore[union-attr]
+    features = before.shape[1] - 2
+    assert torch.equal(after[:, : features + 2], before)
+
+
+def test_discrete_choices(tmp_path: Path) -> None:
+    build("DQN").save(tmp_path / "agent.zip")
+    with pytest.warns(UserWarning, match="start at random"):
+        new = load_agent(tmp_path / "agent.zip", env=Sized(3, 5, discrete=True), adapt_spaces=True)
+    assert new.policy.q_net.q_net[-1].out_features == 5  # type: ignore[union-attr]
+
+
+def test_ambiguous_changes_are_refused(tmp_path: Path) -> None:
+    ALGORITHMS["SAC"]("MlpPolicy", Sized(3, 2), policy_kwargs={"net_arch": [8]}).save(tmp_path / "agent.zip")
+    with pytest.raises(AgentError, match="one at a time"):
+        load_agent(tmp_path / "agent.zip", env=Sized(2, 3), adapt_spaces=True)
+
+
+def test_images_are_refused(tmp_path: Path) -> None:
+    build("PPO").save(tmp_path / "agent.zip")
+    env = Sized(3, 2)
+    env.observation_space = spaces.Dict({"a": env.observation_space})  # type: ignore[assignment]
+    with pytest.raises(AgentError, match="vectors"):
+        load_agent(tmp_path / "agent.zip", env=env, adapt_spaces=True)
+
+
+def test_statistics_beside_the_agent_follow(tmp_path: Path) -> None:
+    venv = VecNormalize(DummyVecEnv([lambda: Sized(3, 2)]))
+    PPO("MlpPolicy", venv, n_steps=64, seed=0, device="cpu").learn(64).save(tmp_path / "agent.zip")
+    venv.save(str(tmp_path / "vecnormalize.pkl"))
+    with pytest.warns(UserWarning, match="start at random"):
+        model = load_agent(tmp_path / "agent.zip", env=Sized(4, 2), adapt_spaces=True)
+    normalizer = model.get_vec_normalize_env()
+    assert normalizer is not None
+    np.testing.assert_array_equal(normalizer.obs_rms.mean, [*venv.obs_rms.mean, 0.0])  # type: ignore[union-attr]
+    np.testing.assert_array_equal(normalizer.obs_rms.var, [*venv.obs_rms.var, 1.0])  # type: ignore[union-attr]
+
+
+def test_every_algorithm_is_covered() -> None:
+    assert set(OFF_POLICY) <= set(ALGORITHMS)

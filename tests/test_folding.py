@@ -1,0 +1,71 @@
+"""The statistics of ``VecNormalize`` written into the first layers: same function, no wrapper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from daft_rl.agents import BatchNormExtractor
+from daft_rl.errors import AgentError
+from daft_rl.folding import fold_normalization
+from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, outputs
+
+
+def build_normalized(name: str, batchnorm: bool, norm_reward: bool = False) -> BaseAlgorithm:
+    """A small agent in a ``VecNormalize`` that has seen some data."""
+    venv = VecNormalize(DummyVecEnv([lambda: PointMass(discrete=name in DISCRETE)]), norm_reward=norm_reward)
+    kwargs: dict[str, Any] = {"net_arch": [16]}
+    if batchnorm:
+        kwargs |= {"features_extractor_class": BatchNormExtractor, "features_extractor_kwargs": {"hidden": [8]}}
+    settings: dict[str, Any] = {"learning_starts": 20} if name in OFF_POLICY else {"n_steps": 64}
+    model = ALGORITHMS[name]("MlpPolicy", venv, policy_kwargs=kwargs, seed=0, device="cpu", **settings)
+    return model.learn(128)
+
+
+@pytest.mark.parametrize("batchnorm", [False, True])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_network_takes_raw_observations(algorithm: str, batchnorm: bool) -> None:
+    model = build_normalized(algorithm, batchnorm)
+    normalizer = model.get_vec_normalize_env()
+    assert normalizer is not None
+    raw = np.random.default_rng(0).normal(0.5, 1.0, (50, 3)).astype(np.float32)
+    normalized = torch.as_tensor(normalizer.normalize_obs(raw))
+    assert normalized.abs().max() < 10  # none is clipped
+    actions = torch.rand(50, 2)
+    before = outputs(model, normalized, actions)
+    with pytest.warns(UserWarning, match="clipped"):
+        changed = fold_normalization(model)
+    assert changed
+    for old, now in zip(before, outputs(model, torch.as_tensor(raw), actions), strict=True):
+        torch.testing.assert_close(now, old, rtol=1e-3, atol=1e-4)
+    assert model.get_vec_normalize_env() is None
+    model.learn(64)
+
+
+def test_rewards_stay_scaled() -> None:
+    model = build_normalized("PPO", False, norm_reward=True)
+    with pytest.warns(UserWarning, match="clipped"):
+        fold_normalization(model)
+    normalizer = model.get_vec_normalize_env()
+    assert normalizer is not None
+    assert normalizer.norm_reward
+    raw = np.ones((1, 3), np.float32)
+    np.testing.assert_array_equal(normalizer.normalize_obs(raw), raw)
+
+
+def test_nothing_to_fold() -> None:
+    model = ALGORITHMS["PPO"]("MlpPolicy", PointMass(), n_steps=64, device="cpu")
+    assert fold_normalization(model) == []
+
+
+def test_layers_without_bias_are_refused() -> None:
+    model = build_normalized("PPO", False)
+    network: Any = model.policy.mlp_extractor.policy_net  # type: ignore[union-attr]
+    network[0].bias = None
+    with pytest.raises(AgentError, match="bias"):
+        fold_normalization(model)
