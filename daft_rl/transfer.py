@@ -42,7 +42,7 @@ def run(
     domains = domains or read_domains(plain(cfg.env))
     target = domains["target"]
     method = Method.from_dict(plain(cfg.method))
-    agent = agent or find_agent(domains["source"].name, cfg.algo.name, cfg.agent.path)
+    agent = agent or find_agent(domains.get("source", target).name, cfg.algo.name, cfg.agent.path)
 
     # PyTorch takes seconds to import: what is wrong above is told before
     from daft_rl.anatomy import Networks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from daft_rl.agents import BatchNormExtractor
 from daft_rl.errors import AgentError
 from daft_rl.folding import fold_normalization
+from daft_rl.transfer import transfer
+from daft_rl.vecnormalize import read_vecnormalize
 from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, outputs
+from tests.test_domains import ON_POLICY, TINY
 
 
 def build_normalized(name: str, batchnorm: bool, norm_reward: bool = False) -> BaseAlgorithm:
@@ -69,3 +73,31 @@ def test_layers_without_bias_are_refused() -> None:
     network[0].bias = None
     with pytest.raises(AgentError, match="bias"):
         fold_normalization(model)
+
+
+@pytest.mark.parametrize("how", ["frozen", "update", "fold"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_a_transfer_does_with_the_statistics(how: str, tmp_path: Path) -> None:
+    model = build_normalized("PPO", False)
+    model.save(tmp_path / "agent.zip")
+    normalizer: Any = model.get_vec_normalize_env()
+    normalizer.save(str(tmp_path / "vecnormalize.pkl"))
+    result = transfer(
+        lambda: PointMass(), source=tmp_path / "agent.zip", total_timesteps=64, output_dir=tmp_path / "run",
+        overrides=[f"agent.normalize={how}", *TINY, *ON_POLICY],
+    )  # fmt: skip
+    assert result.timesteps == 64
+    saved = tmp_path / "run" / "vecnormalize.pkl"
+    assert saved.exists() == (how != "fold")
+    if how != "fold":
+        after = read_vecnormalize(saved).obs
+        assert np.array_equal(after.mean, normalizer.obs_rms.mean) == (how == "frozen")  # type: ignore[union-attr]
+
+
+def test_other_words_are_refused(tmp_path: Path) -> None:
+    build_normalized("PPO", False).save(tmp_path / "agent.zip")
+    with pytest.raises(AgentError, match="frozen, update or fold"):
+        transfer(
+            lambda: PointMass(), source=tmp_path / "agent.zip", output_dir=tmp_path / "run",
+            overrides=["agent.normalize=nope", *TINY],
+        )  # fmt: skip

@@ -66,7 +66,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 def test_a_policy_class_must_be_named(archive: Path) -> None:
-    with pytest.raises(AgentError, match="agent.policy=module:Class"):
+    with pytest.raises(AgentError, match=r"agent\.policy=module:Class"):
         load_agent(archive)
     assert isinstance(load_agent(archive, policy=OwnPolicy).policy, OwnPolicy)
 
