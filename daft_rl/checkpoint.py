@@ -334,7 +334,8 @@ def _warn_defaults(contents: ArchiveContents, kind: type[BaseAlgorithm], overrid
         used = ", ".join(f"{name}={known[name].default} for {contents.unreadable[name]}" for name in names)
         warnings.warn(
             f"{contents.path}: some hyperparameters cannot be read without running code from the file; SB3's "
-            f"defaults are used: {used}. To set them: load_agent(..., {'=..., '.join(names)}=...).",
+            f"defaults are used: {used}. To set them: load_agent(..., {'=..., '.join(names)}=...), or "
+            f"algo.settings.{names[0]}=... on the command line.",
             stacklevel=3,
         )
 

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.resources import files
 from typing import Any
 
 import hydra
@@ -51,14 +52,16 @@ def expand(overrides: list[str]) -> list[str]:
     paths = [path for item in overrides if item.startswith("agent.path=") for path in item.partition("=")[2].split(",")]
     if any(item.startswith("algo=") for item in overrides) or paths in ([], ["null"]):
         return overrides
-    from daft_rl.archive import SUPPORTED, read_archive  # PyTorch takes seconds to import
+    from daft_rl.archive import read_archive  # PyTorch takes seconds to import
     from daft_rl.sources import find_agent
 
-    algorithms = {read_archive(find_agent("", "", path.strip("'\""))).algorithm for path in paths}
-    if len(algorithms) > 1 or not algorithms <= {*SUPPORTED}:
-        names = ", ".join(str(name) for name in sorted(algorithms, key=str))
-        raise AgentError(f"agent={','.join(paths)}: of {names}. Supported, one at a time: {', '.join(SUPPORTED)}.")
-    return [*overrides, f"algo={algorithms.pop().lower()}"]  # type: ignore[union-attr]
+    found = {str(read_archive(find_agent("", "", path.strip("'\""))).algorithm) for path in paths}
+    known = sorted(path.stem for path in (files("daft_rl.configs") / "algo").iterdir())  # type: ignore[attr-defined]
+    if len(found) > 1 or not {name.lower() for name in found} <= {*known}:
+        raise AgentError(
+            f"agent={','.join(paths)}: of {', '.join(sorted(found))}. Supported, one at a time: {', '.join(known)}."
+        )
+    return [*overrides, f"algo={found.pop().lower()}"]
 
 
 def compose_config(name: str, overrides: list[str]) -> DictConfig:

@@ -22,7 +22,7 @@ from daft_rl.anatomy import Anatomy
 from daft_rl.batchnorm import Statistics, mix_statistics
 from daft_rl.errors import MethodError
 from daft_rl.experience import recent_experience, rollout_minibatch
-from daft_rl.methods import Group, Method
+from daft_rl.methods import Method
 
 __all__ = ["Reconversion", "Tuner"]
 
@@ -140,11 +140,12 @@ class Tuner:
             return
         if isinstance(self.model, TRPO):
             groups = self.method.groups
-            whole = all(groups[name] == Group(init=groups[name].init) for name in ("actor_encoder", "actor_head"))
+            actor = [groups["actor_encoder"], groups["actor_head"]]
+            whole = all(group.scale == 1.0 and not group.rise_until for group in actor)  # its decay has no meaning
             if not whole or any(group.frozen_until or group.scale == 0.0 for group in groups.values()):
                 raise MethodError(
                     f"Method '{self.method.name}' cannot be applied to TRPO, which moves the whole actor by a line "
-                    "search, not by learning rates: use one without actor schedules and frozen groups (ft, ft_eval)."
+                    "search, not by learning rates: use one that treats encoder and head alike and freezes nothing (daft)."
                 )
         on_policy = isinstance(self.model, OnPolicyAlgorithm)
         needed = [name for name in self.anatomy.groups if on_policy or name.startswith("critic")]
