@@ -63,6 +63,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         command = f"python -m daft_rl.pretrain env={task} algo={cfg.algo.name} seed={cfg.seed}"
         if limit is not None:
             command += f" env.cost_limit={limit:g} env.cost_rate={cfg.env.cost_rate:g}"
+            command += f" env.cost_multiplier={cfg.env.cost_multiplier:g}"
         if cfg.torch_threads is not None:
             command += f" torch_threads={cfg.torch_threads}"
         card = {

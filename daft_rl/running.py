@@ -132,8 +132,10 @@ class Workspace:
         venv = VecMonitor(venv, filename=str(self.folder / "monitor.csv"), info_keywords=logged)
         limit = self.cfg.env.get("cost_limit")
         if limit is not None:
+            start = self.cfg.env.cost_multiplier
             saved = agent.with_name("constraint.json") if isinstance(agent, Path) else None
-            start = json.loads(saved.read_text("utf-8"))["multiplier"] if saved is not None and saved.exists() else 0.0
+            if saved is not None and saved.exists():
+                start = json.loads(saved.read_text("utf-8"))["multiplier"]
             venv = Lagrangian(venv, limit, self.cfg.env.cost_rate, multiplier=start)
         return venv
 

@@ -145,7 +145,7 @@ class Tuner:
             if not whole or any(group.frozen_until or group.scale == 0.0 for group in groups.values()):
                 raise MethodError(
                     f"Method '{self.method.name}' cannot be applied to TRPO, which moves the whole actor by a line "
-                    "search, not by learning rates: use one that treats encoder and head alike and freezes nothing (daft)."
+                    "search, not by learning rates: use one that treats encoder and head alike and freezes none (daft)."
                 )
         on_policy = isinstance(self.model, OnPolicyAlgorithm)
         needed = [name for name in self.anatomy.groups if on_policy or name.startswith("critic")]
