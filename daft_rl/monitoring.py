@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.distortion import Distortion, StatisticsDrift
 from daft_rl.evaluation import evaluate
+from daft_rl.phases import Phases
 from daft_rl.running import find_constraint, save_agent
 
 __all__ = ["Monitoring"]
@@ -24,6 +25,7 @@ class Monitoring(BaseCallback):
     :param settings: ``every`` (steps between evaluations), ``episodes_during`` (episodes each) and ``seed``
         (of the first episode; the same episodes every time)
     :param best_path: where the policy with the best return on the first of ``envs`` is saved
+    :param phases: where the time of evaluations is written down
     :param distortion: remembers the features at the start
     :param drift: remembers the running statistics at the start
     """
@@ -33,12 +35,14 @@ class Monitoring(BaseCallback):
         envs: dict[str, VecEnv],
         settings: DictConfig,
         best_path: Path,
+        phases: Phases,
         distortion: Distortion | None = None,
         drift: StatisticsDrift | None = None,
     ) -> None:
         super().__init__()
         self.envs, self.settings = envs, settings
         self.best_path, self.best = best_path, -float("inf")
+        self.phases = phases
         self.distortion, self.drift = distortion, drift
         self.curve: list[dict[str, Any]] = []
         """One entry per evaluation: ``timesteps``, mean return by environment, distances."""
@@ -63,6 +67,10 @@ class Monitoring(BaseCallback):
 
     def evaluate(self) -> None:
         """Log returns and distances, and save the policy if it is the best so far."""
+        with self.phases("evaluation"):
+            self._evaluate()
+
+    def _evaluate(self) -> None:
         returns = {
             name: evaluate(self.model, env, self.settings.episodes_during, self.settings.seed)
             for name, env in self.envs.items()
@@ -83,6 +91,8 @@ class Monitoring(BaseCallback):
             group, _, rest = key.partition("_")
             if group in ("batchnorm", "distortion"):
                 self.logger.record(f"{group}/{rest}", value)
+        for phase, seconds in self.phases.as_dict().items():
+            self.logger.record(f"time/{phase}_seconds", seconds)
         self.logger.dump(self.num_timesteps)
         self.curve.append(point)
         target = next(iter(returns.values())).mean

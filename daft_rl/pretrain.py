@@ -50,11 +50,11 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     with Workspace(cfg) as work:
         training = work.env(domain, cfg.num_envs)
         model = work.build(work.monitored(training, domain))
-        tuner = Tuner(model, method)
+        tuner = Tuner(model, method, phases=work.phases)
         if method.conversion != "none":
             tuner.convert(*visit(model, training, cfg.calibration.steps, cfg.seed + 1), method.preserve_function)
         env = work.env(domain, cfg.evaluation.episodes_during)
-        monitoring = Monitoring({"source": env}, cfg.evaluation, work.folder / "best.zip")
+        monitoring = Monitoring({"source": env}, cfg.evaluation, work.folder / "best.zip", work.phases)
         work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
         tuner.detach()
         returns = evaluate(model, env, cfg.evaluation.episodes, cfg.evaluation.seed)

@@ -36,6 +36,8 @@ class TransferResult:
     timesteps: int
     """Target steps that were learnt from."""
     wall_seconds: float
+    phases: dict[str, float]
+    """Seconds by what was done; what comes before the first environment is in none of them."""
     shift: dict[str, Any]
     """The fields of the shift that change something."""
     zero_shot: dict[str, Returns]
@@ -50,7 +52,7 @@ class TransferResult:
     """The run folder."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, as in ``results.json``. Equal for equal seeds on one machine, but for ``wall_seconds``."""
+        """Plain data, as in ``results.json``. Equal for equal seeds on one machine, but for the times."""
         data = {key: value for key, value in vars(self).items() if key != "folder"}
         for key in ("zero_shot", "final"):
             data[key] = {name: returns.as_dict() for name, returns in data[key].items()}
@@ -72,7 +74,10 @@ class TransferResult:
                 table.add_row(when, name, f"{result.mean:.1f}", f"{result.std:.1f}", str(len(result.returns)), *cost)
         console = Console()
         console.print(table)
-        console.print(f"{self.timesteps} target steps in {self.wall_seconds:.0f} s", highlight=False)
+        shares = ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in self.phases.items() if seconds >= 0.5)
+        console.print(
+            f"{self.timesteps} target steps in {self.wall_seconds:.0f} s ({shares})", highlight=False, soft_wrap=True
+        )
         console.print(f"run folder   {self.folder}", highlight=False, soft_wrap=True)
         console.print(
             f"TensorBoard  tensorboard --logdir {self.folder / 'tensorboard'}", highlight=False, soft_wrap=True

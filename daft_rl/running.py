@@ -30,6 +30,7 @@ from daft_rl.envs.tasks import load_object
 from daft_rl.errors import AgentError, RenderError
 from daft_rl.folding import fold_normalization
 from daft_rl.lagrangian import Lagrangian
+from daft_rl.phases import Phases, TimedVecEnv
 from daft_rl.results import write_json
 
 __all__ = ["Workspace", "find_constraint", "save_agent", "widen_exploration"]
@@ -100,6 +101,8 @@ class Workspace:
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg
         self.folder = Path(cfg.output_dir)
+        self.phases = Phases()
+        """Where the time of the run goes."""
         self._stack = ExitStack()
 
     def __enter__(self) -> Workspace:
@@ -129,7 +132,9 @@ class Workspace:
         :param agent: of a source; a limit on costs goes on with the multiplier that was saved beside it
         """
         logged = ("episode_cost",) if domain.has_cost else ()
-        venv = VecMonitor(venv, filename=str(self.folder / "monitor.csv"), info_keywords=logged)
+        venv = VecMonitor(
+            TimedVecEnv(venv, self.phases), filename=str(self.folder / "monitor.csv"), info_keywords=logged
+        )
         limit = self.cfg.env.get("cost_limit")
         if limit is not None:
             start = self.cfg.env.cost_multiplier

@@ -63,23 +63,27 @@ def run(
             asked = cfg.evaluation
             return {role: evaluate(model, env, asked.episodes, asked.seed) for role, env in envs.items()}
 
-        zero_shot = returns()
-        visited = visit(model, training, cfg.calibration.steps, cfg.seed + 1)
-        if wants_batchnorm(model, method, cfg.agent.insert_batchnorm):
-            insert_batchnorm(model, Networks(model.policy).batches(*visited))
+        with work.phases("evaluation"):
+            zero_shot = returns()
 
-        drift = StatisticsDrift(model.policy)
-        tuner = Tuner(model, method, cfg.agent.head, cfg.agent.critic)
-        if method.conversion != "none":
-            tuner.convert(*visited, method.preserve_function)
-        distortion = Distortion(tuner.anatomy, *visit(model, training, cfg.calibration.held_out, cfg.seed + 2))
+        with work.phases("calibration"):
+            visited = visit(model, training, cfg.calibration.steps, cfg.seed + 1)
+            if wants_batchnorm(model, method, cfg.agent.insert_batchnorm):
+                insert_batchnorm(model, Networks(model.policy).batches(*visited))
+            drift = StatisticsDrift(model.policy)
+            tuner = Tuner(model, method, cfg.agent.head, cfg.agent.critic, work.phases)
+            if method.conversion != "none":
+                tuner.convert(*visited, method.preserve_function)
+        with work.phases("evaluation"):
+            distortion = Distortion(tuner.anatomy, *visit(model, training, cfg.calibration.held_out, cfg.seed + 2))
 
-        monitoring = Monitoring(envs, cfg.evaluation, work.folder / "best.zip", distortion, drift)
+        monitoring = Monitoring(envs, cfg.evaluation, work.folder / "best.zip", work.phases, distortion, drift)
         if method.learns:
             work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
 
-        final = returns()
-        layers = distortion.measure()
+        with work.phases("evaluation"):
+            final = returns()
+            layers = distortion.measure()
         tuner.detach()
         save_agent(model, work.folder / "final.zip")
         if cfg.render:
@@ -93,6 +97,7 @@ def run(
             seed=cfg.seed,
             timesteps=model.num_timesteps if method.learns else 0,
             wall_seconds=time.perf_counter() - started,
+            phases=work.phases.as_dict(),
             shift=target.changes,
             zero_shot=zero_shot,
             final=final,

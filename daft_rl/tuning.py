@@ -23,6 +23,7 @@ from daft_rl.batchnorm import Statistics, mix_statistics
 from daft_rl.errors import MethodError
 from daft_rl.experience import recent_experience, rollout_minibatch
 from daft_rl.methods import Method
+from daft_rl.phases import Phases
 
 __all__ = ["Reconversion", "Tuner"]
 
@@ -35,6 +36,16 @@ class Tunable(BaseAlgorithm):
     """Mixed into an SB3 algorithm's class while a :class:`Tuner` is attached."""
 
     tuner: Tuner
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
+        """As the algorithm does, timed; simulation inside is a phase of its own."""
+        with self.tuner.phases("inference"):
+            return super().collect_rollouts(*args, **kwargs)  # type: ignore[misc]
+
+    def train(self, *args: Any, **kwargs: Any) -> None:
+        """As the algorithm does, timed."""
+        with self.tuner.phases("update"):
+            super().train(*args, **kwargs)  # type: ignore[misc]
 
     def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
         self.tuner.before_update(optimizers if isinstance(optimizers, list) else [optimizers])
@@ -73,6 +84,7 @@ class Tuner:
     :param method: the settings
     :param head: see :class:`~daft_rl.anatomy.Anatomy`
     :param critic: likewise
+    :param phases: where the time of rollouts and updates is written down
     :raises MethodError: the settings cannot be applied to this agent
     """
 
@@ -82,10 +94,12 @@ class Tuner:
         method: Method,
         head: Sequence[str] | None = None,
         critic: Sequence[str] | None = None,
+        phases: Phases | None = None,
     ) -> None:
         if isinstance(model, Tunable):
             raise MethodError(f"This {type(model).__name__} is tuned already: call detach() on its tuner first.")
         self.model, self.method = model, method
+        self.phases = phases or Phases()
         self.anatomy = Anatomy(model.policy, head, critic)
         self._check_minibatch()
         self._check_gradients()
@@ -311,4 +325,5 @@ class Reconversion(BaseCallback):
                 return
             self._next = self.num_timesteps + self.steps
         self._count += 1
-        self.tuner.reconvert(*recent_experience(self.model, self.steps), max(1 / self._count, SLOWEST_AVERAGE))
+        with self.tuner.phases("calibration"):
+            self.tuner.reconvert(*recent_experience(self.model, self.steps), max(1 / self._count, SLOWEST_AVERAGE))

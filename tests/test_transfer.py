@@ -35,7 +35,7 @@ TINY = [
     "algo.settings.n_epochs=2",
     "progress_bar=false",
 ]
-KEYS = {"task", "source", "method", "algo", "seed", "timesteps", "wall_seconds", "zero_shot", "final"}
+KEYS = {"task", "source", "method", "algo", "seed", "timesteps", "wall_seconds", "phases", "zero_shot", "final"}
 
 
 def scalars(folder: Path) -> dict[str, list]:
@@ -127,7 +127,7 @@ def test_same_seed_same_result(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         transfer("HalfCheetah-shifted", total_timesteps=1024, seed=seed, output_dir=tmp_path / name, overrides=TINY)
         data = json.loads((tmp_path / name / "results.json").read_text())
-        del data["wall_seconds"], data["seed"]
+        del data["wall_seconds"], data["phases"], data["seed"]
         results.append(data)
     assert results[0] == results[1]
     assert results[0] != results[2]
