@@ -207,7 +207,13 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path: Path) -> None:
         assert not (tmp_path / "run").exists()
 
 
-FLOORS = {"Ant-ppo": 3000, "HalfCheetah-ppo": 5800, "HalfCheetah-crossq": 9000, "SafetyPointGoal-ppo": 20}
+FLOORS = {
+    "Ant-ppo": 3000,
+    "Door-crossq": 300,
+    "HalfCheetah-crossq": 9000,
+    "HalfCheetah-ppo": 5800,
+    "SafetyPointGoal-ppo": 20,
+}
 
 
 def test_every_shipped_agent_has_a_floor() -> None:
@@ -222,7 +228,7 @@ def test_shipped_agents_are_what_their_cards_say(name: str) -> None:
     assert card["returns"]["mean"] >= FLOORS[name]
     assert len(card["returns"]["returns"]) == 20
     assert f"{card['returns']['mean']:.1f}" in archive.with_name("README.md").read_text()
-    assert archive.stat().st_size < 3_000_000
+    assert archive.stat().st_size < 3_600_000
     algorithm = compose_config("transfer", [f"algo={card['algo']}"]).algo["class"]
     model = load_object(algorithm).load(archive, device="cpu")
     actor, critic = ("pi_features_extractor", "vf_features_extractor") if card["algo"] == "ppo" else ("actor", "critic")
