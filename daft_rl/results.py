@@ -41,9 +41,9 @@ class TransferResult:
     shift: dict[str, Any]
     """The fields of the shift that change something."""
     zero_shot: dict[str, Returns]
-    """Returns of the source policy on ``target`` and ``source``."""
+    """Returns of the source policy on ``target`` and ``source``, and by level elsewhere."""
     final: dict[str, Returns]
-    """Returns of the tuned policy on ``target`` and ``source``."""
+    """Returns of the tuned policy there."""
     curve: list[dict[str, Any]]
     """Evaluations during learning."""
     distortion: dict[str, dict[str, float]]

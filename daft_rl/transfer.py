@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +34,13 @@ def run(
     """Transfer one agent, as the configuration says (``configs/transfer.yaml``).
 
     :param cfg: the composed configuration
-    :param domains: ``target`` and maybe ``source``, in place of the configuration's
+    :param domains: ``target``, maybe ``source``, and others to play in afterwards, in place of the configuration's
     :param agent: the source policy, in place of the configuration's
     :return: what is also written to ``results.json`` in the run folder
     :raises DaftError: something in the configuration does not exist or does not fit
     """
     started = time.perf_counter()
-    domains = domains or read_domains(plain(cfg.env))
+    domains = domains or read_domains(plain(cfg.env), cfg.evaluation.elsewhere)
     target = domains["target"]
     method = Method.from_dict(plain(cfg.method))
     agent = agent or find_agent(domains.get("source", target).name, cfg.algo.name, cfg.agent.path)
@@ -57,11 +58,16 @@ def run(
     with Workspace(cfg) as work:
         training = work.env(target, cfg.num_envs)
         model = work.load(agent, work.monitored(training, target, agent))
-        envs = {role: work.env(domain, cfg.evaluation.episodes_during) for role, domain in domains.items()}
+        asked = cfg.evaluation
+        watched = {role: domain for role, domain in domains.items() if role in ("target", "source")}
+        envs = {role: work.env(domain, asked.episodes_during) for role, domain in watched.items()}
 
         def returns() -> dict[str, Returns]:
-            asked = cfg.evaluation
-            return {role: evaluate(model, env, asked.episodes, asked.seed) for role, env in envs.items()}
+            found = {role: evaluate(model, env, asked.episodes, asked.seed) for role, env in envs.items()}
+            for role in domains.keys() - watched.keys():
+                with closing(domains[role].make_vec(asked.episodes_during, cfg.vec)) as env:
+                    found[role] = evaluate(model, env, asked.episodes, asked.seed)
+            return {role: found[role] for role in domains}
 
         with work.phases("evaluation"):
             zero_shot = returns()
@@ -77,7 +83,7 @@ def run(
         with work.phases("evaluation"):
             distortion = Distortion(tuner.anatomy, *visit(model, training, cfg.calibration.held_out, cfg.seed + 2))
 
-        monitoring = Monitoring(envs, cfg.evaluation, work.folder / "best.zip", work.phases, distortion, drift)
+        monitoring = Monitoring(envs, asked, work.folder / "best.zip", work.phases, distortion, drift)
         if method.learns:
             work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
 
@@ -87,7 +93,7 @@ def run(
         tuner.detach()
         save_agent(model, work.folder / "final.zip")
         if cfg.render:
-            for role, domain in domains.items():
+            for role, domain in watched.items():
                 work.render(model, role, domain)
         result = TransferResult(
             task=target.name,

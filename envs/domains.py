@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,10 +50,11 @@ class Domain:
         return make_vec(self.maker or self.name, num_envs=num_envs, shift=self.shift, vec=vec)
 
 
-def read_domains(env: Mapping[str, Any]) -> dict[str, Domain]:
+def read_domains(env: Mapping[str, Any], elsewhere: Sequence[str] = ()) -> dict[str, Domain]:
     """``target`` and ``source``, as the configuration says.
 
     :param env: ``name``; ``shift`` of the target; ``source_shift``, by default none
+    :param elsewhere: levels of other shifts of the task, each of which is a domain by that name
     :raises TaskError: an unknown task or field, an impossible value, or a simulator that is not installed
     """
     target, source = env["name"], source_of(env["name"])
@@ -61,6 +62,7 @@ def read_domains(env: Mapping[str, Any]) -> dict[str, Domain]:
     return {
         "target": Domain(target, read_shift(target, env["shift"])),
         "source": Domain(source, read_shift(source, env.get("source_shift") or {})),
+        **{level: Domain(target, read_shift(target, level)) for level in elsewhere},
     }
 
 

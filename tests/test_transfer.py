@@ -90,6 +90,17 @@ def test_final_archive_is_the_final_policy(tmp_path: Path) -> None:
     assert again.returns == result.final["target"].returns
 
 
+def test_elsewhere_is_played_before_and_after(tmp_path: Path) -> None:
+    overrides = [*TINY, "evaluation.elsewhere=[none,gravity-2.0]"]
+    result = transfer("HalfCheetah-shifted", total_timesteps=512, output_dir=tmp_path, overrides=overrides)
+    for returns in (result.zero_shot, result.final):
+        assert list(returns) == ["target", "source", "none", "gravity-2.0"]
+        assert returns["none"] == returns["source"]
+        assert returns["gravity-2.0"].returns != returns["source"].returns
+    with pytest.raises(TaskError, match="gravity-3"):
+        transfer("HalfCheetah-shifted", output_dir=tmp_path, overrides=[*TINY, "evaluation.elsewhere=[gravity-3]"])
+
+
 @pytest.mark.parametrize("method", method_names())
 def test_every_method_runs(method: str, tmp_path: Path) -> None:
     result = transfer("HalfCheetah-shifted", method, total_timesteps=1024, output_dir=tmp_path, overrides=TINY)
