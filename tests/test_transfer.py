@@ -97,7 +97,7 @@ def test_elsewhere_is_played_before_and_after(tmp_path: Path) -> None:
         assert list(returns) == ["target", "source", "none", "gravity-2.0"]
         assert returns["none"] == returns["source"]
         assert returns["gravity-2.0"].returns != returns["source"].returns
-    with pytest.raises(TaskError, match="gravity-3"):
+    with pytest.raises(DaftError, match="gravity-3"):
         transfer("HalfCheetah-shifted", output_dir=tmp_path, overrides=[*TINY, "evaluation.elsewhere=[gravity-3]"])
 
 
