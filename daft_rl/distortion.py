@@ -15,14 +15,27 @@ from torch import Tensor, nn
 from daft_rl.anatomy import Anatomy
 from daft_rl.batchnorm import evaluation_mode, running_statistics
 
-__all__ = ["Distortion", "StatisticsDrift"]
+__all__ = ["Distortion", "StatisticsDrift", "linear_cka"]
+
+
+def linear_cka(start: Tensor, now: Tensor) -> float:
+    """Linear centred kernel alignment of two sets of features (Kornblith et al., ICML 2019, section 3).
+
+    It ignores rotations and one common scale, which the next layer can undo: 1 is the same representation.
+
+    :param start: features, ``(n, p)``
+    :param now: features of the same samples, ``(n, q)``
+    """
+    x, y = ((features - features.mean(0)).double() for features in (start, now))
+    norm = (x.T @ x).norm() * (y.T @ y).norm()
+    return float((x.T @ y).square().sum() / norm) if norm > 0 else 1.0
 
 
 class Distortion:
     """Remembers an agent as it is now, and measures the distance to it later.
 
     :param anatomy: the agent
-    :param observations: held-out target data, normalized as the policy gets it, ``(n, ...)``
+    :param observations: held-out data, normalized as the policy gets it, ``(n, ...)``
     :param actions: array ``(n, *action_shape)``, scaled as in a replay buffer
     """
 
@@ -60,14 +73,19 @@ class Distortion:
     def measure(self) -> dict[str, dict[str, float]]:
         """Distances since the start.
 
-        :return: layer or head name -> ``cosine`` (mean cosine similarity over samples) and ``l2`` (mean
-            Euclidean distance over samples) of features, and parameter name -> ``weight_l2``
+        :return: layer or head name -> ``cosine`` (mean cosine similarity over samples), ``l2`` (mean Euclidean
+            distance over samples) and ``cka`` (see :func:`linear_cka`) of features, and parameter name ->
+            ``weight_l2``
         """
         result: dict[str, dict[str, float]] = {}
         for name, now in self._features().items():
             start = self.features[name]
             cosine = nn.functional.cosine_similarity(start, now, dim=1).mean()
-            result[name] = {"cosine": float(cosine), "l2": float((now - start).norm(dim=1).mean())}
+            result[name] = {
+                "cosine": float(cosine),
+                "l2": float((now - start).norm(dim=1).mean()),
+                "cka": linear_cka(start, now),
+            }
         for group in self.anatomy.groups.values():
             for name, parameter in group.items():
                 distance = float((parameter.detach() - self.weights[name]).norm())

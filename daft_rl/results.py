@@ -47,7 +47,9 @@ class TransferResult:
     curve: list[dict[str, Any]]
     """Evaluations during learning."""
     distortion: dict[str, dict[str, float]]
-    """Distances from the start, by layer and by parameter."""
+    """Distances from the start, by layer and by parameter, on target states held out from learning."""
+    distortion_on_source: dict[str, dict[str, float]]
+    """The same on states of the source."""
     folder: Path
     """The run folder."""
 

@@ -81,7 +81,9 @@ def run(
             if method.conversion != "none":
                 tuner.convert(*visited, method.preserve_function)
         with work.phases("evaluation"):
-            distortion = Distortion(tuner.anatomy, *visit(model, training, cfg.calibration.held_out, cfg.seed + 2))
+            held_out = cfg.calibration.held_out, cfg.seed + 2
+            distortion = Distortion(tuner.anatomy, *visit(model, training, *held_out))
+            retained = Distortion(tuner.anatomy, *visit(model, envs["source"], *held_out)) if "source" in envs else None
 
         monitoring = Monitoring(envs, asked, work.folder / "best.zip", work.phases, distortion, drift)
         if method.learns:
@@ -89,7 +91,7 @@ def run(
 
         with work.phases("evaluation"):
             final = returns()
-            layers = distortion.measure()
+            layers, layers_on_source = distortion.measure(), retained.measure() if retained else {}
         tuner.detach()
         save_agent(model, work.folder / "final.zip")
         if cfg.render:
@@ -109,6 +111,7 @@ def run(
             final=final,
             curve=monitoring.curve,
             distortion=layers,
+            distortion_on_source=layers_on_source,
             folder=work.folder,
         )
         result.save()

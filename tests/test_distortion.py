@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daft_rl.anatomy import Anatomy
-from daft_rl.distortion import Distortion, StatisticsDrift
+from daft_rl.distortion import Distortion, StatisticsDrift, linear_cka
 from daft_rl.methods import Method
 from daft_rl.tuning import Tuner
 from tests.conftest import ALGORITHMS, DISCRETE, build, data
@@ -18,7 +20,7 @@ def test_nothing_has_moved_at_the_start(algorithm: str) -> None:
     distortion = Distortion(Anatomy(model.policy), *data(model))
     for name, distances in distortion.measure().items():
         for key, value in distances.items():
-            assert value == pytest.approx(1.0 if key == "cosine" else 0.0, abs=1e-5), (name, key)
+            assert value == pytest.approx(1.0 if key in ("cosine", "cka") else 0.0, abs=1e-5), (name, key)
     roles = {"critic"} if algorithm in DISCRETE else {"actor", "critic"}
     assert set(distortion.summary()) == {f"{role}_{key}" for role in roles for key in ("cosine", "l2")}
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.policy.modules())
@@ -52,6 +54,17 @@ def test_conversion_moves_statistics_and_no_features(algorithm: str) -> None:
     assert drift.measure()["mean"] > 0.1
     for name, value in distortion.summary().items():
         assert value == pytest.approx(1.0 if "cosine" in name else 0.0, abs=1e-3)
+
+
+@given(st.integers(0, 10_000), st.floats(0.1, 10))
+def test_alignment_ignores_rotation_and_scale(seed: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(50, 6, generator=generator, dtype=torch.float64) + 3
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64)).Q
+    assert linear_cka(features, scale * features @ rotation + 1) == pytest.approx(1.0, abs=1e-9)
+    other = torch.randn(50, 4, generator=generator, dtype=torch.float64)
+    assert 0.0 <= linear_cka(features, other) < 0.9
+    assert linear_cka(features, other) == pytest.approx(linear_cka(other, features))
 
 
 def test_agents_without_batchnorm_have_no_drift() -> None:
