@@ -9,6 +9,7 @@ __all__ = [
     "DaftError",
     "MethodError",
     "RenderError",
+    "ReportError",
     "TaskError",
     "WorkerError",
 ]
@@ -40,6 +41,10 @@ class AgentError(DaftError, ValueError):
 
 class WorkerError(DaftError, RuntimeError):
     """An environment in a worker process raised, or the process ended."""
+
+
+class ReportError(DaftError, ValueError):
+    """A benchmark's runs cannot be compared as they are."""
 
 
 class RenderError(DaftError, RuntimeError):

@@ -1,0 +1,1 @@
+"""``python -m daft_rl.report``: what a benchmark's cells say."""

@@ -1,0 +1,146 @@
+"""``python -m daft_rl.report runs/benchmark/mujoco``: one page and one Markdown table from the cells of a benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from daft_rl.errors import DaftError
+from daft_rl.report import figures, statistics
+from daft_rl.report.cells import Cell, read_cells, read_failures
+
+BASELINE = "ft"
+REFERENCES = Path(__file__).parents[1] / "benchmarks" / "references.json"
+
+
+def _spread(values: list[float | None]) -> str:
+    """Mean and standard deviation over seeds."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    digits = 0 if max(abs(value) for value in known) >= 100 else 2
+    mean = f"{np.mean(known):.{digits}f}"
+    return f"{mean} ± {np.std(known, ddof=1):.{digits}f}" if len(known) > 1 else mean
+
+
+COLUMNS = {
+    "target": lambda cell: cell.mean(),
+    "area": lambda cell: cell.area,
+    "elsewhere": lambda cell: cell.elsewhere,
+    "source": lambda cell: cell.mean("source") if "source" in cell.data["final"] else None,
+    "cost": lambda cell: cell.data["final"]["target"].get("mean_cost"),
+    "actor cosine": lambda cell: cell.distortion("actor", "cosine"),
+    "critic cosine": lambda cell: cell.distortion("critic", "cosine"),
+    "seconds": lambda cell: cell.data["wall_seconds"],
+}
+"""What a table shows of each method, mean ± standard deviation over seeds."""
+
+
+def tables(cells: list[Cell]) -> dict[str, list[dict[str, str]]]:
+    """One table per target: a row per method."""
+    found = {}
+    for target in sorted({cell.target for cell in cells}):
+        rows = []
+        for method in sorted({cell.method for cell in cells if cell.target == target}):
+            group = [cell for cell in cells if cell.target == target and cell.method == method]
+            row = {"method": method, "seeds": str(len(group))}
+            rows.append(row | {name: _spread([measure(cell) for cell in group]) for name, measure in COLUMNS.items()})
+        found[target] = [{name: row[name] for name in row if any(other[name] for other in rows)} for row in rows]
+    return found
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+    """Rows as a Markdown table."""
+    names = list(rows[0])
+    lines = ["| " + " | ".join(names) + " |", "| " + " | ".join("---" for _ in names) + " |"]
+    return "\n".join([*lines, *("| " + " | ".join(row[name] for name in names) + " |" for row in rows)])
+
+
+def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
+    """Everything that a page shows.
+
+    :param folders: where cells lie
+    :param references: ``returns`` (target -> ``random``, ``expert``) and the ``command`` that measured them
+    :raises ReportError: the grid has holes, or a reference is missing
+    """
+    cells, failures = read_cells(folders), read_failures(folders)
+    matrices = statistics.score_matrices(cells, references["returns"])
+    aggregate = statistics.aggregate(matrices)
+    shown: dict[str, Any] = {"aggregate": figures.intervals(aggregate, "interquartile mean of normalised scores")}
+    compared = {}
+    if BASELINE in matrices and len(matrices) > 1:
+        differences = statistics.difference(matrices, BASELINE)
+        improvements = statistics.improvement(matrices, BASELINE)
+        shown["difference"] = figures.intervals(differences, f"interquartile mean less that of {BASELINE}", 0.0)
+        compared = {name: (differences[name], improvements[name]) for name in differences}
+    summary = [
+        {
+            "method": method,
+            "runs": str(matrices[method].size),
+            "IQM": str(aggregate[method]),
+            f"IQM - {BASELINE}": str(compared[method][0]) if method in compared else "",
+            f"P(> {BASELINE})": str(compared[method][1]) if method in compared else "",
+        }
+        for method in sorted(matrices, key=lambda name: -aggregate[name].value)
+    ]
+    thresholds = np.linspace(0.0, max(1.2, max(float(scores.max()) for scores in matrices.values())), 50)
+    shown["profiles"] = figures.profiles(statistics.profile(matrices, thresholds), thresholds)
+    by_target = tables(cells)
+    pages = []
+    for target, rows in by_target.items():
+        group = [cell for cell in cells if cell.target == target]
+        drawn = [figures.curves(group), figures.bars(group)]
+        elsewhere = {id(cell): cell.elsewhere for cell in group}
+        if any(value is not None for value in elsewhere.values()):
+            drawn.append(figures.scatter(group, elsewhere, "mean return under other shifts", f"{target}: in and out"))
+        moved = {id(cell): cell.distortion("actor", "cosine") for cell in group}
+        if any(value is not None for value in moved.values()):
+            drawn.append(figures.scatter(group, moved, "cosine of the actor's features", f"{target}: distortion"))
+        pages.append({"target": target, "rows": rows, "figures": [figures.as_data_uri(figure) for figure in drawn]})
+    return {
+        "summary": summary,
+        "figures": {name: figures.as_data_uri(figure) for name, figure in shown.items()},
+        "targets": pages,
+        "failures": failures,
+        "references": references,
+        "runs": len(cells),
+        "machine": f"{platform.processor() or platform.machine()}, Python {platform.python_version()}",
+        "versions": {name: version(name) for name in ("daft-rl", "torch", "stable-baselines3", "gymnasium", "mujoco")},
+    }
+
+
+def main() -> None:
+    """Write ``report.html`` and ``report.md``."""
+    parser = argparse.ArgumentParser(prog="python -m daft_rl.report", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders of a benchmark")
+    parser.add_argument("--references", type=Path, default=REFERENCES, help="returns that are 0 and 1")
+    parser.add_argument("--out", type=Path, default=Path("report"), help="folder of report.html and report.md")
+    arguments = parser.parse_args()
+    import jinja2
+
+    try:
+        content = build(arguments.folders, json.loads(arguments.references.read_text("utf-8")))
+    except DaftError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    template = (files("daft_rl.report") / "page.html").read_text("utf-8")
+    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "report.html").write_text(page.render(**content), encoding="utf-8")
+    text = ["# All targets", markdown(content["summary"])]
+    for part in content["targets"]:
+        text += [f"# {part['target']}", markdown(part["rows"])]
+    (arguments.out / "report.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    print(f"{content['runs']} runs, {len(content['failures'])} failed: {arguments.out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()

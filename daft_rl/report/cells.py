@@ -1,0 +1,126 @@
+"""The cells of a benchmark, read from their run folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from daft_rl.errors import ReportError
+
+__all__ = ["Cell", "Failure", "read_cells", "read_failures"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One finished transfer."""
+
+    folder: Path
+    data: dict[str, Any]
+    """What stands in its ``results.json``."""
+
+    @property
+    def target(self) -> str:
+        """Task and shift, as in ``Ant: gravity 0.5``."""
+        shift = ", ".join(f"{name} {_short(value)}" for name, value in sorted(self.data["shift"].items()))
+        return f"{self.data['task'].removesuffix('-shifted')}: {shift or 'no shift'}"
+
+    @property
+    def method(self) -> str:
+        return self.data["method"]
+
+    @property
+    def seed(self) -> int:
+        return self.data["seed"]
+
+    def mean(self, where: str = "target", when: str = "final") -> float:
+        """Mean return over the episodes."""
+        return self.data[when][where]["mean"]
+
+    @property
+    def elsewhere(self) -> float | None:
+        """Mean return over shifts never trained on (out of distribution); ``None`` where none was played."""
+        others = [returns["mean"] for role, returns in self.data["final"].items() if role not in ("target", "source")]
+        return float(np.mean(others)) if others else None
+
+    @property
+    def curve(self) -> tuple[np.ndarray, np.ndarray]:
+        """Target steps and returns of the evaluations during learning."""
+        points = self.data["curve"]
+        return np.array([p["timesteps"] for p in points], float), np.array([p["target"] for p in points], float)
+
+    @property
+    def area(self) -> float | None:
+        """Mean height of the learning curve (its area by its length)."""
+        steps, returns = self.curve
+        if len(steps) < 2:
+            return None
+        return float(np.sum(np.diff(steps) * (returns[1:] + returns[:-1]) / 2) / (steps[-1] - steps[0]))
+
+    def steps_to(self, threshold: float) -> float | None:
+        """Target steps at the first evaluation that reaches ``threshold``; ``None`` if none does."""
+        steps, returns = self.curve
+        reached = np.flatnonzero(returns >= threshold)
+        return float(steps[reached[0]]) if len(reached) else None
+
+    def distortion(self, role: str, key: str, on: str = "distortion") -> float | None:
+        """Mean over the layers of ``role`` (``actor`` or ``critic``): ``cosine``, ``l2`` or ``cka``."""
+        points = self.data["curve"]
+        found = [point[f"{on}_{role}_{key}"] for point in points[-1:] if f"{on}_{role}_{key}" in point]
+        return found[0] if found else None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One transfer that raised."""
+
+    folder: Path
+    error: str
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name} {_short(part)}" for name, part in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def read_cells(folders: Iterable[Path]) -> list[Cell]:
+    """Every finished cell below some folders, in a fixed order.
+
+    :raises ReportError: there is none, or one seed of one method stands there twice with other settings
+    """
+    folders = list(folders)
+    cells = [
+        Cell(path.parent, json.loads(path.read_text("utf-8")))
+        for folder in folders
+        for path in sorted(folder.rglob("results.json"))
+    ]
+    if not cells:
+        raise ReportError(
+            f"No results.json below {', '.join(map(str, folders))}: run python -m daft_rl.benchmark first."
+        )
+    seen: dict[tuple[str, str, int], Cell] = {}
+    for cell in cells:
+        key = (cell.target, cell.method, cell.seed)
+        if key in seen:
+            raise ReportError(
+                f"{cell.target}, {cell.method}, seed {cell.seed} stands in {seen[key].folder} and in {cell.folder}: "
+                "runs with different settings do not belong in one report."
+            )
+        seen[key] = cell
+    return sorted(cells, key=lambda cell: (cell.target, cell.method, cell.seed))
+
+
+def read_failures(folders: Iterable[Path]) -> list[Failure]:
+    """Every cell that failed and was not run again."""
+    found = []
+    for folder in folders:
+        for path in sorted(folder.rglob("cell.json")):
+            cell = json.loads(path.read_text("utf-8"))
+            if cell["status"] != "finished":
+                found.append(Failure(path.parent, cell["error"]))
+    return found

@@ -1,0 +1,118 @@
+"""Figures of a report. Line styles and markers differ, so that they read in grey."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from daft_rl.report.cells import Cell
+from daft_rl.report.statistics import Estimate
+
+__all__ = ["as_data_uri", "bars", "curves", "intervals", "profiles", "scatter"]
+
+STYLES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (5, 5))]
+MARKERS = "osD^v<>PX*hp"
+
+
+def _finish(axes: plt.Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def as_data_uri(figure: Figure) -> str:
+    """A figure as text that a page can hold."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    plt.close(figure)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _by_method(cells: list[Cell]) -> dict[str, list[Cell]]:
+    return {method: [c for c in cells if c.method == method] for method in sorted({c.method for c in cells})}
+
+
+def curves(cells: list[Cell]) -> Figure:
+    """Return on one target over target steps: means over seeds, bands their range."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    for index, (method, group) in enumerate(_by_method(cells).items()):
+        drawn = [cell.curve for cell in group if len(cell.curve[0]) > 1]
+        if not drawn:
+            continue
+        steps, returns = drawn[0][0] / 1000, np.array([returns for _, returns in drawn])
+        (line,) = axes.plot(steps, returns.mean(0), linestyle=STYLES[index % len(STYLES)], label=method)
+        axes.fill_between(steps, returns.min(0), returns.max(0), color=line.get_color(), alpha=0.12, linewidth=0)
+    zero_shot = float(np.mean([cell.mean(when="zero_shot") for cell in cells]))
+    axes.axhline(zero_shot, color="0.4", linewidth=0.8, label="zero-shot")
+    axes.set(xlabel="target steps (thousands)", ylabel="return on the target", title=cells[0].target)
+    axes.legend(frameon=False, fontsize=7, ncols=2)
+    _finish(axes)
+    return figure
+
+
+def bars(cells: list[Cell]) -> Figure:
+    """Final return on one target by method; dots are seeds."""
+    groups = _by_method(cells)
+    figure, axes = plt.subplots(figsize=(6.4, 0.32 * len(groups) + 1.2), layout="constrained")
+    for row, group in enumerate(groups.values()):
+        returns = [cell.mean() for cell in group]
+        axes.barh(row, np.mean(returns), color="0.8", edgecolor="0.3")
+        axes.plot(returns, [row] * len(returns), "k.", markersize=4)
+    axes.set_yticks(range(len(groups)), list(groups))
+    axes.invert_yaxis()
+    axes.set(xlabel="return on the target", title=cells[0].target)
+    _finish(axes)
+    return figure
+
+
+def scatter(cells: list[Cell], across: Mapping[int, float | None], label: str, title: str) -> Figure:
+    """Final return on the target against something else, a point per run.
+
+    :param across: ``id(cell)`` -> value on the horizontal axis; ``None`` is left out
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for index, (method, group) in enumerate(_by_method(cells).items()):
+        points = [(across[id(cell)], cell.mean()) for cell in group if across[id(cell)] is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), MARKERS[index % len(MARKERS)], markersize=5, alpha=0.8, label=method)
+    axes.set(xlabel=label, ylabel="return on the target", title=title)
+    axes.legend(frameon=False, fontsize=7, ncols=2)
+    _finish(axes)
+    return figure
+
+
+def intervals(estimates: Mapping[str, Estimate], label: str, reference: float | None = None) -> Figure:
+    """Estimates with their intervals, highest first."""
+    ordered = sorted(estimates.items(), key=lambda item: item[1].value)
+    figure, axes = plt.subplots(figsize=(6.4, 0.32 * len(ordered) + 1.0), layout="constrained")
+    for row, (_, estimate) in enumerate(ordered):
+        axes.plot([estimate.low, estimate.high], [row, row], color="0.3", linewidth=3, solid_capstyle="butt")
+        axes.plot(estimate.value, row, "ko", markersize=5)
+    axes.set_yticks(range(len(ordered)), [name for name, _ in ordered])
+    if reference is not None:
+        axes.axvline(reference, color="0.5", linewidth=0.8)
+    axes.set(xlabel=label)
+    _finish(axes)
+    return figure
+
+
+def profiles(shares: Mapping[str, list[Estimate]], thresholds: np.ndarray) -> Figure:
+    """Performance profiles: share of runs above a score."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    for index, (method, estimates) in enumerate(shares.items()):
+        (line,) = axes.plot(
+            thresholds, [e.value for e in estimates], linestyle=STYLES[index % len(STYLES)], label=method
+        )
+        axes.fill_between(
+            thresholds, [e.low for e in estimates], [e.high for e in estimates], color=line.get_color(), alpha=0.1
+        )
+    axes.set(xlabel="normalised score", ylabel="share of runs above it", ylim=(0, 1))
+    axes.legend(frameon=False, fontsize=7, ncols=2)
+    _finish(axes)
+    return figure

@@ -1,0 +1,100 @@
+"""Statistics over tasks and seeds, by rliable (Agarwal et al., NeurIPS 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rliable import library, metrics
+
+from daft_rl.errors import ReportError
+from daft_rl.report.cells import Cell
+
+__all__ = ["Estimate", "aggregate", "difference", "improvement", "profile", "score_matrices"]
+
+REPETITIONS = 10_000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with the interval of its stratified bootstrap."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def score_matrices(
+    cells: list[Cell], references: Mapping[str, Mapping[str, float]], score: Callable[[Cell], float] | None = None
+) -> dict[str, np.ndarray]:
+    """Normalised scores: 0 is a random policy, 1 an agent trained from scratch in the target.
+
+    :param cells: finished transfers
+    :param references: target -> ``random`` and ``expert`` return
+    :param score: the return that is normalised; the final one on the target by default
+    :return: method -> ``(seeds, targets)``
+    :raises ReportError: a target has no reference; or the grid has holes, since leaving out what is missing would
+        favour some method
+    """
+    score = score or (lambda cell: cell.mean())
+    targets = sorted({cell.target for cell in cells})
+    seeds = sorted({cell.seed for cell in cells})
+    missing = [target for target in targets if target not in references]
+    if missing:
+        raise ReportError(f"No reference returns for {', '.join(missing)}: run python -m daft_rl.references first.")
+    by_key = {(cell.method, cell.seed, cell.target): score(cell) for cell in cells}
+    matrices = {}
+    for method in sorted({cell.method for cell in cells}):
+        rows = []
+        for seed in seeds:
+            row = []
+            for target in targets:
+                if (method, seed, target) not in by_key:
+                    raise ReportError(f"The grid has a hole: {target}, {method}, seed {seed} is not finished.")
+                low, high = references[target]["random"], references[target]["expert"]
+                row.append((by_key[method, seed, target] - low) / (high - low))
+            rows.append(row)
+        matrices[method] = np.array(rows)
+    return matrices
+
+
+def _intervals(scores: Mapping[str, Any], function: Callable[..., np.ndarray]) -> dict[str, list[Estimate]]:
+    np.random.seed(0)  # what rliable draws from
+    values, intervals = library.get_interval_estimates(
+        scores, function, reps=REPETITIONS, confidence_interval_size=LEVEL
+    )
+    return {
+        name: [Estimate(*map(float, row)) for row in zip(np.atleast_1d(value), *intervals[name], strict=True)]
+        for name, value in values.items()
+    }
+
+
+def aggregate(matrices: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
+    """Interquartile mean of each method's scores."""
+    found = _intervals(matrices, lambda x: np.array([metrics.aggregate_iqm(x)]))
+    return {method: estimates[0] for method, estimates in found.items()}
+
+
+def difference(matrices: Mapping[str, np.ndarray], baseline: str) -> dict[str, Estimate]:
+    """Interquartile mean of each method less that of the baseline."""
+    pairs = {method: [scores, matrices[baseline]] for method, scores in matrices.items() if method != baseline}
+    found = _intervals(pairs, lambda x, y: np.array([metrics.aggregate_iqm(x) - metrics.aggregate_iqm(y)]))
+    return {method: estimates[0] for method, estimates in found.items()}
+
+
+def improvement(matrices: Mapping[str, np.ndarray], baseline: str) -> dict[str, Estimate]:
+    """Probability that a run of a method scores higher than one of the baseline on the same target."""
+    pairs = {method: [scores, matrices[baseline]] for method, scores in matrices.items() if method != baseline}
+    found = _intervals(pairs, lambda x, y: np.array([metrics.probability_of_improvement(x, y)]))
+    return {method: estimates[0] for method, estimates in found.items()}
+
+
+def profile(matrices: Mapping[str, np.ndarray], thresholds: np.ndarray) -> dict[str, list[Estimate]]:
+    """Share of runs that score above each threshold (a performance profile)."""
+    return _intervals(matrices, lambda x: np.array([np.mean(x > threshold) for threshold in thresholds]))
