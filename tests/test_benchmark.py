@@ -43,11 +43,11 @@ def test_a_finished_cell_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_a_failed_cell_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg, folder = cell(tmp_path, "method=zero_shot", "env.shift={gravity: -1}")
-    assert "gravity" in run_cell(cfg)["error"]
+    cfg, folder = cell(tmp_path, "method=zero_shot", "env.shift={mass: -1}")
+    assert "shift.mass" in run_cell(cfg)["error"]
     assert json.loads((folder / "cell.json").read_text())["status"] == "failed"
     monkeypatch.setattr("daft_rl.benchmark.run", lambda cfg: None)
-    cfg, _ = cell(tmp_path, "method=zero_shot", "env.shift={gravity: -1}")
+    cfg, _ = cell(tmp_path, "method=zero_shot", "env.shift={mass: -1}")
     assert run_cell(cfg)["status"] == "finished"
 
 
