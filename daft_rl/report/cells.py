@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from daft_rl.errors import ReportError
 
-__all__ = ["Cell", "Failure", "read_cells", "read_failures"]
+__all__ = ["Cell", "Failure", "read_cells", "read_failures", "target_name"]
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,8 @@ class Cell:
 
     @property
     def target(self) -> str:
-        """Task and shift, as in ``Ant: gravity 0.5``."""
-        shift = ", ".join(f"{name} {_short(value)}" for name, value in sorted(self.data["shift"].items()))
-        return f"{self.data['task'].removesuffix('-shifted')}: {shift or 'no shift'}"
+        """Task and shift, see :func:`target_name`."""
+        return target_name(self.data["task"], self.data["shift"])
 
     @property
     def method(self) -> str:
@@ -86,6 +85,16 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         return " ".join(f"{name} {_short(part)}" for name, part in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def target_name(task: str, changes: Mapping[str, Any]) -> str:
+    """A task and its shift in words, like ``Ant: gravity 0.5``.
+
+    :param task: with or without ``-shifted``
+    :param changes: the fields of the shift that change something
+    """
+    shift = ", ".join(f"{name} {_short(value)}" for name, value in sorted(changes.items()))
+    return f"{task.removesuffix('-shifted')}: {shift or 'no shift'}"
 
 
 def read_cells(folders: Iterable[Path]) -> list[Cell]:
