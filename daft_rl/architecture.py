@@ -24,7 +24,7 @@ from daft_rl.agents.extractors import BatchNormExtractor
 from daft_rl.errors import AgentError
 from daft_rl.hyperparameters import find_activation, read_policy_kwargs
 
-__all__ = ["LAYOUTS", "infer_policy_kwargs", "modernize", "uses_sde"]
+__all__ = ["LAYOUTS", "infer_policy_kwargs", "modernize", "own_policy_kwargs", "uses_sde"]
 
 MAX_CRITICS = 50
 
@@ -193,7 +193,7 @@ def _network_sizes(algorithm: str, state: State, actor: list[Tensor], critic: li
     return sizes
 
 
-def _own_kwargs(described: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def own_policy_kwargs(described: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The ``policy_kwargs`` of a user's own policy, in whose networks no sizes can be looked up."""
     for entry in ("net_arch", "n_critics", "n_quantiles"):
         if described.get(entry) is not None and entry not in given:
@@ -225,23 +225,6 @@ def infer_policy_kwargs(
     :raises AgentError: something is unknown, and the message asks for it by name; or the description, the
         tensors and the spaces contradict each other
     """
-    try:
-        return _infer(algorithm, policy_class, state, described, observation_space, action_space, given)
-    except AgentError:
-        if policy_class.__module__.startswith(("stable_baselines3.", "sb3_contrib.", "daft_rl.")):
-            raise
-    return _own_kwargs(described, given)
-
-
-def _infer(
-    algorithm: str,
-    policy_class: Callable[..., Any],
-    state: State,
-    described: Mapping[str, Any],
-    observation_space: spaces.Space,
-    action_space: spaces.Space,
-    given: Mapping[str, Any],
-) -> dict[str, Any]:
     layout, actions = LAYOUTS[algorithm], get_flattened_obs_dim(action_space)
     actor, critic = linear_weights(state, *layout.actor), linear_weights(state, *layout.critic)
     for prefixes, weights in ((layout.actor, actor), (layout.critic, critic)):

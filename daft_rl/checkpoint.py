@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_nor
 from torch import Tensor, nn
 
 from daft_rl.adaptation import adapt_state, check_adaptable, resize_statistics
-from daft_rl.architecture import infer_policy_kwargs, modernize, uses_sde
+from daft_rl.architecture import infer_policy_kwargs, modernize, own_policy_kwargs, uses_sde
 from daft_rl.archive import SUPPORTED, ArchiveContents, check_tensor, find_archive, read_archive, refusing
 from daft_rl.description import differs
 from daft_rl.errors import AgentError
@@ -215,7 +215,13 @@ def _build(
     arguments = {**contents.hyperparameters, **overrides}
     policy = find_policy(contents.description, kind, observation_space, arguments.pop("policy", None))
     sizes = _find_spaces(contents, None, False) if adapt else (observation_space, action_space)
-    kwargs = infer_policy_kwargs(name, policy, state, contents.policy_kwargs or {}, *sizes, given)
+    described = contents.policy_kwargs or {}
+    try:
+        kwargs = infer_policy_kwargs(name, policy, state, described, *sizes, given)
+    except AgentError:
+        if policy.__module__.startswith(("stable_baselines3.", "sb3_contrib.", "daft_rl.")):
+            raise
+        kwargs = own_policy_kwargs(described, given)
     known = constructor_arguments(SUPPORTED[name])
     if "use_sde" in known:
         arguments["use_sde"] = overrides.get("use_sde", uses_sde(state))
