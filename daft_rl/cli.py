@@ -55,7 +55,10 @@ def expand(overrides: list[str]) -> list[str]:
     from daft_rl.archive import read_archive  # PyTorch takes seconds to import
     from daft_rl.sources import find_agent
 
-    found = {str(read_archive(find_agent("", "", path.strip("'\""))).algorithm) for path in paths}
+    try:
+        found = {str(read_archive(find_agent("", "", path.strip("'\""))).algorithm) for path in paths}
+    except AgentError as error:
+        raise AgentError(f"{error} (With algo=..., the algorithm does not have to be found out.)") from error
     known = sorted(path.stem for path in (files("daft_rl.configs") / "algo").iterdir())  # type: ignore[attr-defined]
     if len(found) > 1 or not {name.lower() for name in found} <= {*known}:
         raise AgentError(
