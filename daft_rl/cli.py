@@ -55,8 +55,9 @@ def expand(overrides: list[str]) -> list[str]:
     from daft_rl.archive import read_archive  # PyTorch takes seconds to import
     from daft_rl.sources import find_agent
 
+    archives = [find_agent("", "", path.strip("'\"")) for path in paths]
     try:
-        found = {str(read_archive(find_agent("", "", path.strip("'\""))).algorithm) for path in paths}
+        found = {str(read_archive(archive).algorithm) for archive in archives}
     except AgentError as error:
         raise AgentError(f"{error} (With algo=..., the algorithm does not have to be found out.)") from error
     known = sorted(path.stem for path in (files("daft_rl.configs") / "algo").iterdir())  # type: ignore[attr-defined]
