@@ -22,8 +22,10 @@ STYLES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0,
 MARKERS = "osD^v<>PX*hp"
 
 
-def _finish(axes: plt.Axes) -> None:
+def _finish(axes: plt.Axes, legend: bool = False) -> None:
     axes.spines[["top", "right"]].set_visible(False)
+    if legend:
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def as_data_uri(figure: Figure) -> str:
@@ -40,7 +42,7 @@ def _by_method(cells: list[Cell]) -> dict[str, list[Cell]]:
 
 def curves(cells: list[Cell]) -> Figure:
     """Return on one target over target steps: means over seeds, bands their range."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.4, 3.8), layout="constrained")
     for index, (method, group) in enumerate(_by_method(cells).items()):
         drawn = [cell.curve for cell in group if len(cell.curve[0]) > 1]
         if not drawn:
@@ -51,8 +53,7 @@ def curves(cells: list[Cell]) -> Figure:
     zero_shot = float(np.mean([cell.mean(when="zero_shot") for cell in cells]))
     axes.axhline(zero_shot, color="0.4", linewidth=0.8, label="zero-shot")
     axes.set(xlabel="target steps (thousands)", ylabel="return on the target", title=cells[0].target)
-    axes.legend(frameon=False, fontsize=7, ncols=2)
-    _finish(axes)
+    _finish(axes, legend=True)
     return figure
 
 
@@ -76,14 +77,13 @@ def scatter(cells: list[Cell], across: Mapping[int, float | None], label: str, t
 
     :param across: ``id(cell)`` -> value on the horizontal axis; ``None`` is left out
     """
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.4, 4.2), layout="constrained")
     for index, (method, group) in enumerate(_by_method(cells).items()):
         points = [(across[id(cell)], cell.mean()) for cell in group if across[id(cell)] is not None]
         if points:
             axes.plot(*zip(*points, strict=True), MARKERS[index % len(MARKERS)], markersize=5, alpha=0.8, label=method)
     axes.set(xlabel=label, ylabel="return on the target", title=title)
-    axes.legend(frameon=False, fontsize=7, ncols=2)
-    _finish(axes)
+    _finish(axes, legend=True)
     return figure
 
 
@@ -104,7 +104,7 @@ def intervals(estimates: Mapping[str, Estimate], label: str, reference: float | 
 
 def profiles(shares: Mapping[str, list[Estimate]], thresholds: np.ndarray) -> Figure:
     """Performance profiles: share of runs above a score."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.4, 3.8), layout="constrained")
     for index, (method, estimates) in enumerate(shares.items()):
         (line,) = axes.plot(
             thresholds, [e.value for e in estimates], linestyle=STYLES[index % len(STYLES)], label=method
@@ -113,6 +113,5 @@ def profiles(shares: Mapping[str, list[Estimate]], thresholds: np.ndarray) -> Fi
             thresholds, [e.low for e in estimates], [e.high for e in estimates], color=line.get_color(), alpha=0.1
         )
     axes.set(xlabel="normalised score", ylabel="share of runs above it", ylim=(0, 1))
-    axes.legend(frameon=False, fontsize=7, ncols=2)
-    _finish(axes)
+    _finish(axes, legend=True)
     return figure
