@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daft_rl.cli import compose_config, plain
 from daft_rl.errors import MethodError
-from daft_rl.methods import CONFIGS, GROUPS, Group, Method, method_names
+from daft_rl.methods import GROUPS, Group, Method, method_names
 
 REQUIRED = {
     "zero_shot", "scratch", "ft", "ft_eval", "lp", "lp_ft", "l2_sp", "daft_paper", "daft",
@@ -16,8 +16,8 @@ REQUIRED = {
 }  # fmt: skip
 
 
-def load(name: str) -> Method:
-    return Method.from_dict(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()))
+def load(name: str, algo: str = "ppo") -> Method:
+    return Method.from_dict(plain(compose_config("transfer", [f"method={name}", f"algo={algo}"]).method))
 
 
 @pytest.mark.parametrize("name", method_names())
@@ -47,6 +47,8 @@ def test_what_distinguishes_the_methods() -> None:
     only = load("daft_conversion_only")
     assert (only.conversion, only.bn_mode) == ("once", "train")
     assert len({group.scale for group in only.groups.values()}) == 1
+    for name in ("daft", "daft_gradual"):
+        assert [load(name, algo).bn_mode for algo in ("ppo", "sac", "crossq")] == ["eval", "eval", "train"]
     assert {group.init for group in load("scratch").groups.values()} == {"random"}
 
 
