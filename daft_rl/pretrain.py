@@ -57,6 +57,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         monitoring = Monitoring({"source": env}, cfg.evaluation, work.folder / "best.zip", work.phases)
         work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
         tuner.detach()
+        for optimizer in tuner.anatomy.optimizers().values():
+            optimizer.state.clear()  # two thirds of an archive, and fine-tuning starts with fresh moments
         returns = evaluate(model, env, cfg.evaluation.episodes, cfg.evaluation.seed)
         save_agent(model, work.folder / "agent.zip")
         limit = cfg.env.get("cost_limit")

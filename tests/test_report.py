@@ -80,6 +80,15 @@ def test_missing_references_are_told(grid: Path) -> None:
         statistics.score_matrices(read_cells([grid]), {"Ant: gravity 0.5": {"random": 0.0, "expert": 1.0}})
 
 
+def test_without_references_the_command_says_so(grid: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "daft_rl.report", str(grid)], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2
+    assert "benchmarks/references.py" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_settings_do_not_mix(grid: Path) -> None:
     make_cell(grid / "other", "ft", 0, TARGETS[0], 1.0)
     with pytest.raises(ReportError, match="different settings"):

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from daft_rl.errors import DaftError
+from daft_rl.errors import DaftError, ReportError
 from daft_rl.report import figures, statistics
 from daft_rl.report.cells import Cell, read_cells, read_failures
 
 BASELINE = "ft"
-REFERENCES = Path(__file__).parents[1] / "benchmarks" / "references.json"
+REFERENCES = Path("benchmarks/references.json")
 
 
 def _spread(values: list[float | None]) -> str:
@@ -127,6 +127,10 @@ def main() -> None:
     import jinja2
 
     try:
+        if not arguments.references.is_file():
+            raise ReportError(
+                f"No reference returns in {arguments.references}: run python benchmarks/references.py first."
+            )
         content = build(arguments.folders, json.loads(arguments.references.read_text("utf-8")))
     except DaftError as error:
         print(error, file=sys.stderr)

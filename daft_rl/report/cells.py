@@ -66,11 +66,9 @@ class Cell:
         reached = np.flatnonzero(returns >= threshold)
         return float(steps[reached[0]]) if len(reached) else None
 
-    def distortion(self, role: str, key: str, on: str = "distortion") -> float | None:
-        """Mean over the layers of ``role`` (``actor`` or ``critic``): ``cosine``, ``l2`` or ``cka``."""
-        points = self.data["curve"]
-        found = [point[f"{on}_{role}_{key}"] for point in points[-1:] if f"{on}_{role}_{key}" in point]
-        return found[0] if found else None
+    def distortion(self, role: str, key: str) -> float | None:
+        """``cosine`` or ``l2`` of what enters the heads of ``role`` (actor or critic), now and at the start."""
+        return self.data["curve"][-1].get(f"distortion_{role}_{key}") if self.data["curve"] else None
 
 
 @dataclass(frozen=True)

@@ -30,25 +30,21 @@ class Estimate:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def score_matrices(
-    cells: list[Cell], references: Mapping[str, Mapping[str, float]], score: Callable[[Cell], float] | None = None
-) -> dict[str, np.ndarray]:
-    """Normalised scores: 0 is a random policy, 1 an agent trained from scratch in the target.
+def score_matrices(cells: list[Cell], references: Mapping[str, Mapping[str, float]]) -> dict[str, np.ndarray]:
+    """Normalised final returns on the target: 0 is a random policy, 1 an agent trained from scratch in the target.
 
     :param cells: finished transfers
     :param references: target -> ``random`` and ``expert`` return
-    :param score: the return that is normalised; the final one on the target by default
     :return: method -> ``(seeds, targets)``
     :raises ReportError: a target has no reference; or the grid has holes, since leaving out what is missing would
         favour some method
     """
-    score = score or (lambda cell: cell.mean())
     targets = sorted({cell.target for cell in cells})
     seeds = sorted({cell.seed for cell in cells})
     missing = [target for target in targets if target not in references]
     if missing:
-        raise ReportError(f"No reference returns for {', '.join(missing)}: run python -m daft_rl.references first.")
-    by_key = {(cell.method, cell.seed, cell.target): score(cell) for cell in cells}
+        raise ReportError(f"No reference returns for {', '.join(missing)}: run python benchmarks/references.py first.")
+    by_key = {(cell.method, cell.seed, cell.target): cell.mean() for cell in cells}
     matrices = {}
     for method in sorted({cell.method for cell in cells}):
         rows = []
