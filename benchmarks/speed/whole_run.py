@@ -1,0 +1,172 @@
+"""A whole transfer, from the start of the process to its end: plain Stable-Baselines3 beside daft_rl.
+
+    python benchmarks/speed/whole_run.py --out benchmarks/results/speed_whole_run.json
+
+All load the shipped Ant source, play it in target and source (20 episodes each), fine-tune it with the same settings
+for as many steps, play it in between (5 episodes each on both, as often), play it again, and save it. Plain SB3 steps
+``DummyVecEnv`` or ``SubprocVecEnv`` and plays with ``evaluate_policy`` in the same; it does what the method ``ft_eval``
+says, and daft_rl its default, which converts BatchNorm besides. Variants take turns, each in a process of its own, and
+times are of whole processes. Memory is the peak of the process without its workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+TASK, SOURCE = "Ant-shifted", "Ant"
+VARIANTS = ("dummy", "subproc", "daft_rl")
+NUM_ENVS, EVERY, EPISODES, EPISODES_DURING = 16, 50_000, 20, 5
+
+
+def plain(vec: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
+    """The run as one would write it with SB3 alone."""
+    import torch
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+    from stable_baselines3.common.evaluation import evaluate_policy
+    from stable_baselines3.common.logger import configure
+    from stable_baselines3.common.utils import set_random_seed
+    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor, VecNormalize
+
+    from daft_rl.envs import make
+    from daft_rl.sources import find_agent
+
+    torch.set_num_threads(1)
+    set_random_seed(seed)
+    archive = find_agent(SOURCE, "ppo")
+
+    def batch(task: str, size: int) -> VecEnv:
+        makers = [lambda: make(task)] * size
+        return VecMonitor(DummyVecEnv(makers) if vec == "dummy" else SubprocVecEnv(makers, start_method="forkserver"))
+
+    training = VecNormalize.load(str(archive.with_name("vecnormalize.pkl")), batch(TASK, NUM_ENVS))
+    training.training = False
+    settings = {
+        "n_steps": 128,
+        "batch_size": 256,
+        "learning_rate": lambda remaining: 3e-4 * 0.5 * (1 + math.cos(math.pi * (1 - remaining))),
+    }
+    model = PPO.load(archive, env=training, device="cpu", **settings)
+    model.set_random_seed(seed)
+    model.policy.log_std.data.clamp_(min=math.log(0.2))
+    for module in model.policy.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):  # PPO.train() would put it into training mode
+            module.eval().train = lambda mode=True, module=module: module  # type: ignore[method-assign, misc]
+    envs = {"target": batch(TASK, EPISODES_DURING), "source": batch(SOURCE, EPISODES_DURING)}
+
+    def play(episodes: int) -> dict[str, float]:
+        for env in envs.values():
+            env.seed(10_000)
+        return {name: float(evaluate_policy(model, env, episodes)[0]) for name, env in envs.items()}
+
+    before = play(EPISODES)
+    model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
+    during: list[BaseCallback] = [
+        EvalCallback(env, n_eval_episodes=EPISODES_DURING, eval_freq=EVERY // NUM_ENVS, verbose=0)
+        for env in envs.values()
+    ]
+    model.learn(steps, callback=during)
+    after = play(EPISODES)
+    for module in model.policy.modules():
+        module.__dict__.pop("train", None)
+    model.save(folder / "final.zip")
+    for env in (training, *envs.values()):
+        env.close()
+    return {"before": before, "after": after}
+
+
+def ours(seed: int, steps: int, folder: Path) -> dict[str, Any]:
+    """The same by daft_rl."""
+    from daft_rl.transfer import transfer
+
+    result = transfer(TASK, total_timesteps=steps, seed=seed, output_dir=folder, overrides=["progress_bar=false"])
+    return {
+        "before": {name: returns.mean for name, returns in result.zero_shot.items()},
+        "after": {name: returns.mean for name, returns in result.final.items()},
+        "phases": {phase: round(seconds, 1) for phase, seconds in result.phases.items()},
+    }
+
+
+def run_one(variant: str, seed: int, steps: int) -> dict[str, Any]:
+    """In this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        function = ours if variant == "daft_rl" else lambda *arguments: plain(variant, *arguments)
+        found = function(seed, steps, Path(folder))
+    return found | {"peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
+
+
+def timed(variant: str, seed: int, steps: int) -> dict[str, Any]:
+    """In a process of its own."""
+    command = [sys.executable, __file__, "--one", variant, "--seeds", str(seed), "--steps", str(steps)]
+    started = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    seconds = time.perf_counter() - started
+    return {"variant": variant, "seed": seed, "seconds": round(seconds, 1)} | json.loads(done.stdout.splitlines()[-1])
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    return {"median": round(median(values), 2), "min": round(min(values), 2), "max": round(max(values), 2)}
+
+
+def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Seconds by variant, returns, and how many times faster daft_rl is than the faster of the plain ones."""
+
+    def column(variant: str, key: str) -> list[Any]:
+        return [run[key] for run in runs if run["variant"] == variant]
+
+    seconds = {variant: column(variant, "seconds") for variant in VARIANTS}
+    best = min(("dummy", "subproc"), key=lambda variant: median(seconds[variant]))
+    ratios = [a / b for a, b in zip(seconds[best], seconds["daft_rl"], strict=True)]
+    return {
+        "seconds": {variant: summary(values) for variant, values in seconds.items()},
+        "target": {v: round(mean(after["target"] for after in column(v, "after")), 1) for v in VARIANTS},
+        "peak_mib": {variant: max(column(variant, "peak_mib")) for variant in VARIANTS},
+        "best_plain": best,
+        "times_faster": summary(ratios),
+    }
+
+
+def main() -> None:
+    """Run variants in turn."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--steps", type=int, default=200_000)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--one", choices=VARIANTS, help="run this one here for the first seed, print JSON")
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(run_one(arguments.one, arguments.seeds[0], arguments.steps)))
+        return
+    runs = []
+    for seed in arguments.seeds:
+        for variant in VARIANTS:
+            runs.append(timed(variant, seed, arguments.steps))
+            print(runs[-1], flush=True)
+    data = {
+        "command": " ".join(["python benchmarks/speed/whole_run.py", *sys.argv[1:]]),
+        "machine": {"processor": platform.processor(), "cores": os.cpu_count(), "load": os.getloadavg()},
+        "versions": {name: version(name) for name in ("daft-rl", "torch", "stable-baselines3", "mujoco")},
+        "steps": arguments.steps,
+        **summarize(runs),
+        "runs": runs,
+    }
+    print(json.dumps({key: data[key] for key in ("seconds", "target", "peak_mib", "best_plain", "times_faster")}))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(data, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
