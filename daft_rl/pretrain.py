@@ -59,7 +59,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         tuner.detach()
         for optimizer in tuner.anatomy.optimizers().values():
             optimizer.state.clear()  # two thirds of an archive, and fine-tuning starts with fresh moments
-        returns = evaluate(model, env, cfg.evaluation.episodes, cfg.evaluation.seed)
+        with work.players(domain, env) as players:
+            returns = evaluate(model, players, cfg.evaluation.episodes, cfg.evaluation.seed)
         save_agent(model, work.folder / "agent.zip")
         limit = cfg.env.get("cost_limit")
         command = f"python -m daft_rl.pretrain env={task} algo={cfg.algo.name} seed={cfg.seed}"

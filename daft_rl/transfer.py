@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,11 +62,11 @@ def run(
         envs = {role: work.env(domain, asked.episodes_during) for role, domain in watched.items()}
 
         def returns() -> dict[str, Returns]:
-            found = {role: evaluate(model, env, asked.episodes, asked.seed) for role, env in envs.items()}
-            for role in domains.keys() - watched.keys():
-                with closing(domains[role].make_vec(asked.episodes_during, cfg.vec)) as env:
+            found = {}
+            for role, domain in domains.items():
+                with work.players(domain, envs.get(role)) as env:
                     found[role] = evaluate(model, env, asked.episodes, asked.seed)
-            return {role: found[role] for role in domains}
+            return found
 
         with work.phases("evaluation"):
             zero_shot = returns()

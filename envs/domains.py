@@ -45,6 +45,10 @@ class Domain:
         """One environment. The user's own decide themselves how they render."""
         return make(self.name, self.shift, render_mode=render_mode) if self.maker is None else self.maker()
 
+    def steps_in_threads(self, vec: str) -> bool:
+        """Whether :meth:`make_vec` makes a batch whose environments are cheap to have many of."""
+        return vec == "threads" or (vec == "auto" and self.maker is None and get_task(self.name).vec == "threads")
+
     def make_vec(self, num_envs: int, vec: str) -> VecEnv:
         """A batch; see :func:`daft_rl.envs.make_vec`."""
         return make_vec(self.maker or self.name, num_envs=num_envs, shift=self.shift, vec=vec)

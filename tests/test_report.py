@@ -117,6 +117,8 @@ def test_page(grid: Path, tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text()
     assert "ValueError: &lt;no&gt;" in page
     assert page.count("data:image/png;base64,") >= 7
+    assert "500 (3 of 3)" in page  # daft at half the steps has a score of 0.25
+    assert "(0 of 3)" in page  # nobody reaches 0.75
     assert 'src="http' not in page  # it needs nothing else
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| daft | 6 | 0.56" in text

@@ -18,6 +18,8 @@ from daft_rl.report import figures, statistics
 from daft_rl.report.cells import Cell, read_cells, read_failures
 
 BASELINE = "ft"
+THRESHOLDS = (0.25, 0.5, 0.75)
+"""Normalised scores to which a table counts the target steps."""
 REFERENCES = Path("benchmarks/references.json")
 
 
@@ -44,15 +46,27 @@ COLUMNS = {
 """What a table shows of each method, mean ± standard deviation over seeds."""
 
 
-def tables(cells: list[Cell]) -> dict[str, list[dict[str, str]]]:
+def _steps_to(cells: list[Cell], threshold: float) -> str:
+    """Median over the seeds that reach it, and how many do; an evaluation in between may have missed it."""
+    reached = [steps for cell in cells if (steps := cell.steps_to(threshold)) is not None]
+    if not any(len(cell.data["curve"]) for cell in cells):
+        return ""
+    return (f"{np.median(reached):.0f} " if reached else "") + f"({len(reached)} of {len(cells)})"
+
+
+def tables(cells: list[Cell], references: dict[str, dict[str, float]]) -> dict[str, list[dict[str, str]]]:
     """One table per target: a row per method."""
     found = {}
     for target in sorted({cell.target for cell in cells}):
         rows = []
+        low, high = references[target]["random"], references[target]["expert"]
         for method in sorted({cell.method for cell in cells if cell.target == target}):
             group = [cell for cell in cells if cell.target == target and cell.method == method]
             row = {"method": method, "seeds": str(len(group))}
-            rows.append(row | {name: _spread([measure(cell) for cell in group]) for name, measure in COLUMNS.items()})
+            row |= {name: _spread([measure(cell) for cell in group]) for name, measure in COLUMNS.items()}
+            rows.append(
+                row | {f"steps to {share:g}": _steps_to(group, low + share * (high - low)) for share in THRESHOLDS}
+            )
         found[target] = [{name: row[name] for name in row if any(other[name] for other in rows)} for row in rows]
     return found
 
@@ -93,7 +107,7 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
     ]
     thresholds = np.linspace(0.0, max(1.2, max(float(scores.max()) for scores in matrices.values())), 50)
     shown["profiles"] = figures.profiles(statistics.profile(matrices, thresholds), thresholds)
-    by_target = tables(cells)
+    by_target = tables(cells, references["returns"])
     pages = []
     for target, rows in by_target.items():
         group = [cell for cell in cells if cell.target == target]
