@@ -12,6 +12,7 @@ import pytest
 
 from daft_rl.errors import ReportError
 from daft_rl.report import statistics
+from daft_rl.report.__main__ import main
 from daft_rl.report.cells import read_cells, read_failures
 
 TARGETS = [{"gravity": 0.5}, {"friction": 2.0}]
@@ -32,6 +33,11 @@ def make_cell(folder: Path, method: str, seed: int, shift: dict, final: float) -
     }  # fmt: skip
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(data))
+
+
+@pytest.fixture(autouse=True)
+def few_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "REPETITIONS", 500)
 
 
 @pytest.fixture
@@ -100,20 +106,17 @@ def test_nothing_to_report(tmp_path: Path) -> None:
         read_cells([tmp_path])
 
 
-def test_page(grid: Path, tmp_path: Path) -> None:
+def test_page(
+    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "references.json").write_text(json.dumps(REFERENCES))
     (grid / "broken").mkdir()
     (grid / "broken" / "cell.json").write_text(json.dumps({"status": "failed", "error": "ValueError: <no>"}))
     assert [failure.error for failure in read_failures([grid])] == ["ValueError: <no>"]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "daft_rl.report", str(grid), "--out", str(tmp_path / "out")),
-            *("--references", str(tmp_path / "references.json")),
-        ],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "12 runs, 1 failed" in done.stdout
+    options = {"--out": tmp_path / "out", "--references": tmp_path / "references.json"}
+    monkeypatch.setattr(sys, "argv", ["report", str(grid), *(str(part) for pair in options.items() for part in pair)])
+    main()
+    assert "12 runs, 1 failed" in capsys.readouterr().out
     page = (tmp_path / "out" / "report.html").read_text()
     assert "ValueError: &lt;no&gt;" in page
     assert page.count("data:image/png;base64,") >= 7
