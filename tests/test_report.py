@@ -106,9 +106,7 @@ def test_nothing_to_report(tmp_path: Path) -> None:
         read_cells([tmp_path])
 
 
-def test_page(
-    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_page(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "references.json").write_text(json.dumps(REFERENCES))
     (grid / "broken").mkdir()
     (grid / "broken" / "cell.json").write_text(json.dumps({"status": "failed", "error": "ValueError: <no>"}))
