@@ -176,6 +176,8 @@ def import_robosuite() -> ModuleType:
     try:
         with _quiet_import():
             import robosuite
+
+            import daft_rl.envs.robosuite_kernels  # noqa: F401, its compiled code goes into the same cache
     except (ImportError, AttributeError) as error:
         raise TaskError(
             f"robosuite is installed, but its import fails ({error}). "

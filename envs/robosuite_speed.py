@@ -37,17 +37,22 @@ class FastStep:
     """
 
     def __init__(self, sim_env: Any) -> None:
-        from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, orientation_error
-        from robosuite.utils.transform_utils import mat2quat
+        from robosuite.utils.control_utils import opspace_matrices
+        from robosuite.utils.transform_utils import axisangle2quat, make_pose, mat2quat, pose_inv, quat2mat
 
-        self._nullspace, self._opspace, self._orientation_error = nullspace_torques, opspace_matrices, orientation_error
-        self._mat2quat = mat2quat
+        from daft_rl.envs.robosuite_kernels import desired_acceleration, limited_torques
+
+        self._opspace, self._mat2quat, self._quat2mat = opspace_matrices, mat2quat, quat2mat
+        self._axisangle2quat, self._make_pose, self._pose_inv = axisangle2quat, make_pose, pose_inv
+        self._desired, self._limited = desired_acceleration, limited_torques
         self.env, self.robot = sim_env, sim_env.robots[0]
         model, data = sim_env.sim.model._model, sim_env.sim.data._data
         self.model, self.data = model, data
         self.substeps = int(sim_env.control_timestep / sim_env.model_timestep)
         self.joints = _index(self.robot._ref_joint_pos_indexes)
         self.dofs = _index(self.robot._ref_joint_vel_indexes)
+        assert isinstance(self.joints, slice)  # so that we can keep views
+        assert isinstance(self.dofs, slice)
         self.fingers = _index(self.robot._ref_gripper_joint_pos_indexes["right"])
         self.finger_dofs = _index(self.robot._ref_gripper_joint_vel_indexes["right"])
         self.motors = _index(self.robot._ref_arm_joint_actuator_indexes)
@@ -60,13 +65,16 @@ class FastStep:
         # views of MuJoCo's memory, which stays where it is
         self.position, self.orientation = data.site_xpos[self.site], data.site_xmat[self.site].reshape(3, 3)
         self.qpos, self.qvel, self.qacc, self.bias, self.ctrl = (
-            data.qpos, data.qvel, data.qacc, data.qfrc_bias, data.ctrl,
+            data.qpos, data.qvel, data.qacc, data.qfrc_bias[self.dofs], data.ctrl,
         )  # fmt: skip
         self.jacobian_position, self.jacobian_rotation = np.zeros((3, model.nv)), np.zeros((3, model.nv))
         self.inertia = np.zeros((model.nv, model.nv))
         count = len(self.robot._ref_joint_vel_indexes)
         self.mass_matrix = np.zeros((count, count), order="F")  # the layout that robosuite's indexing gives
-        self.error, self.wrench = np.zeros(6), np.zeros(6)
+        self.arm_inertia = self.inertia[self.dofs, self.dofs]
+        self.arm_jacobians = self.jacobian_position[:, self.dofs], self.jacobian_rotation[:, self.dofs]
+        self.hand_pose, self.wrench = np.eye(4), np.zeros(6)
+        self.force, self.moment = self.wrench[:3], self.wrench[3:]
         self._wipe = _FastWipe(sim_env) if type(sim_env).__name__ == "Wipe" else None
 
     def begin(self) -> np.ndarray:
@@ -74,17 +82,23 @@ class FastStep:
 
         :return: the first observation, see :meth:`step`
         """
-        parts = self.robot.composite_controller.part_controllers
-        self.arm = parts["right"]
-        self.others = [(name, controller) for name, controller in parts.items() if name != "right"]
-        self.arm.J_pos, self.arm.J_ori = self.arm.J_full[:3], self.arm.J_full[3:]  # one copy serves all three
-        self.kp, self.kd = self.arm.kp, self.arm.kd
+        composite = self.robot.composite_controller
+        self.arm = arm = composite.part_controllers["right"]
+        self.others = [(name, part) for name, part in composite.part_controllers.items() if name != "right"]
+        mode = (arm.impedance_mode, arm.input_type, arm.input_ref_frame, arm._goal_update_mode)
+        self.unusual = mode != ("fixed", "delta", "base", "achieved")  # robosuite then sets the goals
+        arm.J_pos, arm.J_ori = arm.J_full[:3], arm.J_full[3:]  # one copy serves all three
+        self.jacobian_transposed = arm.J_full.T
+        self.kp, self.kd, self.rest = arm.kp, arm.kd, arm.initial_joint
+        composite.update_state()
+        self.to_base = self._pose_inv(self._make_pose(arm.origin_pos, arm.origin_ori))
         # robosuite's first run after a reset uses what was read before the gripper took its place
-        self.velocity = np.concatenate((self.arm.ref_pos_vel, self.arm.ref_ori_vel))
-        self.joint_position, self.joint_velocity = self.arm.joint_pos, self.arm.joint_vel
-        self.mass_matrix[:] = self.arm.mass_matrix
-        self.to_read: bool = self.arm.new_update
-        self.arm.ref_pos_vel, self.arm.ref_ori_vel = self.velocity[:3], self.velocity[3:]
+        self.velocity = np.concatenate((arm.ref_pos_vel, arm.ref_ori_vel))
+        self.hand_position, self.hand_orientation = arm.ref_pos, arm.ref_ori_mat
+        self.joint_position, self.joint_velocity = arm.joint_pos, arm.joint_vel
+        self.mass_matrix[:] = arm.mass_matrix
+        self.to_read: bool = arm.new_update
+        arm.ref_pos_vel, arm.ref_ori_vel = self.velocity[:3], self.velocity[3:]
         clocks = list(self.env._observables.values())
         self.period: float = clocks[0]._sampling_timestep
         self.elapsed: float = clocks[0]._time_since_last_sample
@@ -99,6 +113,7 @@ class FastStep:
         :return: object state and robot's state, ``float64``; reward; whether the episode terminated
         """
         env, model, data = self.env, self.model, self.data
+        timestep, period = env.model_timestep, self.period
         env.timestep += 1
         for substep in range(self.substeps):
             mujoco.mj_step1(model, data)
@@ -111,32 +126,47 @@ class FastStep:
             if substep == 0:
                 self._control_others()
             mujoco.mj_step2(model, data)
-            self._tick(env.model_timestep)
+            # the clock of robosuite's observables, one for all: they are read after the first physics step of a period
+            self.elapsed += timestep
+            if not self.sampled:
+                self.observation, self.sampled = self._observe(), True
+            if self.elapsed >= period:
+                self.elapsed %= period
+                self.sampled = False
         env.cur_time += env.control_timestep
         reward, done, _ = env._post_action(action)
         return self.observation, reward, done
 
     def _read_state(self) -> None:
-        """What the controller's ``update`` reads: pose, velocity, Jacobian, joints and inertia."""
-        arm, jacobian = self.arm, self.arm.J_full
+        """What the controller's ``update`` reads: velocity, Jacobian, inertia; pose and joints are views."""
+        arm = self.arm
+        self.hand_position, self.hand_orientation = self.position, self.orientation
         mujoco.mj_jacSite(self.model, self.data, self.jacobian_position, self.jacobian_rotation, self.site)
-        np.dot(self.jacobian_position, self.qvel, out=self.velocity[:3])
-        np.dot(self.jacobian_rotation, self.qvel, out=self.velocity[3:])
-        jacobian[:3] = self.jacobian_position[:, self.dofs]
-        jacobian[3:] = self.jacobian_rotation[:, self.dofs]
-        arm.ref_pos[:] = self.position
-        arm.ref_ori_mat[:] = self.orientation
+        np.dot(self.jacobian_position, self.qvel, out=arm.ref_pos_vel)
+        np.dot(self.jacobian_rotation, self.qvel, out=arm.ref_ori_vel)
+        arm.J_pos[:], arm.J_ori[:] = self.arm_jacobians
         mujoco.mj_fullM(self.model, self.inertia, self.data.qM)
-        self.mass_matrix[:] = self.inertia[self.dofs][:, self.dofs]
-        self.joint_position, self.joint_velocity = self.qpos[self.joints].copy(), self.qvel[self.dofs].copy()
+        self.mass_matrix[:] = self.arm_inertia
+        self.joint_position, self.joint_velocity = self.qpos[self.joints], self.qvel[self.dofs]
 
     def _set_goal(self, action: np.ndarray) -> None:
         """A new goal from the action, relative to the arm's base."""
         arm, composite = self.arm, self.robot.composite_controller
-        composite.update_state()
-        arm.new_update = False  # just read
-        composite.set_goal(action)
-        arm.new_update = True
+        if self.base_moves or self.unusual:
+            arm.ref_pos[:], arm.ref_ori_mat[:] = self.hand_position, self.hand_orientation
+            composite.update_state()
+            arm.new_update = False  # just read
+            composite.set_goal(action)
+            arm.new_update = True
+        else:
+            delta = arm.scale_action(action[: arm.control_dim])
+            self.hand_pose[:3, :3], self.hand_pose[:3, 3] = self.hand_orientation, self.hand_position
+            pose = self.to_base.dot(self.hand_pose)
+            arm.goal_pos = pose[:3, 3] + delta[:3]
+            arm.goal_ori = np.dot(self._quat2mat(self._axisangle2quat(delta[3:6])), pose[:3, :3])
+            for name, controller in self.others:
+                first, last = composite._action_split_indexes[name]
+                controller.set_goal(composite.grippers[name].format_action(action[first:last]))
         self._place_goal()
 
     def _place_goal(self) -> None:
@@ -147,26 +177,36 @@ class FastStep:
 
     def _control(self) -> None:
         """Operational space control. A base that does not move has no velocity to subtract."""
-        arm, wrench, velocity = self.arm, self.wrench, self.velocity
+        arm, velocity = self.arm, self.velocity
         if self.base_moves:
             self.robot.composite_controller.update_state()
             self._place_goal()
             data = self.env.sim.data
             velocity = velocity - np.concatenate((data.get_site_xvelp(self.base), data.get_site_xvelr(self.base)))
-        np.subtract(self.goal_position, arm.ref_pos, out=self.error[:3])
-        self.error[3:] = self._orientation_error(self.goal_orientation, arm.ref_ori_mat)
-        desired = self.error * self.kp - velocity * self.kd
+        desired = self._desired(
+            self.goal_position,
+            self.hand_position,
+            self.goal_orientation,
+            self.hand_orientation,
+            velocity,
+            self.kp,
+            self.kd,
+        )
         _, lambda_position, lambda_orientation, nullspace = self._opspace(
             self.mass_matrix, arm.J_full, arm.J_pos, arm.J_ori
         )
-        np.dot(lambda_position, desired[:3], out=wrench[:3])
-        np.dot(lambda_orientation, desired[3:], out=wrench[3:])
-        torques = np.dot(arm.J_full.T, wrench) + self.bias[self.dofs]
-        torques += self._nullspace(
-            self.mass_matrix, nullspace, arm.initial_joint, self.joint_position, self.joint_velocity
+        np.dot(lambda_position, desired[:3], out=self.force)
+        np.dot(lambda_orientation, desired[3:], out=self.moment)
+        arm.torques, self.ctrl[self.motors] = self._limited(
+            np.dot(self.jacobian_transposed, self.wrench) + self.bias,
+            self.mass_matrix,
+            nullspace,
+            self.rest,
+            self.joint_position,
+            self.joint_velocity,
+            self.low,
+            self.high,
         )
-        arm.torques = torques
-        self.ctrl[self.motors] = np.minimum(np.maximum(torques, self.low), self.high)
 
     def _control_others(self) -> None:
         """The gripper, whose motors get the same for the whole step; and the forces that Wipe rewards."""
@@ -178,18 +218,6 @@ class FastStep:
         if self._wipe is not None:
             measured = [robot.get_sensor_measurement(name) for name in self._wipe.sensors]
             robot.recent_ee_forcetorques["right"].push(np.concatenate(measured))
-
-    def _tick(self, timestep: float) -> None:
-        """The clock of robosuite's observables, one for all: it says after which physics step they are read."""
-        self.elapsed += timestep
-        if not self.sampled and self.period >= self.elapsed:
-            self.observation = self._observe()
-            self.sampled = True
-        if self.elapsed >= self.period:
-            if not self.sampled:
-                self.observation = self._observe()
-            self.elapsed %= self.period
-            self.sampled = False
 
     def _observe(self) -> np.ndarray:
         """Object state, then the robot's, in robosuite's order."""
