@@ -5,6 +5,7 @@ Functions replace methods of one task object; classes and installed files stay a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -27,32 +28,62 @@ def speed_up(task: Any) -> None:
         return getattr(type(task), name) is getattr(BaseTask, name)
 
     agent = task.agent
+    bodies = _Bodies(task)
     agent.get_sensor = _sensor_reader(agent)
-    task._obs_lidar_pseudo = partial(_lidar, task)
+    task._obs_lidar_pseudo = partial(_lidar, task, bodies)
     if plain("simulation_forward") and not task._mocaps and not task.debug:
         task.simulation_forward = partial(_simulate, task)
     # Nothing else moves in these tasks: what the package computes again before costs and observations is there already
     settled = type(task).__name__.startswith("GoalLevel") and type(agent).__name__ in ("Point", "Car")
     if settled and not task._is_load_static_geoms:
         task.calculate_cost = partial(_cost, task)
+    if plain("dist_goal") and "goal" in task._geoms:
+        task.dist_goal = partial(_dist_goal, bodies)
     if plain("obs") and task.observation_flatten and not task.observe_vision:
-        task.obs = partial(_observe, task, settled)
+        task.obs = partial(_observe, task, bodies, settled)
     hazards = task._geoms.get("hazards")
     if hazards is not None:
-        positions = _positions(task, [f"hazard{i}" for i in range(hazards.num)])
-        hazards.cal_cost = partial(_hazard_cost, hazards, positions)
+        hazards.cal_cost = partial(_hazard_cost, hazards, bodies)
 
 
-def _positions(task: Any, names: list[str]) -> Callable[[], np.ndarray]:
-    """A function that reads the positions of bodies; their numbers do not change between resets."""
-    rows: list[int] = []
+class _Bodies:
+    """Where the agent and the things around it are, read by their rows in MuJoCo's arrays.
 
-    def read() -> np.ndarray:
-        if not rows:
-            rows.extend(task.model.body(name).id for name in names)
-        return task.data.xpos[rows]
+    A reset compiles a new model of the same bodies, so that rows stay.
 
-    return read
+    :param task: the package's task object
+    """
+
+    def __init__(self, task: Any) -> None:
+        self.task = task
+        self._row: dict[str, int] = {}
+        self._rows: dict[str, np.ndarray | None] = {}
+
+    def row(self, name: str) -> int:
+        """The row of one body."""
+        if name not in self._row:
+            self._row[name] = self.task.model.body(name).id
+        return self._row[name]
+
+    def rows(self, obstacle: Any) -> np.ndarray | None:
+        """The rows of an obstacle's bodies; ``None`` if it has none, such as a wall."""
+        if obstacle.name not in self._rows:
+            names = [f"{obstacle.name[:-1]}{i}" for i in range(getattr(obstacle, "num", 0) or 0)] or [obstacle.name]
+            rows: np.ndarray | None
+            try:
+                rows = np.array([self.row(name) for name in names])
+            except KeyError:
+                rows = None
+            if rows is not None and not np.array_equal(self.task.data.xpos[rows], np.array(obstacle.pos, ndmin=2)):
+                rows = None
+            self._rows[obstacle.name] = rows
+        return self._rows[obstacle.name]
+
+    @property
+    def agent(self) -> tuple[np.ndarray, np.ndarray]:
+        """Position and rotation matrix of the agent, views."""
+        row, data = self.row("agent"), self.task.data
+        return data.xpos[row], data.xmat[row].reshape(3, 3)
 
 
 def _sensor_reader(agent: Any) -> Callable[[str], np.ndarray]:
@@ -68,14 +99,24 @@ def _sensor_reader(agent: Any) -> Callable[[str], np.ndarray]:
     return read
 
 
-def _lidar(task: Any, positions: Any) -> np.ndarray:
-    """How close the nearest object is in each direction, array ``(num_bins,)``."""
-    conf = task.lidar_conf
+def _lidar(task: Any, bodies: _Bodies, positions: Any) -> np.ndarray:
+    """How close the nearest of some objects is in each direction, array ``(num_bins,)``."""
     places = np.array(positions, ndmin=2)
+    return _lidars(task.lidar_conf, bodies, places, np.zeros(len(places), int), 1)[0]
+
+
+def _lidars(conf: Any, bodies: _Bodies, places: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """How close the nearest object of each group is in each direction.
+
+    :param places: positions of the objects, array ``(n, 2 or 3)``
+    :param group: of each object, array ``(n,)``
+    :return: array ``(groups, num_bins)``
+    """
+    position, rotation = bodies.agent
     away = np.zeros((len(places), 3))
     away[:, :2] = places[:, :2]
-    away -= task.agent.pos
-    x, y = np.matmul(away, task.agent.mat)[:, :2].T
+    away -= position
+    x, y = np.matmul(away, rotation)[:, :2].T
     distance = np.abs(x + 1j * y)
     angle = np.arctan2(y, x) % (np.pi * 2)
     width = (np.pi * 2) / conf.num_bins
@@ -84,13 +125,21 @@ def _lidar(task: Any, positions: Any) -> np.ndarray:
         sensor = np.exp(-conf.exp_gain * distance)
     else:
         sensor = np.maximum(0, conf.max_dist - distance) / conf.max_dist
-    seen = np.zeros(conf.num_bins)
-    np.maximum.at(seen, bins, sensor)
+    seen = np.zeros(groups * conf.num_bins)
+    first = group * conf.num_bins
+    np.maximum.at(seen, first + bins, sensor)
     if conf.alias:
         share = (angle - width * bins) / width
-        np.maximum.at(seen, (bins + 1) % conf.num_bins, share * sensor)
-        np.maximum.at(seen, (bins - 1) % conf.num_bins, (1 - share) * sensor)
-    return seen
+        np.maximum.at(seen, first + (bins + 1) % conf.num_bins, share * sensor)
+        np.maximum.at(seen, first + (bins - 1) % conf.num_bins, (1 - share) * sensor)
+    return seen.reshape(groups, conf.num_bins)
+
+
+def _dist_goal(bodies: _Bodies) -> float:
+    xpos = bodies.task.data.xpos
+    goal, agent = xpos[bodies.row("goal")], xpos[bodies.row("agent")]
+    x, y = float(goal[0] - agent[0]), float(goal[1] - agent[1])
+    return math.sqrt(x * x + y * y)
 
 
 def _simulate(task: Any, action: np.ndarray) -> bool:
@@ -111,21 +160,32 @@ def _cost(task: Any) -> dict[str, float]:
     return cost
 
 
-def _hazard_cost(hazards: Any, positions: Callable[[], np.ndarray]) -> dict[str, float]:
+def _hazard_cost(hazards: Any, bodies: _Bodies) -> dict[str, float]:
     if not hazards.is_constrained:
         return {}
-    distances = np.sqrt(np.square(positions()[:, :2] - hazards.agent.pos[:2]).sum(axis=1))
+    xpos = bodies.task.data.xpos
+    x, y = (xpos[bodies.rows(hazards)] - xpos[bodies.row("agent")]).T[:2]
+    distances = np.sqrt(x * x + y * y)
     inside = distances[distances <= hazards.size]
     return {"cost_hazards": sum((hazards.cost * (hazards.size - distance) for distance in inside), 0)}
 
 
-def _observe(task: Any, settled: bool) -> np.ndarray:
+def _observe(task: Any, bodies: _Bodies, settled: bool) -> np.ndarray:
     if not settled:
         mujoco.mj_forward(task.model, task.data)
     seen = task.agent.obs_sensor()
+    together: dict[str, np.ndarray] = {}
     for obstacle in task._obstacles:
         if obstacle.is_lidar_observed:
-            seen[obstacle.name + "_lidar"] = task._obs_lidar(obstacle.pos, obstacle.group)
+            rows = bodies.rows(obstacle) if task.lidar_conf.type == "pseudo" else None
+            if rows is None:
+                seen[obstacle.name + "_lidar"] = task._obs_lidar(obstacle.pos, obstacle.group)
+            else:
+                together[obstacle.name + "_lidar"] = rows
         if getattr(obstacle, "is_comp_observed", False):
             seen[obstacle.name + "_comp"] = task._obs_compass(obstacle.pos)
+    if together:
+        rows = np.concatenate(list(together.values()))
+        group = np.repeat(np.arange(len(together)), [len(part) for part in together.values()])
+        seen |= zip(together, _lidars(task.lidar_conf, bodies, task.data.xpos[rows], group, len(together)), strict=True)
     return np.concatenate([seen[name].ravel() for name in task.obs_info.obs_space_dict])
