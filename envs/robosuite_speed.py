@@ -231,9 +231,7 @@ class FastStep:
         if self._wipe is not None:
             radius, centroid, _ = self._wipe.information()
             wiped = len(env.wiped_markers) / env.num_markers
-            return np.concatenate(
-                ([wiped, radius], centroid, centroid - hand, *robot, [float(env._has_gripper_contact)])
-            )
+            return np.concatenate(([wiped, radius], centroid, centroid - hand, *robot, [float(self._wipe.presses())]))
         door, handle = data.xpos[env.object_body_ids["door"]], data.site_xpos[env.door_handle_site_id]
         turned = [self.qpos[env.handle_qpos_addr]] if env.use_latch else []
         opened = [self.qpos[env.hinge_qpos_addr]]
@@ -257,8 +255,9 @@ class _FastWipe:
         self.low = np.where(low == high, -np.inf, low + JOINT_LIMIT_TOLERANCE)
         self.high = np.where(low == high, np.inf, high - JOINT_LIMIT_TOLERANCE)
         self.sensors = [self.robot.gripper["right"].important_sensors[kind] for kind in SENSORS]
-        addresses = {name: self.model.sensor(name).adr[0] for name in self.sensors}
         sensordata = self.data.sensordata
+        addresses = {name: self.model.sensor(name).adr[0] for name in self.sensors}
+        self.force = sensordata[addresses[self.sensors[0]] :][:3]  # a view
         self.remaining, self._seen = np.arange(len(self.markers)), -1
 
         self._active_markers = env._get_active_markers
@@ -284,7 +283,8 @@ class _FastWipe:
         places = self.data.xpos[self.bodies[self.remaining]]
         centroid = np.add.reduce(places, axis=0)  # row after row, as a loop adds
         centroid /= len(places)
-        radius = np.max(np.linalg.norm(places - centroid, axis=1))
+        away = places - centroid
+        radius = np.sqrt(np.add.reduce(away * away, axis=1).max())
         return radius, centroid, centroid - self.data.site_xpos[self.robot.eef_site_id["right"]]
 
     def active_markers(self, corner_names: list[str]) -> list[Any]:
@@ -306,6 +306,10 @@ class _FastWipe:
             return self._active_markers(corner_names) if arena.markers else []
         finally:
             arena.markers = self.markers
+
+    def presses(self) -> bool:
+        """Wipe's ``_has_gripper_contact``: whether the wiper feels more than a threshold."""
+        return bool(np.linalg.norm(self.force - self.env.ee_force_bias["right"]) > self.env.contact_threshold)
 
     def check_contact(self, geoms: Any, others: Any = None) -> bool:
         """robosuite's ``check_contact``; fast for the arm with anything."""
