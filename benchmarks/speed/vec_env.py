@@ -1,6 +1,7 @@
 """How fast the batch engines step, beside the speed of the bare physics.
 
-    python benchmarks/speed/vec_env.py --tasks Ant HalfCheetah
+    uv run --with envpool python benchmarks/speed/vec_env.py
+    python benchmarks/speed/vec_env.py --tasks Ant --num-envs 1 4 16 64 256 --threads 1 2 --out FILE
 
 Every engine takes the same actions from the same seeds, so they do the same work (which is checked, by the sum of
 rewards; not for EnvPool, which has its own simulator). "physics" is the upper limit for our engines: the same
@@ -24,6 +25,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from daft_rl.envs import make
 from daft_rl.envs.threads import ThreadedMujocoVecEnv
 
-RESULTS = Path(__file__).parent / "results" / "vec_env.json"
+RESULTS = Path(__file__).parents[1] / "results" / "speed_vec_env.json"
 PACKAGES = ("gymnasium", "mujoco", "numpy", "stable-baselines3", "torch", "envpool")
 
 
@@ -131,7 +133,8 @@ def open_engines(work: Work, num_threads: int, names: list[str], stack: ExitStac
     if "envpool" in names and find_spec("envpool"):
         import envpool
 
-        if (task := f"{work.task}-v5") in envpool.list_all_envs():
+        task = work.task if "-v" in work.task else f"{work.task}-v5"
+        if task in envpool.list_all_envs():
             pool = envpool.make_gymnasium(task, num_envs=work.num_envs, num_threads=num_threads, seed=0)
             stack.callback(pool.close)
             found["envpool"] = lambda: step_envpool(pool, work)
@@ -179,6 +182,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def show(task: str, result: dict[str, Any]) -> None:
+    print(f"\n{result['num_envs']} environments, {result['threads']} threads", end="")
     print(f"\n{task:<12} {'steps/s':>9} {'[min, max]':>18} {'of physics':>11} {'of dummy':>9}")
     for name, rate in result["steps_per_second"].items():
         to = [result["relative_to"].get(base, {}).get(name, {}).get("median", 1.0) for base in ("physics", "dummy")]
@@ -191,9 +195,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=["Ant", "HalfCheetah"])
     parser.add_argument("--engines", nargs="+", default=engines, choices=engines, help="EnvPool only if installed")
-    parser.add_argument("--num-envs", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--steps", type=int, default=200, help="of the batch, per round and engine")
+    parser.add_argument("--num-envs", type=int, nargs="+", default=[16])
+    parser.add_argument("--threads", type=int, nargs="+", default=[os.cpu_count()])
+    parser.add_argument("--steps", type=int, default=3200, help="of all environments together, per round and engine")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -201,13 +205,15 @@ def main() -> None:
     report: dict[str, Any] = {
         "command": " ".join(["python", "benchmarks/speed/vec_env.py", *sys.argv[1:]]),
         "machine": describe_machine(),
-        "settings": {"num_envs": args.num_envs, "threads": args.threads, "steps": args.steps, "rounds": args.rounds},
-        "tasks": {},
+        "settings": {"steps": args.steps, "rounds": args.rounds},
+        "tasks": {task: [] for task in args.tasks},
     }
-    for task in args.tasks:
-        work = record(task, args.num_envs, args.steps)
-        report["tasks"][task] = measure(work, args.threads, args.rounds, args.engines)
-        show(task, report["tasks"][task])
+    for task, num_envs in product(args.tasks, args.num_envs):
+        work = record(task, num_envs, max(args.steps // num_envs, 20))
+        for threads in args.threads:
+            result = {"num_envs": num_envs, "threads": threads, **measure(work, threads, args.rounds, args.engines)}
+            report["tasks"][task].append(result)
+            show(task, result)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"\nWritten to {args.out}")
