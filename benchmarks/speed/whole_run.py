@@ -52,8 +52,12 @@ def plain(vec: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
         makers = [lambda: make(task)] * size
         return VecMonitor(DummyVecEnv(makers) if vec == "dummy" else SubprocVecEnv(makers, start_method="forkserver"))
 
-    training = VecNormalize.load(str(archive.with_name("vecnormalize.pkl")), batch(TASK, NUM_ENVS))
-    training.training = False
+    def normalized(venv: VecEnv, reward: bool) -> VecNormalize:
+        venv = VecNormalize.load(str(archive.with_name("vecnormalize.pkl")), venv)
+        venv.training, venv.norm_reward = False, reward
+        return venv
+
+    training = normalized(batch(TASK, NUM_ENVS), reward=True)
     settings = {
         "n_steps": 128,
         "batch_size": 256,
@@ -65,7 +69,10 @@ def plain(vec: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     for module in model.policy.modules():
         if isinstance(module, torch.nn.BatchNorm1d):  # PPO.train() would put it into training mode
             module.eval().train = lambda mode=True, module=module: module  # type: ignore[method-assign, misc]
-    envs = {"target": batch(TASK, EPISODES_DURING), "source": batch(SOURCE, EPISODES_DURING)}
+    envs = {
+        name: normalized(batch(task, EPISODES_DURING), reward=False)
+        for name, task in {"target": TASK, "source": SOURCE}.items()
+    }
 
     def play(episodes: int) -> dict[str, float]:
         for env in envs.values():
