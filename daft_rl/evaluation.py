@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-__all__ = ["Returns", "evaluate", "evaluate_all", "visit"]
+__all__ = ["Returns", "evaluate", "visit"]
 
 
 @dataclass(frozen=True)
@@ -59,27 +58,6 @@ def evaluate(model: BaseAlgorithm, venv: VecEnv, episodes: int, seed: int) -> Re
     :param episodes: how many
     :param seed: of the first episode
     """
-    return evaluate_all(model, {"": venv}, episodes, seed)[""]
-
-
-def evaluate_all(model: BaseAlgorithm, venvs: Mapping[str, VecEnv], episodes: int, seed: int) -> dict[str, Returns]:
-    """:func:`evaluate` in several batches at once, with the same results: while one steps, the policy acts in another.
-
-    :param venvs: batches by name, no two the same
-    """
-    playing = {name: _play(model, venv, episodes, seed) for name, venv in venvs.items()}
-    found: dict[str, Returns] = {}
-    while len(found) < len(playing):
-        for name in [name for name in playing if name not in found]:
-            try:
-                next(playing[name])
-            except StopIteration as end:
-                found[name] = end.value
-    return {name: found[name] for name in venvs}
-
-
-def _play(model: BaseAlgorithm, venv: VecEnv, episodes: int, seed: int) -> Generator[None, None, Returns]:
-    """Pauses while environments step."""
     normalizer = model.get_vec_normalize_env()
     returns, lengths, costs = np.zeros(episodes), np.zeros(episodes, dtype=int), np.full(episodes, np.nan)
     for first in range(0, episodes, venv.num_envs):
@@ -89,9 +67,7 @@ def _play(model: BaseAlgorithm, venv: VecEnv, episodes: int, seed: int) -> Gener
         over = np.zeros(len(playing), dtype=bool)
         while not over.all():
             actions, _ = model.predict(_normalize(normalizer, observations), deterministic=True)
-            venv.step_async(actions)
-            yield
-            observations, rewards, dones, infos = venv.step_wait()
+            observations, rewards, dones, infos = venv.step(actions)
             returns[playing] += np.where(over, 0.0, rewards[: len(playing)])
             lengths[playing] += ~over
             for i in np.flatnonzero(dones[: len(playing)] & ~over):

@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.distortion import Distortion, StatisticsDrift
-from daft_rl.evaluation import evaluate_all
+from daft_rl.evaluation import evaluate
 from daft_rl.phases import Phases
 from daft_rl.running import find_constraint, save_agent
 
@@ -71,7 +71,10 @@ class Monitoring(BaseCallback):
             self._evaluate()
 
     def _evaluate(self) -> None:
-        returns = evaluate_all(self.model, self.envs, self.settings.episodes_during, self.settings.seed)
+        returns = {
+            name: evaluate(self.model, env, self.settings.episodes_during, self.settings.seed)
+            for name, env in self.envs.items()
+        }
         point: dict[str, Any] = {"timesteps": self.num_timesteps}
         for name, result in returns.items():
             point[name] = result.mean

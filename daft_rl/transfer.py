@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +47,7 @@ def run(
     # PyTorch takes seconds to import: what is wrong above is told before
     from daft_rl.anatomy import Networks
     from daft_rl.distortion import Distortion, StatisticsDrift
-    from daft_rl.evaluation import evaluate, evaluate_all, visit
+    from daft_rl.evaluation import evaluate, visit
     from daft_rl.insertion import insert_batchnorm, wants_batchnorm
     from daft_rl.monitoring import Monitoring
     from daft_rl.results import TransferResult
@@ -63,13 +62,11 @@ def run(
         envs = {role: work.env(domain, asked.episodes_during) for role, domain in watched.items()}
 
         def returns() -> dict[str, Returns]:
-            with ExitStack() as stack:
-                players = {role: stack.enter_context(work.players(watched[role], env)) for role, env in envs.items()}
-                found = evaluate_all(model, players, asked.episodes, asked.seed)
-            for role in domains.keys() - watched.keys():
-                with work.players(domains[role]) as env:
+            found = {}
+            for role, domain in domains.items():
+                with work.players(domain, envs.get(role)) as env:
                     found[role] = evaluate(model, env, asked.episodes, asked.seed)
-            return {role: found[role] for role in domains}
+            return found
 
         with work.phases("evaluation"):
             zero_shot = returns()

@@ -8,12 +8,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from daft_rl.envs import make_vec
-from daft_rl.evaluation import evaluate, evaluate_all, visit
-from daft_rl.sources import find_agent
+from daft_rl.evaluation import evaluate, visit
 from tests.conftest import ALGORITHMS, DISCRETE, ON_POLICY, PointMass, build
 
 
@@ -51,18 +48,6 @@ def test_the_same_episodes_however_many_environments_play() -> None:
     assert len(set(played[0])) == 7
     for other in played[1:]:
         np.testing.assert_allclose(other, played[0], rtol=1e-4)
-
-
-@pytest.mark.parametrize("vec", ["dummy", "threads"])
-def test_batches_played_together_are_played_as_alone(vec: str) -> None:
-    model = PPO.load(find_agent("HalfCheetah", "ppo"), device="cpu")
-    venvs = {
-        "three": make_vec("HalfCheetah", num_envs=3, vec=vec),
-        "one": make_vec("HalfCheetah-shifted", num_envs=1, vec=vec),
-    }
-    together = evaluate_all(model, venvs, episodes=2, seed=3)
-    assert list(together) == list(venvs)
-    assert together == {name: evaluate(model, venv, episodes=2, seed=3) for name, venv in venvs.items()}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
