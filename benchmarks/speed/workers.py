@@ -36,9 +36,9 @@ def measure(venv: VecEnv, actions: np.ndarray) -> float:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-envs", type=int, default=8)
+    parser.add_argument("--num-envs", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=60, help="of the batch, per round")
+    parser.add_argument("--steps", type=int, default=40, help="of the batch, per round")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     results = {}
