@@ -51,11 +51,11 @@ class SafetyShift(Shift):
             self._check_scale(name, positive=False)
         check_number("floor_friction", self.floor_friction, 0.0)
         check_number("hazard_size", self.hazard_size, 0.0, exclusive=True)
-        for name in ("hazards", "level"):
+        for name, least in (("hazards", 1), ("level", 0)):  # the package's lidar cannot look at no hazards
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise TaskError(
-                    f"shift.{name}: expected a whole number >= 0, or null for the task's own, got {value!r}."
+                    f"shift.{name}: expected a whole number >= {least}, or null for the task's own, got {value!r}."
                 )
 
 

@@ -170,6 +170,7 @@ def test_interface_shifts() -> None:
     [
         ("SafetyPointGoal", {"nope": 1}, "What exists: .*hazard_size"),
         ("SafetyPointGoal", {"hazards": -1}, "whole number"),
+        ("SafetyPointGoal", {"hazards": 0}, "whole number >= 1"),
         ("SafetyPointGoal", {"hazard_size": 0}, "above 0"),
         ("SafetyPointGoal", {"level": 7}, "SafetyPointGoal7-v0"),
         ("SafetyPointGoal", {"mass": {"wheel": 2.0}}, "no name fits 'wheel'. What exists: agent"),
