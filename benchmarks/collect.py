@@ -56,8 +56,15 @@ def read_rows(folders: list[Path]) -> list[dict[str, Any]]:
 
 
 def spread(values: list[float]) -> str:
-    """Mean and standard deviation over seeds."""
-    return f"{mean(values):.0f} ± {stdev(values):.0f}" if len(values) > 1 else f"{values[0]:.0f}"
+    """Mean and standard deviation over seeds, to about three digits."""
+    digits = 0 if abs(mean(values)) >= 100 else 1
+    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def cell(rows: list[dict[str, Any]], name: str) -> str:
+    """Return over seeds, and the cost where there is one."""
+    costs = [row[f"{name}_cost"] for row in rows if f"{name}_cost" in row]
+    return spread([row[name] for row in rows]) + (f", cost {spread(costs)}" if costs else "")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -67,13 +74,12 @@ def table(rows: list[dict[str, Any]]) -> str:
         groups[row["task"], json.dumps(row["shift"]), row["algo"], row["method"]].append(row)
     order = sorted(groups, key=lambda key: (*key[:3], -mean(row["final_target"] for row in groups[key])))
     lines = [
-        "| task | shift | algo | method | seeds | zero-shot target | final target | final source |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| task | shift | algo | method | seeds | source: before | target: zero-shot | target: final | source: final |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for key in order:
-        cells = [
-            spread([row[name] for row in groups[key]]) for name in ("zero_shot_target", "final_target", "final_source")
-        ]
+        names = "zero_shot_source", "zero_shot_target", "final_target", "final_source"
+        cells = [cell(groups[key], name) for name in names]
         lines.append(f"| {' | '.join(key)} | {len(groups[key])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -54,7 +54,7 @@ def run_cell(cfg: DictConfig) -> dict[str, Any]:
     with open_dict(cfg):
         cfg.output_dir = str(folder)
     try:
-        run(cfg)
+        run(cfg, played=Path(cfg.benchmark.folder) / "zero_shot")
         cell = {"status": "finished"}
     except Exception as error:  # whatever it is, the other cells go on
         cell = {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,11 @@ class Returns:
         """Plain data, as in ``results.json``."""
         data = {"mean": self.mean, "std": self.std, "returns": self.returns, "lengths": self.lengths}
         return data if self.costs is None else data | {"mean_cost": self.mean_cost, "costs": self.costs}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Returns:
+        """What :meth:`as_dict` gave."""
+        return cls(data["returns"], data["lengths"], data.get("costs"))
 
 
 def _normalize(normalizer: VecNormalize | None, observations: Any) -> Any:

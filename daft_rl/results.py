@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ __all__ = ["TransferResult", "write_json"]
 def write_json(path: Path, data: Any) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # runs of a grid may write the same file
     unfinished.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     unfinished.replace(path)
 

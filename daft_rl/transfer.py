@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +29,17 @@ __all__ = ["run", "transfer"]
 
 
 def run(
-    cfg: DictConfig, domains: Mapping[str, Domain] | None = None, agent: Path | BaseAlgorithm | None = None
+    cfg: DictConfig,
+    domains: Mapping[str, Domain] | None = None,
+    agent: Path | BaseAlgorithm | None = None,
+    played: Path | None = None,
 ) -> TransferResult:
     """Transfer one agent, as the configuration says (``configs/transfer.yaml``).
 
     :param cfg: the composed configuration
     :param domains: ``target``, maybe ``source``, and others to play in afterwards, in place of the configuration's
     :param agent: the source policy, in place of the configuration's
+    :param played: a folder in which runs of one grid share the zero-shot returns, which are the same for all
     :return: what is also written to ``results.json`` in the run folder
     :raises DaftError: something in the configuration does not exist or does not fit
     """
@@ -50,6 +55,7 @@ def run(
     from daft_rl.evaluation import evaluate, visit
     from daft_rl.insertion import insert_batchnorm, wants_batchnorm
     from daft_rl.monitoring import Monitoring
+    from daft_rl.recall import recall
     from daft_rl.results import TransferResult
     from daft_rl.running import Workspace, save_agent
     from daft_rl.tuning import Reconversion, Tuner
@@ -61,15 +67,12 @@ def run(
         watched = {role: domain for role, domain in domains.items() if role in ("target", "source")}
         envs = {role: work.env(domain, asked.episodes_during) for role, domain in watched.items()}
 
-        def returns() -> dict[str, Returns]:
-            found = {}
-            for role, domain in domains.items():
-                with work.players(domain, envs.get(role)) as env:
-                    found[role] = evaluate(model, env, asked.episodes, asked.seed)
-            return found
+        def play(role: str) -> Returns:
+            with work.players(domains[role], envs.get(role)) as env:
+                return evaluate(model, env, asked.episodes, asked.seed)
 
         with work.phases("evaluation"):
-            zero_shot = returns()
+            zero_shot = {role: recall(played, cfg, agent, domains[role], partial(play, role)) for role in domains}
 
         with work.phases("calibration"):
             visited = visit(model, training, cfg.calibration.steps, cfg.seed + 1)
@@ -89,7 +92,7 @@ def run(
             work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
 
         with work.phases("evaluation"):
-            final = returns()
+            final = {role: play(role) for role in domains}
             layers, layers_on_source = distortion.measure(), retained.measure() if retained else {}
         tuner.detach()
         save_agent(model, work.folder / "final.zip")

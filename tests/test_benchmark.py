@@ -42,11 +42,33 @@ def test_a_finished_cell_is_not_run_again(tmp_path: Path) -> None:
     assert (folder / "results.json").stat().st_mtime_ns == written
 
 
+@pytest.mark.parametrize("task", ["HalfCheetah-shifted", "SafetyPointGoal-shifted"])
+def test_zero_shot_returns_are_played_once_for_all_cells(tmp_path: Path, task: str) -> None:
+    """And what follows is bit for bit what it would be."""
+
+    def results(name: str, method: str) -> dict:
+        cfg, folder = cell(tmp_path / name, f"method={method}", f"env={task}", "env.shift={gear: 0.9}", "vec=auto")
+        assert run_cell(cfg)["status"] == "finished"
+        return {k: v for k, v in json.loads((folder / "results.json").read_text()).items() if "seconds" not in k} | {
+            "phases": None
+        }
+
+    alone = results("alone", "ft")
+    results("shared", "zero_shot")
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "shared/zero_shot").iterdir()}
+    assert len(kept) == 2  # target and source
+    assert results("shared", "ft") == alone
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shared/zero_shot").iterdir()} == kept
+    cfg, _ = cell(tmp_path / "shared", "method=zero_shot", f"env={task}", "env.shift={gear: 0.8}", "seed=7")
+    run_cell(cfg)
+    assert len(list((tmp_path / "shared/zero_shot").iterdir())) == 3  # another target, the same source
+
+
 def test_a_failed_cell_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg, folder = cell(tmp_path, "method=zero_shot", "env.shift={mass: -1}")
     assert "shift.mass" in run_cell(cfg)["error"]
     assert json.loads((folder / "cell.json").read_text())["status"] == "failed"
-    monkeypatch.setattr("daft_rl.benchmark.run", lambda cfg: None)
+    monkeypatch.setattr("daft_rl.benchmark.run", lambda cfg, played: None)
     cfg, _ = cell(tmp_path, "method=zero_shot", "env.shift={mass: -1}")
     assert run_cell(cfg)["status"] == "finished"
 
