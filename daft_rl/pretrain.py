@@ -1,7 +1,7 @@
 """``python -m daft_rl.pretrain env=Ant algo=ppo``: train a source policy with BatchNorm, as the shipped ones were.
 
 The same mechanism as a transfer: the method ``scratch`` on a fresh agent, with the settings of a recipe
-(``configs/recipe/TASK-ALGO.yaml``).
+(``configs/recipe/TASK-ALGO.yaml``, or another by ``recipe=NAME``).
 """
 
 from __future__ import annotations
@@ -63,14 +63,15 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             returns = evaluate(model, players, cfg.evaluation.episodes, cfg.evaluation.seed)
         save_agent(model, work.folder / "agent.zip")
         limit = cfg.env.get("cost_limit")
-        command = f"python -m daft_rl.pretrain env={task} algo={cfg.algo.name} seed={cfg.seed}"
+        name = cfg.recipe.name
+        command = f"python -m daft_rl.pretrain env={task} algo={cfg.algo.name} recipe={name} seed={cfg.seed}"
         if limit is not None:
             command += f" env.cost_limit={limit:g} env.cost_rate={cfg.env.cost_rate:g}"
             command += f" env.cost_multiplier={cfg.env.cost_multiplier:g}"
         if cfg.torch_threads is not None:
             command += f" torch_threads={cfg.torch_threads}"
         card = {
-            "name": f"{task}-{cfg.algo.name}" + ("" if limit is None else f"-limit{limit:g}"),
+            "name": name,
             "task": task,
             "algo": cfg.algo.name,
             "seed": cfg.seed,
@@ -119,7 +120,7 @@ actor and critic.
 - BatchNorm: {batchnorm}
 - {reward if recipe["normalize_reward"] else "rewards and observations are not normalized outside the networks"}
 
-Settings, from `configs/recipe/{card["task"]}-{card["algo"]}.yaml`, learning rate falling linearly to zero:
+Settings, from `configs/recipe/{recipe["name"]}.yaml`, learning rate falling linearly to zero:
 
 {settings}
 
