@@ -30,9 +30,13 @@ def make_cell(folder: Path, method: str, seed: int, shift: dict, final: float) -
         "wall_seconds": 9.0, "curve": points,
         "zero_shot": {"target": {**returns, "mean": 100.0}, "source": returns},
         "final": {"target": returns, "source": returns, "gravity-2.0": {**returns, "mean": final / 2}},
+        "phases": {"update": 1.0},
+        "distortion": {"net.1": {"cosine": 0.51, "l2": 2.0, "cka": 0.9}, "net.1.weight": {"weight_l2": 1.0}},
+        "distortion_on_source": {},
     }  # fmt: skip
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(data))
+    (folder / "cell.json").write_text(json.dumps({"status": "finished", "peak_memory_mb": 321}))
 
 
 @pytest.fixture(autouse=True)
@@ -111,9 +115,14 @@ def test_page(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     (grid / "broken").mkdir()
     (grid / "broken" / "cell.json").write_text(json.dumps({"status": "failed", "error": "ValueError: <no>"}))
     assert [failure.error for failure in read_failures([grid])] == ["ValueError: <no>"]
-    options = {"--out": tmp_path / "out", "--references": tmp_path / "references.json"}
-    monkeypatch.setattr(sys, "argv", ["report", str(grid), *(str(part) for pair in options.items() for part in pair)])
-    main()
+    saved = tmp_path / "results" / "cells.jsonl.gz"
+
+    def report(cells: Path, out: Path, *options: str) -> None:
+        options += ("--out", str(out), "--references", str(tmp_path / "references.json"))
+        monkeypatch.setattr(sys, "argv", ["report", str(cells), *options])
+        main()
+
+    report(grid, tmp_path / "out", "--save", str(saved))
     assert "12 runs, 1 failed" in capsys.readouterr().out
     page = (tmp_path / "out" / "report.html").read_text()
     assert "ValueError: &lt;no&gt;" in page
@@ -121,6 +130,13 @@ def test_page(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "500 (3 of 3)" in page  # daft at half the steps has a score of 0.25
     assert "(0 of 3)" in page  # nobody reaches 0.75
     assert 'src="http' not in page  # it needs nothing else
+    assert "0.51 / 2 / 0.9" in page
     text = (tmp_path / "out" / "report.md").read_text()
+    assert "| 321 ± 0 |" in text
+    report(saved, tmp_path / "again")
+    assert (tmp_path / "again" / "report.md").read_text() == text
+    first = saved.read_bytes()
+    report(saved, tmp_path / "again", "--save", str(saved))
+    assert saved.read_bytes() == first
     assert "| daft | 6 | 0.56" in text
     assert "| daft | 3 | 510 ± 10 |" in text

@@ -15,7 +15,7 @@ import numpy as np
 
 from daft_rl.errors import DaftError, ReportError
 from daft_rl.report import figures, statistics
-from daft_rl.report.cells import Cell, read_cells, read_failures
+from daft_rl.report.cells import Cell, read_cells, read_failures, save_cells
 
 BASELINE = "ft"
 THRESHOLDS = (0.25, 0.5, 0.75)
@@ -39,9 +39,11 @@ COLUMNS = {
     "elsewhere": lambda cell: cell.elsewhere,
     "source": lambda cell: cell.mean("source") if "source" in cell.data["final"] else None,
     "cost": lambda cell: cell.data["final"]["target"].get("mean_cost"),
-    "actor cosine": lambda cell: cell.distortion("actor", "cosine"),
-    "critic cosine": lambda cell: cell.distortion("critic", "cosine"),
+    "actor cosine": lambda cell: cell.last("distortion_actor_cosine"),
+    "critic cosine": lambda cell: cell.last("distortion_critic_cosine"),
+    "BN drift": lambda cell: cell.last("batchnorm_mean_drift"),
     "seconds": lambda cell: cell.data["wall_seconds"],
+    "MB": lambda cell: cell.data.get("peak_memory_mb"),
 }
 """What a table shows of each method, mean ± standard deviation over seeds."""
 
@@ -69,6 +71,23 @@ def tables(cells: list[Cell], references: dict[str, dict[str, float]]) -> dict[s
             )
         found[target] = [{name: row[name] for name in row if any(other[name] for other in rows)} for row in rows]
     return found
+
+
+def layer_table(cells: list[Cell], where: str) -> list[dict[str, str]]:
+    """Feature distortion on states of ``target`` or ``source``: a row per layer, a column per method."""
+    methods = sorted({cell.method for cell in cells})
+    layers = list(dict.fromkeys(layer for cell in cells for layer in cell.layers(where)))
+    return [
+        {"layer": layer}
+        | {
+            method: " / ".join(
+                f"{np.mean([found[layer][key] for found in group]):.3g}" for key in ("cosine", "l2", "cka")
+            )
+            for method in methods
+            if (group := [c.layers(where) for c in cells if c.method == method and layer in c.layers(where)])
+        }
+        for layer in layers
+    ]
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
@@ -115,10 +134,17 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
         elsewhere = {id(cell): cell.elsewhere for cell in group}
         if any(value is not None for value in elsewhere.values()):
             drawn.append(figures.scatter(group, elsewhere, "mean return under other shifts", f"{target}: in and out"))
-        moved = {id(cell): cell.distortion("actor", "cosine") for cell in group}
+        moved = {id(cell): cell.last("distortion_actor_cosine") for cell in group}
         if any(value is not None for value in moved.values()):
             drawn.append(figures.scatter(group, moved, "cosine of the actor's features", f"{target}: distortion"))
-        pages.append({"target": target, "rows": rows, "figures": [figures.as_data_uri(figure) for figure in drawn]})
+        pages.append(
+            {
+                "target": target,
+                "rows": rows,
+                "figures": [figures.as_data_uri(figure) for figure in drawn],
+                "layers": {where: layer_table(group, where) for where in ("target", "source")},
+            }
+        )
     return {
         "summary": summary,
         "figures": {name: figures.as_data_uri(figure) for name, figure in shown.items()},
@@ -134,7 +160,8 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Write ``report.html`` and ``report.md``."""
     parser = argparse.ArgumentParser(prog="python -m daft_rl.report", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="run folders of a benchmark")
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders of a benchmark, or a file that --save wrote")
+    parser.add_argument("--save", type=Path, help="also write what is shown of all runs into this .jsonl.gz")
     parser.add_argument("--references", type=Path, default=REFERENCES, help="returns that are 0 and 1")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder of report.html and report.md")
     arguments = parser.parse_args()
@@ -149,6 +176,8 @@ def main() -> None:
     except DaftError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    if arguments.save is not None:
+        save_cells(read_cells(arguments.folders), arguments.save)
     template = (files("daft_rl.report") / "page.html").read_text("utf-8")
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
     arguments.out.mkdir(parents=True, exist_ok=True)

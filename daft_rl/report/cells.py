@@ -1,7 +1,8 @@
-"""The cells of a benchmark, read from their run folders."""
+"""The cells of a benchmark, read from their run folders, or from one small file in which they were saved."""
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ import numpy as np
 
 from daft_rl.errors import ReportError
 
-__all__ = ["Cell", "Failure", "read_cells", "read_failures", "target_name"]
+__all__ = ["Cell", "Failure", "read_cells", "read_failures", "save_cells", "target_name"]
+
+SAVED = ("task", "shift", "algo", "method", "seed", "timesteps", "wall_seconds", "peak_memory_mb", "phases", "curve")
+"""What is saved as it is."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Cell:
 
     folder: Path
     data: dict[str, Any]
-    """What stands in its ``results.json``."""
+    """What stands in its ``results.json``, and the ``peak_memory_mb`` of its ``cell.json``."""
 
     @property
     def target(self) -> str:
@@ -66,9 +70,17 @@ class Cell:
         reached = np.flatnonzero(returns >= threshold)
         return float(steps[reached[0]]) if len(reached) else None
 
-    def distortion(self, role: str, key: str) -> float | None:
-        """``cosine`` or ``l2`` of what enters the heads of ``role`` (actor or critic), now and at the start."""
-        return self.data["curve"][-1].get(f"distortion_{role}_{key}") if self.data["curve"] else None
+    def last(self, key: str) -> float | None:
+        """A distance at the last evaluation during learning, such as ``distortion_actor_cosine``."""
+        return self.data["curve"][-1].get(key) if self.data["curve"] else None
+
+    def layers(self, where: str) -> dict[str, dict[str, float]]:
+        """``cosine``, ``l2`` and ``cka`` of each layer's features, now and at the start.
+
+        :param where: on states of ``target`` or ``source``
+        """
+        distances = self.data.get("distortion" if where == "target" else "distortion_on_source") or {}
+        return {layer: found for layer, found in distances.items() if "cka" in found}
 
 
 @dataclass(frozen=True)
@@ -96,16 +108,20 @@ def target_name(task: str, changes: Mapping[str, Any]) -> str:
 
 
 def read_cells(folders: Iterable[Path]) -> list[Cell]:
-    """Every finished cell below some folders, in a fixed order.
+    """Every finished cell below some folders, or in files of :func:`save_cells`, in a fixed order.
 
     :raises ReportError: there is none, or one seed of one method stands there twice with other settings
     """
     folders = list(folders)
-    cells = [
-        Cell(path.parent, json.loads(path.read_text("utf-8")))
-        for folder in folders
-        for path in sorted(folder.rglob("results.json"))
-    ]
+    cells = []
+    for folder in folders:
+        if folder.is_file():
+            lines = gzip.decompress(folder.read_bytes()).decode("utf-8").splitlines()
+            cells += [Cell(folder, json.loads(line)) for line in lines]
+        for path in sorted(folder.rglob("results.json")):
+            noted = path.with_name("cell.json")
+            memory = json.loads(noted.read_text("utf-8"))["peak_memory_mb"] if noted.exists() else None
+            cells.append(Cell(path.parent, {**json.loads(path.read_text("utf-8")), "peak_memory_mb": memory}))
     if not cells:
         raise ReportError(
             f"No results.json below {', '.join(map(str, folders))}: run python -m daft_rl.benchmark first."
@@ -120,6 +136,35 @@ def read_cells(folders: Iterable[Path]) -> list[Cell]:
             )
         seen[key] = cell
     return sorted(cells, key=lambda cell: (cell.target, cell.method, cell.seed))
+
+
+def _rounded(value: Any) -> Any:
+    """Six significant digits."""
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def save_cells(cells: Iterable[Cell], path: Path) -> None:
+    """Write one small file with all that a report shows: a line of JSON per cell, compressed.
+
+    :param cells: finished transfers
+    :param path: ending in ``.jsonl.gz``
+    """
+    lines = []
+    for cell in cells:
+        data = {key: cell.data.get(key) for key in SAVED}
+        for when in ("zero_shot", "final"):
+            data[when] = {
+                role: {key: returns[key] for key in ("mean", "std", "mean_cost") if key in returns}
+                for role, returns in cell.data[when].items()
+            }
+        data |= {"distortion": cell.layers("target"), "distortion_on_source": cell.layers("source")}
+        lines.append(json.dumps(_rounded(data)) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress("".join(lines).encode("utf-8"), mtime=0))
 
 
 def read_failures(folders: Iterable[Path]) -> list[Failure]:
