@@ -30,12 +30,13 @@ class Lagrangian(VecEnvWrapper):
     def __init__(self, venv: VecEnv, limit: float, rate: float = 0.5, multiplier: float = 0.0) -> None:
         super().__init__(venv)
         for name, value, least in (
-            ("cost_limit", limit, 0.0),
-            ("cost_rate", rate, 0.0),
-            ("multiplier", multiplier, -1e-9),
+            ("cost_limit", limit, "above 0"),
+            ("cost_rate", rate, "above 0"),
+            ("cost_multiplier", multiplier, "of at least 0"),
         ):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not least < value < float("inf"):
-                raise ConfigError(f"env.{name}={value!r}: expected a finite number above {max(least, 0.0):g}.")
+            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+            if not number or (value == 0 and least == "above 0"):
+                raise ConfigError(f"env.{name}={value!r}: expected a finite number {least}.")
         self.limit, self.rate, self.multiplier = float(limit), float(rate), float(multiplier)
         self.costs: list[float] = []
         """Costs of the episodes that finished since the last update of the multiplier."""

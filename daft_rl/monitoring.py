@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.distortion import Distortion, StatisticsDrift
-from daft_rl.evaluation import evaluate
+from daft_rl.evaluation import Returns, evaluate
 from daft_rl.phases import Phases
 from daft_rl.running import find_constraint, save_agent
 
@@ -24,7 +24,8 @@ class Monitoring(BaseCallback):
     :param envs: name (``target``, ``source``) -> environment of raw observations and rewards
     :param settings: ``every`` (steps between evaluations), ``episodes_during`` (episodes each) and ``seed``
         (of the first episode; the same episodes every time)
-    :param best_path: where the policy with the best return on the first of ``envs`` is saved
+    :param best_path: where the policy with the best return on the first of ``envs``, within the limit on costs if there
+        is one, is saved
     :param phases: where the time of evaluations is written down
     :param distortion: remembers the features at the start
     :param drift: remembers the running statistics at the start
@@ -41,7 +42,7 @@ class Monitoring(BaseCallback):
     ) -> None:
         super().__init__()
         self.envs, self.settings = envs, settings
-        self.best_path, self.best = best_path, -float("inf")
+        self.best_path, self.best = best_path, (False, -float("inf"))
         self.phases = phases
         self.distortion, self.drift = distortion, drift
         self.curve: list[dict[str, Any]] = []
@@ -95,7 +96,14 @@ class Monitoring(BaseCallback):
             self.logger.record(f"time/{phase}_seconds", seconds)
         self.logger.dump(self.num_timesteps)
         self.curve.append(point)
-        target = next(iter(returns.values())).mean
-        if target > self.best:
-            self.best = target
-            save_agent(self.model, self.best_path)
+        rank = self._rank(next(iter(returns.values())))
+        if rank > self.best:
+            self.best = rank
+            save_agent(self.model, self.best_path, prefix=f"{self.best_path.stem}_")
+
+    def _rank(self, returns: Returns) -> tuple[bool, float]:
+        """Under a limit on costs, whatever keeps it is better than what does not, and there the lowest cost is best."""
+        constraint, cost = find_constraint(self.training_env), returns.mean_cost
+        if constraint is None or cost is None or cost <= constraint.limit:
+            return True, returns.mean
+        return False, -cost

@@ -15,6 +15,7 @@ from daft_rl.cli import plain
 from daft_rl.envs.domains import Domain
 from daft_rl.evaluation import Returns
 from daft_rl.results import write_json
+from daft_rl.vecnormalize import find_vecnormalize
 
 __all__ = ["recall"]
 
@@ -43,9 +44,9 @@ def recall(
 
 def _circumstances(cfg: DictConfig, agent: Path, domain: Domain) -> dict[str, Any]:
     """All that the returns of a source depend on, down to the last bit on one machine."""
-    archives = (agent, agent.with_name("vecnormalize.pkl"))
+    files = (agent, find_vecnormalize(agent))
     return {
-        "agent": [hashlib.sha256(path.read_bytes()).hexdigest() for path in archives if path.exists()],
+        "agent": [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path is not None],
         "read_with": plain(cfg.agent) | {"path": None},
         "algo": cfg.algo["class"],
         "domain": [domain.name, domain.changes],

@@ -24,7 +24,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize, unwrap_vec_wrapper
 
 from daft_rl.agents import BatchNormExtractor, fuse_batch_renorm
-from daft_rl.checkpoint import load_agent
+from daft_rl.checkpoint import apply_vecnormalize, load_agent, read_vecnormalize
 from daft_rl.cli import plain
 from daft_rl.envs.domains import Domain
 from daft_rl.envs.tasks import load_object
@@ -37,19 +37,28 @@ from daft_rl.results import write_json
 __all__ = ["Workspace", "find_constraint", "save_agent", "widen_exploration"]
 
 
-def save_agent(model: BaseAlgorithm, path: Path) -> None:
+def save_agent(model: BaseAlgorithm, path: Path, prefix: str = "") -> None:
     """Save an archive, and beside it what belongs to it: ``vecnormalize.pkl`` and ``constraint.json``.
 
     :param model: any SB3 algorithm object
     :param path: of the archive, ending in ``.zip``
+    :param prefix: of the names beside it; ``best_`` keeps what belongs to ``best.zip`` from ``final.zip``
     """
     model.save(path)
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None:
-        normalizer.save(str(path.with_name("vecnormalize.pkl")))
+        normalizer.save(str(path.with_name(f"{prefix}vecnormalize.pkl")))
     constraint = find_constraint(model.get_env())
     if constraint is not None:
-        write_json(path.with_name("constraint.json"), constraint.state())
+        write_json(path.with_name(f"{prefix}constraint.json"), constraint.state())
+
+
+def _saved_multiplier(archive: Path) -> float | None:
+    """The multiplier that :func:`save_agent` left beside an archive."""
+    for path in (archive.with_name(f"{archive.stem}_constraint.json"), archive.with_name("constraint.json")):
+        if path.is_file():
+            return float(json.loads(path.read_text("utf-8"))["multiplier"])
+    return None
 
 
 def find_constraint(venv: VecEnv | None) -> Lagrangian | None:
@@ -156,11 +165,9 @@ class Workspace:
         )
         limit = self.cfg.env.get("cost_limit")
         if limit is not None:
-            start = self.cfg.env.cost_multiplier
-            saved = agent.with_name("constraint.json") if isinstance(agent, Path) else None
-            if saved is not None and saved.exists():
-                start = json.loads(saved.read_text("utf-8"))["multiplier"]
-            venv = Lagrangian(venv, limit, self.cfg.env.cost_rate, multiplier=start)
+            saved = _saved_multiplier(agent) if isinstance(agent, Path) else None
+            start = self.cfg.env.cost_multiplier if saved is None else saved
+            venv = Lagrangian(venv, limit, self.cfg.env.cost_rate, start)
         return venv
 
     def build(self, venv: VecEnv) -> BaseAlgorithm:
@@ -192,8 +199,11 @@ class Workspace:
         given, algo = plain(self.cfg.agent), self.cfg.algo
         settings = {key: value for key, value in algo.settings.items() if value is not None}
         if isinstance(agent, BaseAlgorithm):
-            agent.save(self.folder / "source.zip")
-            model = type(agent).load(self.folder / "source.zip", env=venv, device=self.cfg.device, **settings)
+            archive = self.folder / "source.zip"
+            save_agent(agent, archive, prefix="source_")
+            if agent.get_vec_normalize_env() is not None:
+                venv = apply_vecnormalize(venv, read_vecnormalize(archive.with_name("source_vecnormalize.pkl")))
+            model = type(agent).load(archive, env=venv, device=self.cfg.device, **settings)
         else:
             if given["policy"] is not None:
                 settings["policy"] = load_object(given["policy"])

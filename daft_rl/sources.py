@@ -10,6 +10,7 @@ __all__ = ["find_agent"]
 
 HUB = "hf://"
 HERE = Path(__file__).resolve().parent / "agents" / "pretrained"
+RECIPES = Path(__file__).resolve().parent / "configs" / "recipe"
 
 
 def find_agent(task: str, algo: str, path: str | Path | None = None) -> Path:
@@ -34,9 +35,13 @@ def find_agent(task: str, algo: str, path: str | Path | None = None) -> Path:
         )
     path = HERE / f"{task}-{algo}" / "agent.zip"
     if not path.is_file():
+        train = f"python -m daft_rl.pretrain env={task} algo={algo}"
+        if not (RECIPES / f"{task}-{algo}.yaml").is_file():
+            known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
+            train += f" recipe=NAME, with a recipe of your own or a similar one ({known})"
         raise AgentError(
             f"No source for task '{task}' and algorithm '{algo}' is shipped (shipped: {shipped}). Give one with "
-            f"agent=PATH, or train one: python -m daft_rl.pretrain env={task} algo={algo}."
+            f"agent=PATH, or train one: {train}."
         )
     return path
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from daft_rl.cli import compose_config, plain, run_command
 from daft_rl.envs.domains import Domain, Own, own_domains, read_domains
-from daft_rl.errors import AgentError
+from daft_rl.errors import AgentError, TaskError
 from daft_rl.methods import Method
 from daft_rl.sources import find_agent
 
@@ -144,7 +144,7 @@ def transfer(
     :param output_dir: the run folder; ``None`` makes one under ``runs/``
     :param algo: a name in ``configs/algo``; ``None`` takes the agent's algorithm, or the task's default
     :param shift: a level's name or a mapping of fields; ``None`` keeps the task's default shift
-    :param overrides: further settings as on the command line, ``["num_envs=4", "algo.settings.n_steps=64"]``
+    :param overrides: further settings as on the command line, ``["num_envs=4", "algo.settings.n_steps=64"]``; they win
     :param source_env: where the agent comes from, if ``env`` is an environment or a function; without it, returns on
         the source are not measured
     :return: returns before and after, the learning curve, and the run folder
@@ -153,13 +153,19 @@ def transfer(
     from omegaconf import open_dict
 
     named = method if isinstance(method, str) else "daft"
-    chosen = [f"method={named}", *(overrides or [])]
+    chosen = [f"method={named}", f"seed={seed}"]
     agent = None if source is None or isinstance(source, str | Path) else source
     domains = None
     if isinstance(env, str):
         chosen.append(f"env={env}")
     else:
         domains = own_domains(env, source_env)
+        ignored = [item for item in overrides or [] if item.startswith(("env", "evaluation.elsewhere"))]
+        if shift is not None or ignored:
+            raise TaskError(
+                f"{', '.join(ignored) or f'shift={shift}'}: an environment of your own is taken as it is. Put shifts "
+                "and wrappers into what you pass, or register it and use env='gymnasium' with env.id=...."
+            )
         chosen += ["env=gymnasium", f"env.id='{domains['target'].name}'"]
         if source is None:
             raise AgentError("For an environment of your own no source is shipped: pass source=...")
@@ -169,12 +175,13 @@ def transfer(
         chosen.append(f"agent.path='{source}'")
     if algo is not None:
         chosen.append(f"algo={algo}")
-    cfg = compose_config("transfer", chosen)
     if output_dir is None:
         name = domains["target"].name if domains else env
         output_dir = Path("runs") / str(name) / named / f"seed-{seed}" / time.strftime("%Y-%m-%d_%H-%M-%S")
+    cfg = compose_config("transfer", [*chosen, *(overrides or [])])
     with open_dict(cfg):
-        cfg.seed, cfg.output_dir = seed, str(output_dir)
+        if not any(item.startswith("output_dir=") for item in overrides or []):
+            cfg.output_dir = str(output_dir)
         if total_timesteps is not None:
             cfg.total_timesteps = total_timesteps
         if shift is not None:

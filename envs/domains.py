@@ -84,4 +84,5 @@ def own_domains(target: Own, source: Own | None) -> dict[str, Domain]:
 def _name(env: Own) -> str:
     if isinstance(env, gym.Env):
         return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-    return getattr(env, "__name__", type(env).__name__)
+    name = getattr(env, "__name__", type(env).__name__)
+    return "own" if name == "<lambda>" else name

@@ -168,3 +168,28 @@ def test_objects_that_cannot_be(env: Any) -> None:
 def test_an_own_environment_needs_an_agent() -> None:
     with pytest.raises(DaftError, match="source="):
         transfer(Windy())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"shift": {"observation_noise": 1.0}},
+        {"overrides": ["env.shift.observation_noise=1.0"]},
+        {"overrides": ["env.wrappers=['tests.test_domains:Doubled']"]},
+        {"overrides": ["evaluation.elsewhere=[gravity-2.0]"]},
+    ],
+)
+def test_settings_that_an_own_environment_would_ignore(settings: dict, agent: Path, tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="taken as it is"):
+        transfer(Windy, source=agent, output_dir=tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_overrides_win(agent: Path, tmp_path: Path) -> None:
+    result = transfer(
+        lambda: Windy(), source=agent, seed=1, total_timesteps=64, output_dir=tmp_path / "run",
+        overrides=["seed=3", f"output_dir={tmp_path / 'other'}", "method=zero_shot", *TINY, *ON_POLICY],
+    )  # fmt: skip
+    assert (result.seed, result.method, result.folder) == (3, "zero_shot", tmp_path / "other")
+    assert result.task == "own"
+    assert not (tmp_path / "run").exists()

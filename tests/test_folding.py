@@ -13,9 +13,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from daft_rl.agents import BatchNormExtractor
 from daft_rl.errors import AgentError
+from daft_rl.evaluation import evaluate
 from daft_rl.folding import fold_normalization
 from daft_rl.transfer import transfer
-from daft_rl.vecnormalize import read_vecnormalize
+from daft_rl.vecnormalize import find_vecnormalize, read_vecnormalize
 from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, outputs
 from tests.test_domains import ON_POLICY, TINY
 
@@ -76,19 +77,24 @@ def test_layers_without_bias_are_refused() -> None:
 
 
 @pytest.mark.parametrize("how", ["frozen", "update", "fold"])
+@pytest.mark.parametrize("given", ["archive", "object"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_what_a_transfer_does_with_the_statistics(how: str, tmp_path: Path) -> None:
+def test_what_a_transfer_does_with_the_statistics(how: str, given: str, tmp_path: Path) -> None:
     model = build_normalized("PPO", False)
     model.save(tmp_path / "agent.zip")
     normalizer: Any = model.get_vec_normalize_env()
     normalizer.save(str(tmp_path / "vecnormalize.pkl"))
     result = transfer(
-        lambda: PointMass(), source=tmp_path / "agent.zip", total_timesteps=64, output_dir=tmp_path / "run",
-        overrides=[f"agent.normalize={how}", *TINY, *ON_POLICY],
+        lambda: PointMass(), source=tmp_path / "agent.zip" if given == "archive" else model, total_timesteps=64,
+        output_dir=tmp_path / "run", overrides=[f"agent.normalize={how}", "evaluation.every=48", *TINY, *ON_POLICY],
     )  # fmt: skip
     assert result.timesteps == 64
+    expected = evaluate(model, DummyVecEnv([PointMass]), 2, 10_000).returns
+    np.testing.assert_allclose(result.zero_shot["target"].returns, expected, rtol=1e-5)
     saved = tmp_path / "run" / "vecnormalize.pkl"
     assert saved.exists() == (how != "fold")
+    best = find_vecnormalize(tmp_path / "run" / "best.zip")
+    assert best == (None if how == "fold" else tmp_path / "run" / "best_vecnormalize.pkl")
     if how != "fold":
         after = read_vecnormalize(saved).obs
         assert np.array_equal(after.mean, normalizer.obs_rms.mean) == (how == "frozen")  # type: ignore[union-attr]

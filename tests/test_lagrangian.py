@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -10,13 +11,17 @@ import pytest
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import DictConfig
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from daft_rl.errors import ConfigError
-from daft_rl.evaluation import evaluate
+from daft_rl.evaluation import Returns, evaluate
 from daft_rl.lagrangian import Lagrangian
+from daft_rl.monitoring import Monitoring
+from daft_rl.phases import Phases
 from tests.conftest import PointMass
 
 
@@ -89,5 +94,34 @@ def test_a_task_without_cost_is_refused() -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, float("nan"), float("inf"), True, "25"])
 def test_impossible_limits(limit: Any) -> None:
-    with pytest.raises(ConfigError, match=r"env\.cost_limit"):
+    with pytest.raises(ConfigError, match=r"env\.cost_limit=.*above 0"):
         Lagrangian(DummyVecEnv([Costly]), limit=limit)
+    Lagrangian(DummyVecEnv([Costly]), limit=1, multiplier=0)
+    with pytest.raises(ConfigError, match=r"env\.cost_multiplier=-1: .*at least 0"):
+        Lagrangian(DummyVecEnv([Costly]), limit=1, multiplier=-1)
+
+
+def test_the_best_policy_is_the_best_within_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What costs too much is only kept until something keeps the limit, whatever it returns."""
+    played = iter([(9.0, 30.0), (1.0, 26.0), (8.0, 28.0), (2.0, 25.0), (7.0, 26.0), (3.0, 5.0), (2.5, 0.0)])
+    saved: list[float] = []
+
+    def evaluate(*_: Any) -> Returns:
+        score, cost = next(played)
+        saved.append(score)
+        return Returns([score], [1], [cost])
+
+    monkeypatch.setattr("daft_rl.monitoring.evaluate", evaluate)
+    venv = Lagrangian(DummyVecEnv([Costly]), limit=25.0)
+    model = PPO("MlpPolicy", venv, n_steps=8, batch_size=8)
+    model.set_logger(configure(None, []))
+    settings = DictConfig({"every": 1, "episodes_during": 1, "seed": 0})
+    monitoring = Monitoring({"target": venv}, settings, tmp_path / "best.zip", Phases())
+    monitoring.init_callback(model)
+    kept = []
+    for _ in range(7):
+        (tmp_path / "best.zip").unlink(missing_ok=True)
+        monitoring.evaluate()
+        if (tmp_path / "best.zip").exists():
+            kept.append(saved[-1])
+    assert kept == [9.0, 1.0, 2.0, 3.0]

@@ -134,6 +134,7 @@ def test_page(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| 321 ± 0 |" in text
     report(saved, tmp_path / "again")
+    assert "12 runs, 1 failed" in capsys.readouterr().out
     assert (tmp_path / "again" / "report.md").read_text() == text
     first = saved.read_bytes()
     report(saved, tmp_path / "again", "--save", str(saved))

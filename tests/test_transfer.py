@@ -252,3 +252,5 @@ def test_shipped_agents_are_what_their_cards_say(name: str) -> None:
 def test_missing_agents_are_told() -> None:
     with pytest.raises(AgentError, match=r"daft_rl\.pretrain env=Ant algo=nope"):
         find_agent("Ant", "nope")
+    with pytest.raises(AgentError, match=r"env=SafetyCarGoal algo=ppo recipe=NAME.*SafetyPointGoal-ppo"):
+        find_agent("SafetyCarGoal", "ppo")

@@ -77,17 +77,14 @@ def layer_table(cells: list[Cell], where: str) -> list[dict[str, str]]:
     """Feature distortion on states of ``target`` or ``source``: a row per layer, a column per method."""
     methods = sorted({cell.method for cell in cells})
     layers = list(dict.fromkeys(layer for cell in cells for layer in cell.layers(where)))
-    return [
-        {"layer": layer}
-        | {
-            method: " / ".join(
-                f"{np.mean([found[layer][key] for found in group]):.3g}" for key in ("cosine", "l2", "cka")
-            )
-            for method in methods
-            if (group := [c.layers(where) for c in cells if c.method == method and layer in c.layers(where)])
-        }
-        for layer in layers
-    ]
+
+    def distances(method: str, layer: str) -> str:
+        """Empty where the method's networks have no such layer (BatchNorm may have been inserted)."""
+        found = [cell.layers(where)[layer] for cell in cells if cell.method == method and layer in cell.layers(where)]
+        keys = ("cosine", "l2", "cka") if found else ()
+        return " / ".join(f"{np.mean([one[key] for one in found]):.3g}" for key in keys)
+
+    return [{"layer": layer} | {method: distances(method, layer) for method in methods} for layer in layers]
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
@@ -177,12 +174,14 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(2)
     if arguments.save is not None:
-        save_cells(read_cells(arguments.folders), arguments.save)
+        save_cells(read_cells(arguments.folders), read_failures(arguments.folders), arguments.save)
     template = (files("daft_rl.report") / "page.html").read_text("utf-8")
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "report.html").write_text(page.render(**content), encoding="utf-8")
     text = ["# All targets", markdown(content["summary"])]
+    if content["failures"]:
+        text += ["# Failed", *(f"- `{failure.folder}`: {failure.error}" for failure in content["failures"])]
     for part in content["targets"]:
         text += [f"# {part['target']}", markdown(part["rows"])]
     (arguments.out / "report.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")

@@ -115,9 +115,7 @@ def read_cells(folders: Iterable[Path]) -> list[Cell]:
     folders = list(folders)
     cells = []
     for folder in folders:
-        if folder.is_file():
-            lines = gzip.decompress(folder.read_bytes()).decode("utf-8").splitlines()
-            cells += [Cell(folder, json.loads(line)) for line in lines]
+        cells += [Cell(folder, data) for data in _read_saved(folder) if "error" not in data]
         for path in sorted(folder.rglob("results.json")):
             noted = path.with_name("cell.json")
             memory = json.loads(noted.read_text("utf-8"))["peak_memory_mb"] if noted.exists() else None
@@ -138,6 +136,11 @@ def read_cells(folders: Iterable[Path]) -> list[Cell]:
     return sorted(cells, key=lambda cell: (cell.target, cell.method, cell.seed))
 
 
+def _read_saved(path: Path) -> list[dict[str, Any]]:
+    """What :func:`save_cells` wrote; nothing if it is a folder."""
+    return [json.loads(line) for line in gzip.open(path, "rt", encoding="utf-8")] if path.is_file() else []
+
+
 def _rounded(value: Any) -> Any:
     """Six significant digits."""
     if isinstance(value, dict):
@@ -147,13 +150,14 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def save_cells(cells: Iterable[Cell], path: Path) -> None:
+def save_cells(cells: Iterable[Cell], failures: Iterable[Failure], path: Path) -> None:
     """Write one small file with all that a report shows: a line of JSON per cell, compressed.
 
     :param cells: finished transfers
+    :param failures: those that raised
     :param path: ending in ``.jsonl.gz``
     """
-    lines = []
+    lines = [json.dumps({"folder": str(failure.folder), "error": failure.error}) + "\n" for failure in failures]
     for cell in cells:
         data = {key: cell.data.get(key) for key in SAVED}
         for when in ("zero_shot", "final"):
@@ -171,6 +175,7 @@ def read_failures(folders: Iterable[Path]) -> list[Failure]:
     """Every cell that failed and was not run again."""
     found = []
     for folder in folders:
+        found += [Failure(Path(data["folder"]), data["error"]) for data in _read_saved(folder) if "error" in data]
         for path in sorted(folder.rglob("cell.json")):
             cell = json.loads(path.read_text("utf-8"))
             if cell["status"] != "finished":
