@@ -138,7 +138,10 @@ def read_cells(folders: Iterable[Path]) -> list[Cell]:
 
 def _read_saved(path: Path) -> list[dict[str, Any]]:
     """What :func:`save_cells` wrote; nothing if it is a folder."""
-    return [json.loads(line) for line in gzip.open(path, "rt", encoding="utf-8")] if path.is_file() else []
+    if not path.is_file():
+        return []
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def _rounded(value: Any) -> Any:
