@@ -27,7 +27,7 @@ class Lagrangian(VecEnvWrapper):
     :param multiplier: where it starts
     """
 
-    def __init__(self, venv: VecEnv, limit: float, rate: float = 0.5, multiplier: float = 0.0) -> None:
+    def __init__(self, venv: VecEnv, limit: float, rate: float = 0.1, multiplier: float = 0.0) -> None:
         super().__init__(venv)
         for name, value, least in (
             ("cost_limit", limit, "above 0"),
