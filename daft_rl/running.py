@@ -34,7 +34,7 @@ from daft_rl.lagrangian import Lagrangian
 from daft_rl.phases import Phases, TimedVecEnv
 from daft_rl.results import write_json
 
-__all__ = ["Workspace", "find_constraint", "save_agent", "widen_exploration"]
+__all__ = ["Workspace", "bound_exploration", "find_constraint", "save_agent"]
 
 
 def save_agent(model: BaseAlgorithm, path: Path, prefix: str = "") -> None:
@@ -67,21 +67,23 @@ def find_constraint(venv: VecEnv | None) -> Lagrangian | None:
 
 
 @torch.no_grad()
-def widen_exploration(model: BaseAlgorithm, std: float) -> None:
-    """Let a Gaussian policy explore again: a trained one hardly does, and then cannot learn either.
+def bound_exploration(model: BaseAlgorithm, least: float | None, most: float | None = None) -> None:
+    """Let a Gaussian policy explore again, since a trained one hardly does and then cannot learn either; or less.
 
     The deterministic policy does not change. Policies whose standard deviation depends on the state
     (SAC, gSDE) and those with discrete actions are left alone.
 
     :param model: any SB3 algorithm object
-    :param std: least standard deviation of each action, in units of the action space; for TD3 and DDPG without action
-        noise, that of the noise they get, in units of half the range
+    :param least: standard deviation of each action, in units of the action space; for TD3 and DDPG without action
+        noise, that of the noise they get, in units of half the range. ``None`` is no bound
+    :param most: likewise, for Gaussian policies
     """
-    if isinstance(model, TD3) and model.action_noise is None:
+    if isinstance(model, TD3) and model.action_noise is None and least is not None:
         size = model.action_space.shape or ()
-        model.action_noise = NormalActionNoise(np.zeros(size), np.full(size, std))
+        model.action_noise = NormalActionNoise(np.zeros(size), np.full(size, least))
     if isinstance(getattr(model.policy, "action_dist", None), DiagGaussianDistribution):
-        model.policy.log_std.clamp_(min=math.log(std))  # type: ignore[operator, union-attr]
+        low, high = (-math.inf if least is None else math.log(least)), (math.inf if most is None else math.log(most))
+        model.policy.log_std.clamp_(low, high)  # type: ignore[operator, union-attr]
 
 
 def _import_classes(kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -219,8 +221,7 @@ class Workspace:
                 **settings,
             )
         _treat_normalization(model, given["normalize"])
-        if algo.exploration_std is not None:
-            widen_exploration(model, algo.exploration_std)
+        bound_exploration(model, algo.exploration_std, algo.get("most_exploration_std"))
         fuse_batch_renorm(model.policy)
         model.set_random_seed(self.cfg.seed)
         return model

@@ -13,7 +13,7 @@ from torch import nn
 
 from daft_rl.agents import BatchNormExtractor
 from daft_rl.errors import AgentError
-from daft_rl.running import widen_exploration
+from daft_rl.running import bound_exploration
 from tests.conftest import ALGORITHMS, ON_POLICY, PointMass, build, data
 
 
@@ -54,7 +54,7 @@ def test_archives_open(algorithm: type, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_wider_exploration_keeps_the_deterministic_policy(algorithm: str) -> None:
+def test_bounds_of_exploration_keep_the_deterministic_policy(algorithm: str) -> None:
     model = build(algorithm)
     observations, _ = data(model)
     before = model.predict(observations, deterministic=True)[0]
@@ -62,10 +62,12 @@ def test_wider_exploration_keeps_the_deterministic_policy(algorithm: str) -> Non
     if algorithm in ON_POLICY:
         with torch.no_grad():
             model.policy.log_std.copy_(torch.tensor([-5.0, 1.0]))
-    widen_exploration(model, 0.2)
+    bound_exploration(model, 0.2, 3.0)
     np.testing.assert_array_equal(model.predict(observations, deterministic=True)[0], before)
     if algorithm in ON_POLICY:
         np.testing.assert_allclose(model.policy.log_std.detach().exp(), [0.2, np.e], rtol=1e-6)
+        bound_exploration(model, None, 0.5)
+        np.testing.assert_allclose(model.policy.log_std.detach().exp(), [0.2, 0.5], rtol=1e-6)
     else:
         assert all(torch.equal(value, state[name]) for name, value in model.policy.state_dict().items())
 
