@@ -225,6 +225,7 @@ FLOORS = {
     "HalfCheetah-crossq": 9000,
     "HalfCheetah-ppo": 5800,
     "SafetyPointGoal-ppo": 20,
+    "SafetyPointGoal-ppo-limit15": 12.5,
 }
 
 
@@ -239,6 +240,8 @@ def test_shipped_agents_are_what_their_cards_say(name: str) -> None:
     assert card["name"] == name
     assert card["returns"]["mean"] >= FLOORS[name]
     assert len(card["returns"]["returns"]) == 20
+    if "limit" in name:
+        assert card["returns"]["mean_cost"] <= 25
     assert f"{card['returns']['mean']:.1f}" in archive.with_name("README.md").read_text()
     assert archive.stat().st_size < 1_500_000
     algorithm = compose_config("transfer", [f"algo={card['algo']}"]).algo["class"]
