@@ -20,6 +20,12 @@ from typing import Any
 PACKAGES = ("daft-rl", "torch", "stable-baselines3", "gymnasium", "mujoco")
 
 
+def agent_name(source: str) -> str:
+    """Of an archive: the folder of a shipped ``agent.zip``, else the file."""
+    path = Path(source)
+    return path.parent.name if path.name == "agent.zip" else path.stem
+
+
 def read_rows(folders: list[Path]) -> list[dict[str, Any]]:
     """One row per run, in a fixed order."""
     rows = []
@@ -27,6 +33,7 @@ def read_rows(folders: list[Path]) -> list[dict[str, Any]]:
         data = json.loads(path.read_text())
         rows.append(
             {key: data[key] for key in ("task", "shift", "algo", "method", "seed", "timesteps")}
+            | {"agent": agent_name(data["source"])}
             | {
                 f"{when}_{where}": round(data[when][where]["mean"], 1)
                 for when in ("zero_shot", "final")
@@ -50,9 +57,12 @@ def read_rows(folders: list[Path]) -> list[dict[str, Any]]:
                 "curve": [[point["timesteps"], round(point["target"], 1)] for point in data["curve"]],
             }
         )
-    return sorted(
-        rows, key=lambda row: (row["task"], json.dumps(row["shift"]), row["algo"], row["method"], row["seed"])
-    )
+    return sorted(rows, key=lambda row: (*group_of(row), row["seed"]))
+
+
+def group_of(row: dict[str, Any]) -> tuple[str, ...]:
+    """What rows of one line of the table share."""
+    return row["task"], json.dumps(row["shift"]), row["agent"], row["method"]
 
 
 def spread(values: list[float]) -> str:
@@ -68,13 +78,13 @@ def cell(rows: list[dict[str, Any]], name: str) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table: one line per task, shift, algorithm and method, best target return first."""
-    groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    """A Markdown table: one line per task, shift, agent and method, best target return first."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        groups[row["task"], json.dumps(row["shift"]), row["algo"], row["method"]].append(row)
+        groups[group_of(row)].append(row)
     order = sorted(groups, key=lambda key: (*key[:3], -mean(row["final_target"] for row in groups[key])))
     lines = [
-        "| task | shift | algo | method | seeds | source: before | target: zero-shot | target: final | source: final |",
+        "| task | shift | agent | method | seeds | source before | target zero-shot | target final | source final |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for key in order:
