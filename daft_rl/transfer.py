@@ -92,7 +92,8 @@ def run(
             work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
 
         with work.phases("evaluation"):
-            final = {role: play(role) for role in domains}
+            changed = method.learns or method.conversion != "none"
+            final = {role: play(role) for role in domains} if changed else zero_shot
             layers, layers_on_source = distortion.measure(), retained.measure() if retained else {}
         tuner.detach()
         save_agent(model, work.folder / "final.zip")

@@ -218,7 +218,8 @@ class Tuner:
         """Set each group's learning rate, freeze what is frozen, and fix BatchNorm modes.
 
         :param optimizers: those SB3 is about to use. One that is not the policy's (the entropy
-            coefficient's) keeps the algorithm's own learning rate.
+            coefficient's) keeps the algorithm's own learning rate, and rests while the whole actor is frozen:
+            it would answer to an entropy that nothing can change.
         """
         remaining = self.model._current_progress_remaining
         base = self.model.lr_schedule(remaining)
@@ -230,12 +231,13 @@ class Tuner:
                 parameter.requires_grad_(name not in self.frozen)
             if parameters:
                 self.model.logger.record(f"learning_rate/{name}", self.rates[name])
+        actor = {name for name, parameters in self.anatomy.groups.items() if parameters and name.startswith("actor")}
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 if "name" in group:
                     group["lr"] = self.rates[group["name"]]
                 else:
-                    update_learning_rate(optimizer, base)
+                    update_learning_rate(optimizer, 0.0 if actor <= self.frozen else base)
         self._pinned = {
             module
             for module, group in self._batchnorm.values()

@@ -48,7 +48,10 @@ def test_what_distinguishes_the_methods() -> None:
     assert (only.conversion, only.bn_mode) == ("once", "train")
     assert len({group.scale for group in only.groups.values()}) == 1
     for name in ("daft", "daft_gradual"):
-        assert [load(name, algo).bn_mode for algo in ("ppo", "sac", "crossq")] == ["eval", "eval", "train"]
+        moved = {algo: load(name, algo) for algo in ("ppo", "sac", "crossq")}
+        assert [method.bn_mode for method in moved.values()] == ["eval", "eval", "train"]
+        waits = [(method.actor_encoder.frozen(0.2), method.actor_head.frozen(0.2)) for method in moved.values()]
+        assert waits == [(False, False), (False, False), (True, True)]  # critic first
     assert {group.init for group in load("scratch").groups.values()} == {"random"}
 
 

@@ -110,6 +110,24 @@ def test_entropy_coefficient_keeps_its_learning_rate() -> None:
     assert model.ent_coef_optimizer.param_groups[0]["lr"] == 7e-4
 
 
+@pytest.mark.parametrize("algorithm", ["SAC", "CrossQ"])
+def test_entropy_coefficient_rests_while_the_actor_does(algorithm: str) -> None:
+    model = build(algorithm)
+    waits = Group(frozen_until=0.75)
+    tuner = Tuner(model, Method(name="mine", actor_encoder=waits, actor_head=waits))
+    seen = []
+
+    def update(optimizers: list[torch.optim.Optimizer]) -> None:
+        Tuner.before_update(tuner, optimizers)
+        seen.append((bool(tuner.frozen), model.log_ent_coef.item()))
+
+    tuner.before_update = update
+    model.learn(200)
+    start, end = build(algorithm).log_ent_coef.item(), model.log_ent_coef.item()
+    assert {value for frozen, value in seen if frozen} == {start}
+    assert end != start
+
+
 @WITH_RATES
 @pytest.mark.parametrize("bn_mode", ["train", "eval"])
 def test_frozen_encoder_changes_in_no_bit(algorithm: str, bn_mode: str) -> None:
