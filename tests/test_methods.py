@@ -50,8 +50,8 @@ def test_what_distinguishes_the_methods() -> None:
     for name in ("daft", "daft_gradual"):
         moved = {algo: load(name, algo) for algo in ("ppo", "sac", "crossq")}
         assert [method.bn_mode for method in moved.values()] == ["eval", "eval", "train"]
-        waits = [(method.actor_encoder.frozen(0.2), method.actor_head.frozen(0.2)) for method in moved.values()]
-        assert waits == [(False, False), (False, False), (True, True)]  # critic first
+        scales = [(method.actor_encoder.scale, method.actor_head.scale) for method in moved.values()]
+        assert scales == [(1.0, 1.0), (1.0, 1.0), (0.1, 0.1)]
     assert {group.init for group in load("scratch").groups.values()} == {"random"}
 
 
