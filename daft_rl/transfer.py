@@ -79,7 +79,7 @@ def run(
             if wants_batchnorm(model, method, cfg.agent.insert_batchnorm):
                 insert_batchnorm(model, Networks(model.policy).batches(*visited))
             drift = StatisticsDrift(model.policy)
-            tuner = Tuner(model, method, cfg.agent.head, cfg.agent.critic, work.phases)
+            tuner = Tuner(model, method, cfg.agent.head, cfg.agent.critic, work.phases, cfg.algo.actor_scale)
             if method.conversion != "none":
                 tuner.convert(*visited, method.preserve_function)
         with work.phases("evaluation"):

@@ -6,6 +6,7 @@ at the start of an update, right after it put the policy in training mode.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -86,6 +87,8 @@ class Tuner:
     :param head: see :class:`~daft_rl.anatomy.Anatomy`
     :param critic: likewise
     :param phases: where the time of rollouts and updates is written down
+    :param actor_scale: factor on the learning rate of the actor's groups beside the method's own, unless the method
+        starts them from random weights
     :raises MethodError: the settings cannot be applied to this agent
     """
 
@@ -96,12 +99,20 @@ class Tuner:
         head: Sequence[str] | None = None,
         critic: Sequence[str] | None = None,
         phases: Phases | None = None,
+        actor_scale: float = 1.0,
     ) -> None:
         if isinstance(model, Tunable):
             raise MethodError(f"This {type(model).__name__} is tuned already: call detach() on its tuner first.")
         self.model, self.method = model, method
         self.phases = phases or Phases()
         self.anatomy = Anatomy(model.policy, head, critic)
+        if not (isinstance(actor_scale, int | float) and 0 < actor_scale < math.inf):
+            raise MethodError(f"actor_scale: expected a finite number > 0, got {actor_scale!r}.")
+        self.factors = {
+            name: actor_scale if name.startswith("actor") and group.init != "random" else 1.0
+            for name, group in method.groups.items()
+        }
+        """Factor on each group's learning rate beside the method's own."""
         self._check_minibatch()
         self._check_gradients()
         self._initialize_groups()
@@ -156,9 +167,9 @@ class Tuner:
             return
         if isinstance(self.model, TRPO):
             groups = self.method.groups
-            actor = [groups["actor_encoder"], groups["actor_head"]]
-            whole = all(group.scale == 1.0 and not group.rise_until for group in actor)  # its decay has no meaning
-            if not whole or any(group.frozen_until or group.scale == 0.0 for group in groups.values()):
+            scales = {groups[name].scale * self.factors[name] for name in ("actor_encoder", "actor_head")}
+            rises = groups["actor_encoder"].rise_until or groups["actor_head"].rise_until
+            if scales != {1.0} or rises or any(group.frozen_until or group.scale == 0.0 for group in groups.values()):
                 raise MethodError(
                     f"Method '{self.method.name}' cannot be applied to TRPO, which moves the whole actor by a line "
                     "search, not by learning rates: use one that treats encoder and head alike and freezes none (daft)."
@@ -224,7 +235,9 @@ class Tuner:
         remaining = self.model._current_progress_remaining
         base = self.model.lr_schedule(remaining)
         settings = self.method.groups
-        self.rates = {name: base * group.rate(1.0 - remaining) for name, group in settings.items()}
+        self.rates = {
+            name: base * (self.factors[name] * group.rate(1.0 - remaining)) for name, group in settings.items()
+        }
         self.frozen = {name for name, group in settings.items() if group.frozen(1.0 - remaining)}
         for name, parameters in self.anatomy.groups.items():
             for parameter in parameters.values():

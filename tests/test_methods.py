@@ -48,10 +48,7 @@ def test_what_distinguishes_the_methods() -> None:
     assert (only.conversion, only.bn_mode) == ("once", "train")
     assert len({group.scale for group in only.groups.values()}) == 1
     for name in ("daft", "daft_gradual"):
-        moved = {algo: load(name, algo) for algo in ("ppo", "sac", "crossq")}
-        assert [method.bn_mode for method in moved.values()] == ["eval", "eval", "train"]
-        scales = [(method.actor_encoder.scale, method.actor_head.scale) for method in moved.values()]
-        assert scales == [(1.0, 1.0), (1.0, 1.0), (0.1, 0.1)]
+        assert [load(name, algo).bn_mode for algo in ("ppo", "sac", "crossq")] == ["eval", "eval", "train"]
     assert {group.init for group in load("scratch").groups.values()} == {"random"}
 
 

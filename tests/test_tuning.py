@@ -102,6 +102,25 @@ def test_learning_rates_in_the_optimizers_are_the_intended_ones(algorithm: str) 
     assert {name for _, name, _ in recorder.seen} == expected
 
 
+@pytest.mark.parametrize(("init", "factor"), [("keep", 0.1), ("random", 1.0)])
+def test_scale_of_the_actor_is_for_actors_that_know_something(init: str, factor: float) -> None:
+    model = build("CrossQ", learning_rate=1e-3)
+    groups = {name: Group(scale=0.5, init=init) for name in GROUPS}
+    recorder = Recorder(model, Tuner(model, Method(name="mine", **groups), actor_scale=0.1))
+    model.learn(60, callback=recorder)
+    rates = {name: rate for _, name, rate in recorder.seen}
+    expected = {name: 5e-4 * (factor if name.startswith("actor") else 1.0) for name in GROUPS}
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), "fast"])
+def test_a_scale_that_cannot_be_is_refused(scale: Any) -> None:
+    with pytest.raises(MethodError, match="actor_scale"):
+        Tuner(build("SAC"), Method(name="mine"), actor_scale=scale)
+    with pytest.raises(MethodError, match="TRPO"):
+        Tuner(build("TRPO"), Method(name="mine"), actor_scale=0.5)
+
+
 def test_entropy_coefficient_keeps_its_learning_rate() -> None:
     model = build("SAC", learning_rate=7e-4)
     everything = Group(scale=0.01, decay="cosine")
