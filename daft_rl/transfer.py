@@ -76,7 +76,8 @@ def run(
 
         with work.phases("calibration"):
             visited = visit(model, training, cfg.calibration.steps, cfg.seed + 1)
-            if wants_batchnorm(model, method, cfg.agent.insert_batchnorm):
+            inserted = wants_batchnorm(model, method, cfg.agent.insert_batchnorm)
+            if inserted:
                 insert_batchnorm(model, Networks(model.policy).batches(*visited))
             drift = StatisticsDrift(model.policy)
             tuner = Tuner(model, method, cfg.agent.head, cfg.agent.critic, work.phases, cfg.algo.actor_scale)
@@ -92,7 +93,7 @@ def run(
             work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
 
         with work.phases("evaluation"):
-            changed = method.learns or method.conversion != "none"
+            changed = method.learns or inserted or method.conversion != "none"
             final = {role: play(role) for role in domains} if changed else zero_shot
             layers, layers_on_source = distortion.measure(), retained.measure() if retained else {}
         tuner.detach()
