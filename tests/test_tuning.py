@@ -117,6 +117,9 @@ def test_scale_of_the_actor_is_for_actors_that_know_something(init: str, factor:
 def test_a_scale_that_cannot_be_is_refused(scale: Any) -> None:
     with pytest.raises(MethodError, match="actor_scale"):
         Tuner(build("SAC"), Method(name="mine"), actor_scale=scale)
+
+
+def test_trpo_has_no_rate_that_could_be_scaled() -> None:
     with pytest.raises(MethodError, match="TRPO"):
         Tuner(build("TRPO"), Method(name="mine"), actor_scale=0.5)
 
