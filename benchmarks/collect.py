@@ -14,7 +14,7 @@ import platform
 from collections import defaultdict
 from importlib.metadata import version
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, pstdev, stdev
 from typing import Any
 
 PACKAGES = ("daft-rl", "torch", "stable-baselines3", "gymnasium", "mujoco")
@@ -26,6 +26,15 @@ def agent_name(source: str) -> str:
     return path.parent.name if path.name == "agent.zip" else path.stem
 
 
+def spread_of_episodes(played: dict[str, Any]) -> dict[str, float]:
+    """Mean return under the name ``""``, and what tells how far episodes lie apart."""
+    returns, costs = played["returns"], played.get("costs", [])
+    found = {"": played["mean"], "_std": played["std"], "_least": min(returns), "_most": max(returns)}
+    if costs:
+        found |= {"_cost": played["mean_cost"], "_cost_std": pstdev(costs)}
+    return {suffix: round(value, 1) for suffix, value in found.items()}
+
+
 def read_rows(folders: list[Path]) -> list[dict[str, Any]]:
     """One row per run, in a fixed order."""
     rows = []
@@ -35,20 +44,10 @@ def read_rows(folders: list[Path]) -> list[dict[str, Any]]:
             {key: data[key] for key in ("task", "shift", "algo", "method", "seed", "timesteps")}
             | {"agent": agent_name(data["source"])}
             | {
-                f"{when}_{where}": round(data[when][where]["mean"], 1)
+                f"{when}_{where}{suffix}": value
                 for when in ("zero_shot", "final")
                 for where in ("target", "source")
-            }
-            | {
-                f"{when}_{where}_std": round(data[when][where]["std"], 1)
-                for when in ("zero_shot", "final")
-                for where in ("target", "source")
-            }
-            | {
-                f"{when}_{where}_cost": round(data[when][where]["mean_cost"], 1)
-                for when in ("zero_shot", "final")
-                for where in ("target", "source")
-                if "mean_cost" in data[when][where]
+                for suffix, value in spread_of_episodes(data[when][where]).items()
             }
             | {
                 "episodes": len(data["final"]["target"]["returns"]),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +45,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_000_000, help="of the training from scratch")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "references.json")
     arguments = parser.parse_args()
-    data = json.loads(arguments.out.read_text("utf-8")) if arguments.out.exists() else {"returns": {}}
-    data["command"] = " ".join(["python benchmarks/references.py", *sys.argv[1:]])
+    data = json.loads(arguments.out.read_text("utf-8")) if arguments.out.exists() else {}
     for target in arguments.targets:
         task, _, level = target.partition(":")
         name = f"{task}-shifted"
         domain = Domain(name, read_shift(name, level or None))
         label = target_name(name, domain.changes)
-        if label in data["returns"]:
+        if label in data:
             continue
         result = transfer(
             name,
@@ -63,9 +61,13 @@ def main() -> None:
             output_dir=Path("runs/references") / target.replace(":", "-"),
             overrides=["progress_bar=false", f"evaluation.every={arguments.steps // 5}"],
         )
-        data["returns"][label] = {"random": random_return(domain), "expert": result.final["target"].mean}
+        data[label] = {
+            "random": random_return(domain),
+            "expert": result.final["target"].mean,
+            "command": f"python benchmarks/references.py --targets {target} --steps {arguments.steps}",
+        }
         write_json(arguments.out, data)
-        print(label, data["returns"][label], flush=True)
+        print(label, data[label], flush=True)
 
 
 if __name__ == "__main__":

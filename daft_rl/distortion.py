@@ -27,8 +27,18 @@ def linear_cka(start: Tensor, now: Tensor) -> float:
     :param now: features of the same samples, ``(n, q)``
     """
     x, y = ((features - features.mean(0)).double() for features in (start, now))
-    norm = (x.T @ x).norm() * (y.T @ y).norm()
-    return float((x.T @ y).square().sum() / norm) if norm > 0 else 1.0
+    if max(x.shape[1], y.shape[1]) > len(x):  # the same from products between samples, which are smaller then
+        x, y = x @ x.T, y @ y.T
+        norm, common = x.norm() * y.norm(), (x * y).sum()
+    else:
+        norm, common = (x.T @ x).norm() * (y.T @ y).norm(), (x.T @ y).square().sum()
+    return float(common / norm) if norm > 0 else 1.0
+
+
+def _distance(start: Tensor, now: Tensor) -> dict[str, float]:
+    """Mean cosine similarity and mean Euclidean distance of two sets of features."""
+    cosine = nn.functional.cosine_similarity(start, now, dim=1).mean()
+    return {"cosine": float(cosine), "l2": float((now - start).norm(dim=1).mean())}
 
 
 class Distortion:
@@ -80,12 +90,7 @@ class Distortion:
         result: dict[str, dict[str, float]] = {}
         for name, now in self._features().items():
             start = self.features[name]
-            cosine = nn.functional.cosine_similarity(start, now, dim=1).mean()
-            result[name] = {
-                "cosine": float(cosine),
-                "l2": float((now - start).norm(dim=1).mean()),
-                "cka": linear_cka(start, now),
-            }
+            result[name] = _distance(start, now) | {"cka": linear_cka(start, now)}
         for group in self.anatomy.groups.values():
             for name, parameter in group.items():
                 distance = float((parameter.detach() - self.weights[name]).norm())
@@ -94,13 +99,13 @@ class Distortion:
 
     def summary(self) -> dict[str, float]:
         """Mean feature distance where features enter the heads, for actor and critic."""
-        measured = self.measure()
+        now = self._features()
         result = {}
         for role in ("actor", "critic"):
             heads = [name for name in self.anatomy.heads() if self.anatomy.group_of(name + ".") == f"{role}_head"]
-            for key in ("cosine", "l2"):
-                if heads:
-                    result[f"{role}_{key}"] = float(np.mean([measured[name][key] for name in heads]))
+            distances = [_distance(self.features[name], now[name]) for name in heads]
+            for key in ("cosine", "l2") if heads else ():
+                result[f"{role}_{key}"] = float(np.mean([distance[key] for distance in distances]))
         return result
 
 

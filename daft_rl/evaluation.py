@@ -82,6 +82,17 @@ def evaluate(model: BaseAlgorithm, venv: VecEnv, episodes: int, seed: int) -> Re
     return Returns(returns.tolist(), lengths.tolist(), None if np.isnan(costs).any() else costs.tolist())
 
 
+def _explore(model: BaseAlgorithm, observations: Any) -> np.ndarray:
+    """Actions as in training: SB3's ``predict`` leaves out the noise that TD3 and DDPG act with."""
+    actions, _ = model.predict(observations, deterministic=False)
+    noise = getattr(model, "action_noise", None)
+    noise = getattr(noise, "base_noise", noise)  # of a batch of another size
+    if noise is None:
+        return actions
+    scaled = model.policy.scale_action(actions) + np.stack([noise() for _ in actions])
+    return model.policy.unscale_action(np.clip(scaled, -1.0, 1.0))
+
+
 def visit(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int) -> tuple[Any, np.ndarray]:
     """States that the policy visits, exploring as it does in training, and its actions there.
 
@@ -98,7 +109,7 @@ def visit(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int) -> tuple[An
     seen: list[Any] = []
     taken: list[np.ndarray] = []
     for _ in range(-(-steps // venv.num_envs)):
-        actions, _ = model.predict(observations, deterministic=False)
+        actions = _explore(model, observations)
         seen.append(
             {k: v.copy() for k, v in observations.items()} if isinstance(observations, dict) else observations.copy()
         )

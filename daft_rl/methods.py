@@ -151,6 +151,8 @@ class Method:
         :raises MethodError: an unknown field, or a value that cannot be
         """
         _check_fields("method", values, cls)
+        if "name" not in values:
+            raise MethodError("method.name is missing: give the method a name, by which its results are told apart.")
         groups = {}
         for name in GROUPS:
             if name in values and not isinstance(values[name], Group):

@@ -7,8 +7,11 @@ The same mechanism as a transfer: the method ``scratch`` on a fresh agent, with 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
 
 from daft_rl.cli import plain, run_command
 from daft_rl.envs import read_shift
@@ -26,12 +29,14 @@ SIMULATORS = {"robosuite": ("robosuite",), "safety": ("safety-gymnasium",)}
 PACKAGES = ("daft-rl", "torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "numpy")
 
 
-def run(cfg: DictConfig) -> dict[str, Any]:
+def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Train a source, as the configuration says (``configs/pretrain.yaml``).
 
     The run folder then holds ``agent.zip``, ``vecnormalize.pkl`` (the reward's scale), and the card of the
     agent, for programs (``card.json``) and for people (``README.md``).
 
+    :param cfg: the composed configuration
+    :param overrides: those it was composed with, for the card
     :return: what stands in ``card.json``
     :raises DaftError: something in the configuration does not exist or does not fit
     """
@@ -62,20 +67,13 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         with work.players(domain, env) as players:
             returns = evaluate(model, players, cfg.evaluation.episodes, cfg.evaluation.seed)
         save_agent(model, work.folder / "agent.zip")
-        limit = cfg.env.get("cost_limit")
-        name = cfg.recipe.name
-        command = f"python -m daft_rl.pretrain env={task} algo={cfg.algo.name} recipe={name} seed={cfg.seed}"
-        if limit is not None:
-            command += f" env.cost_limit={limit:g} env.cost_rate={cfg.env.cost_rate:g}"
-            command += f" env.cost_multiplier={cfg.env.cost_multiplier:g}"
-        if cfg.torch_threads is not None:
-            command += f" torch_threads={cfg.torch_threads}"
         card = {
-            "name": name,
+            "name": cfg.recipe.name,
             "task": task,
+            "shift": domain.changes,
             "algo": cfg.algo.name,
             "seed": cfg.seed,
-            "command": command,
+            "command": " ".join(["python -m daft_rl.pretrain", *overrides]),
             "timesteps": model.num_timesteps,
             "wall_seconds": time.perf_counter() - started,
             "returns": returns.as_dict(),
@@ -104,10 +102,11 @@ def card_text(card: dict[str, Any]) -> str:
     if method["conversion"] == "each_rollout" and not method["preserve_function"]:
         batchnorm += "; between rollouts they follow\n  an average over the rollouts"
     reward = "rewards were divided by a running scale (`vecnormalize.pkl`; observations are not normalized there)"
+    shifted = ", ".join(f"{name} {value}" for name, value in card["shift"].items()) or "nothing shifted"
     cost = f"- cost of an episode: {returns['mean_cost']:.1f}\n" if "mean_cost" in returns else ""
     return f"""# {card["name"]}
 
-{card["algo"].upper()} on `{card["task"]}` (nothing shifted), BatchNorm on the observation and in every hidden layer of
+{card["algo"].upper()} on `{card["task"]}` ({shifted}), BatchNorm on the observation and in every hidden layer of
 actor and critic.
 
     {card["command"]}
@@ -130,7 +129,7 @@ Versions: {versions}.
 
 def main(cfg: DictConfig) -> None:
     """Train, and print what came of it."""
-    card = run(cfg)
+    card = run(cfg, HydraConfig.get().overrides.task)
     returns = card["returns"]
     print(f"{card['task']} {card['algo']}: return {returns['mean']:.1f} +- {returns['std']:.1f} in {cfg.output_dir}")
 

@@ -28,13 +28,16 @@ from daft_rl.checkpoint import apply_vecnormalize, load_agent, read_vecnormalize
 from daft_rl.cli import plain
 from daft_rl.envs.domains import Domain
 from daft_rl.envs.tasks import load_object
-from daft_rl.errors import AgentError, RenderError
+from daft_rl.errors import AgentError, DaftError
 from daft_rl.folding import fold_normalization
 from daft_rl.lagrangian import Lagrangian
 from daft_rl.phases import Phases, TimedVecEnv
 from daft_rl.results import write_json
 
 __all__ = ["Workspace", "bound_exploration", "find_constraint", "save_agent"]
+
+FOR_ARCHIVES = ("policy", "policy_kwargs", "activation", "trust", "adapt_spaces")
+"""Settings of ``agent`` that tell how to read a file."""
 
 
 def save_agent(model: BaseAlgorithm, path: Path, prefix: str = "") -> None:
@@ -53,8 +56,12 @@ def save_agent(model: BaseAlgorithm, path: Path, prefix: str = "") -> None:
         write_json(path.with_name(f"{prefix}constraint.json"), constraint.state())
 
 
-def _saved_multiplier(archive: Path) -> float | None:
-    """The multiplier that :func:`save_agent` left beside an archive."""
+def _saved_multiplier(agent: Path | BaseAlgorithm | None) -> float | None:
+    """The multiplier that an agent learnt under last; of an archive, what :func:`save_agent` left beside it."""
+    if not isinstance(agent, Path):
+        constraint = agent and find_constraint(agent.get_env())
+        return constraint.multiplier if constraint else None
+    archive = agent
     for path in (archive.with_name(f"{archive.stem}_constraint.json"), archive.with_name("constraint.json")):
         if path.is_file():
             return float(json.loads(path.read_text("utf-8"))["multiplier"])
@@ -159,7 +166,7 @@ class Workspace:
 
         :param venv: a batch of ``domain``
         :param domain: tells whether there are costs
-        :param agent: of a source; a limit on costs goes on with the multiplier that was saved beside it
+        :param agent: of a source; a limit on costs goes on with the multiplier that it learnt under last
         """
         logged = ("episode_cost",) if domain.has_cost else ()
         venv = VecMonitor(
@@ -167,7 +174,7 @@ class Workspace:
         )
         limit = self.cfg.env.get("cost_limit")
         if limit is not None:
-            saved = _saved_multiplier(agent) if isinstance(agent, Path) else None
+            saved = _saved_multiplier(agent)
             start = self.cfg.env.cost_multiplier if saved is None else saved
             venv = Lagrangian(venv, limit, self.cfg.env.cost_rate, start)
         return venv
@@ -201,11 +208,20 @@ class Workspace:
         given, algo = plain(self.cfg.agent), self.cfg.algo
         settings = {key: value for key, value in algo.settings.items() if value is not None}
         if isinstance(agent, BaseAlgorithm):
+            ignored = [name for name in FOR_ARCHIVES if given[name]]
+            if ignored:
+                raise AgentError(f"agent.{ignored[0]} is for archives; an agent that is passed is taken as it is.")
             archive = self.folder / "source.zip"
             save_agent(agent, archive, prefix="source_")
             if agent.get_vec_normalize_env() is not None:
                 venv = apply_vecnormalize(venv, read_vecnormalize(archive.with_name("source_vecnormalize.pkl")))
-            model = type(agent).load(archive, env=venv, device=self.cfg.device, **settings)
+            try:
+                model = type(agent).load(archive, env=venv, device=self.cfg.device, **settings)
+            except ValueError as error:  # other spaces
+                raise AgentError(
+                    f"The agent does not fit the target: {error}. Save it and pass the archive with "
+                    "overrides=['agent.adapt_spaces=true'] if its vectors are longer or shorter."
+                ) from error
         else:
             if given["policy"] is not None:
                 settings["policy"] = load_object(given["policy"])
@@ -234,7 +250,7 @@ class Workspace:
             offscreen_gl()
             env = domain.make("rgb_array")
             record(model, env, self.folder / f"{name}.mp4", self.cfg.render_steps, self.cfg.evaluation.seed)
-        except RenderError as error:
+        except DaftError as error:
             print(f"render: no {name}.mp4. {error}", file=sys.stderr)
 
     def learn(self, model: BaseAlgorithm, callbacks: list[BaseCallback]) -> None:

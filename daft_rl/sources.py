@@ -47,7 +47,7 @@ def find_agent(task: str, algo: str, path: str | Path | None = None) -> Path:
 
 
 def _fetch(address: str) -> Path:
-    """The archive in the local cache of the hub, with the ``VecNormalize`` statistics that lie beside it there."""
+    """The archive in the local cache of the hub, with what :func:`daft_rl.running.save_agent` puts beside one."""
     organization, repository, file = [*address.removeprefix(HUB).split("/", 2), "", ""][:3]
     if not file.endswith(".zip"):
         raise AgentError(f"agent={address}: expected hf://ORG/REPO/FILE.zip.")
@@ -56,7 +56,8 @@ def _fetch(address: str) -> Path:
     except ImportError as error:
         raise AgentError(f"agent={address} needs huggingface_hub: pip install 'daft-rl[hub]'") from error
     try:
-        folder = snapshot_download(f"{organization}/{repository}", allow_patterns=[file, "*.pkl"])
+        beside = ["*vecnormalize*.pkl", "*vec_normalize*.pkl", "*constraint.json"]
+        folder = snapshot_download(f"{organization}/{repository}", allow_patterns=[file, *beside])
     except Exception as error:  # the hub's own, those of three HTTP libraries, the system's
         reason = " ".join(str(error).split())[:300]
         raise AgentError(

@@ -98,9 +98,6 @@ def run(
             layers, layers_on_source = distortion.measure(), retained.measure() if retained else {}
         tuner.detach()
         save_agent(model, work.folder / "final.zip")
-        if cfg.render:
-            for role, domain in watched.items():
-                work.render(model, role, domain)
         result = TransferResult(
             task=target.name,
             source=str(agent) if isinstance(agent, Path) else type(agent).__name__,
@@ -119,6 +116,9 @@ def run(
             folder=work.folder,
         )
         result.save()
+        if cfg.render:
+            for role, domain in watched.items():
+                work.render(model, role, domain)
     return result
 
 
@@ -160,6 +160,8 @@ def transfer(
     domains = None
     if isinstance(env, str):
         chosen.append(f"env={env}")
+        if source_env is not None:
+            raise TaskError(f"source_env belongs to an environment of your own; the source of env={env!r} is known.")
     else:
         domains = own_domains(env, source_env)
         ignored = [item for item in overrides or [] if item.startswith(("env", "evaluation.elsewhere"))]
@@ -177,19 +179,24 @@ def transfer(
         chosen.append(f"agent.path='{source}'")
     if algo is not None:
         chosen.append(f"algo={algo}")
+    if total_timesteps is not None:
+        chosen.append(f"total_timesteps={total_timesteps}")
+    if isinstance(shift, str):
+        chosen.append(f"env.shift={shift}")
     if output_dir is None:
         name = domains["target"].name if domains else env
         output_dir = Path("runs") / str(name) / named / f"seed-{seed}" / time.strftime("%Y-%m-%d_%H-%M-%S")
-    cfg = compose_config("transfer", [*chosen, *(overrides or [])])
+    overrides = overrides or []
+    given = {item.partition("=")[0] for item in overrides}
+    cfg = compose_config("transfer", [*chosen, *overrides])
     with open_dict(cfg):
-        if not any(item.startswith("output_dir=") for item in overrides or []):
+        if "output_dir" not in given:
             cfg.output_dir = str(output_dir)
-        if total_timesteps is not None:
-            cfg.total_timesteps = total_timesteps
-        if shift is not None:
-            cfg.env.shift = shift if isinstance(shift, str) else dict(shift)
-        if not isinstance(method, str):
+        if isinstance(shift, Mapping) and "env.shift" not in given:
+            cfg.env.shift = dict(shift)
+        if not isinstance(method, str) and "method" not in given:
             cfg.method = method.as_dict() if isinstance(method, Method) else dict(method)
+        cfg.merge_with_dotlist([item for item in overrides if item.startswith(("env.shift.", "method."))])
     return run(cfg, domains, agent)
 
 

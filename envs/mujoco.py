@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -24,7 +25,7 @@ class MujocoShift(Shift):
 
     Names are the model's own: bodies for ``mass``, geoms for ``friction`` and ``limb_size``, joints for
     ``damping``, ``gear`` and ``joint_range``. The levels of ODRL (Lyu et al., NeurIPS 2024, Datasets and
-    Benchmarks) are named in ``configs/level``.
+    Benchmarks) are named in ``configs/levels.yaml``.
     """
 
     gravity: float = 1.0
@@ -40,7 +41,7 @@ class MujocoShift(Shift):
     joint_range: Scale = 1.0
     """Factor on the range of limited joints, about their rest position."""
     limb_size: Scale = 1.0
-    """Factor on length and radius of geoms; what is attached to their bodies moves along."""
+    """Factor on length and radius of geoms; a body that is attached moves along with the nearest geom."""
     density: float = 0.0
     """Density of the medium (kg/m^3; air 1.2, water 1000). Without it wind has no effect."""
     wind: tuple[float, float, float] = field(default=(0.0, 0.0, 0.0))
@@ -66,20 +67,29 @@ def _names(model: mujoco.MjModel, kind: mujoco.mjtObj, count: int) -> list[str]:
     return [mujoco.mj_id2name(model, kind, i) or f"{kind.name[6:].lower()}_{i}" for i in range(count)]
 
 
+def _distance(geom: mujoco.MjsGeom, point: np.ndarray) -> float:
+    """From a point to the middle line of a geom, or to its centre if the file gives no line."""
+    if not np.isfinite(geom.fromto[0]):
+        return float(np.linalg.norm(point - geom.pos))
+    start, end = np.split(np.asarray(geom.fromto), 2)
+    along = np.clip((point - start) @ (end - start) / np.square(end - start).sum(), 0.0, 1.0)
+    return float(np.linalg.norm(point - (start + along * (end - start))))
+
+
 def _scale_limbs(path: str, scale: Scale) -> mujoco.MjModel:
     """Compile the model file with other limb sizes, so that masses and inertias follow."""
     spec = mujoco.MjSpec.from_file(path)
     factors = resolve_pattern("limb_size", scale, [geom.name for geom in spec.geoms if geom.parent.name != "world"])
+    for parent in {geom.parent.name: geom.parent for geom in spec.geoms if geom.name in factors}.values():
+        for body in parent.bodies:
+            nearest = min(parent.geoms, key=partial(_distance, point=body.pos))
+            body.pos = np.asarray(body.pos) * factors.get(nearest.name, 1.0)
     for geom in spec.geoms:
         factor = factors.get(geom.name, 1.0)
-        if factor == 1.0:
-            continue
         geom.size = np.asarray(geom.size) * factor
         geom.pos = np.asarray(geom.pos) * factor
         if np.isfinite(geom.fromto[0]):
             geom.fromto = np.asarray(geom.fromto) * factor
-        for body in geom.parent.bodies:
-            body.pos = np.asarray(body.pos) * factor
     return spec.compile()
 
 

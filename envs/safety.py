@@ -214,5 +214,8 @@ def make_safety(base: str, shift: SafetyShift, render_mode: str | None = None) -
     """
     blueprint = get_blueprint(base)
     if shift.level is not None:
-        blueprint = get_blueprint(re.sub(r"\d(?=(Vision)?-v\d+$)", str(shift.level), base))
+        other, levels = re.subn(r"\d(?=(Vision)?-v\d+$)", str(shift.level), base)
+        if not levels:
+            raise TaskError(f"shift.level={shift.level}: {base} has no levels.")
+        blueprint = get_blueprint(other)
     return shift_interface(SafetyEnv(blueprint, _edit(shift), _prepare(shift), render_mode), shift)

@@ -71,6 +71,8 @@ class Shift:
     """Standard deviation of Gaussian noise on every entry, drawn anew each step (observation units)."""
     observation_offset: float = 0.0
     """Standard deviation of a constant offset of every entry, the same in all episodes (observation units)."""
+    observation_draw: int = 0
+    """Which offset of that standard deviation: 0, 1, 2 and so on are draws that have nothing to do with each other."""
     observation_scale: float = 1.0
     """Factor on every entry."""
     action_delay: int = 0
@@ -80,8 +82,10 @@ class Shift:
         check_number("observation_noise", self.observation_noise, 0.0)
         check_number("observation_offset", self.observation_offset, 0.0)
         check_number("observation_scale", self.observation_scale, None)
-        if isinstance(self.action_delay, bool) or not isinstance(self.action_delay, int) or self.action_delay < 0:
-            raise TaskError(f"shift.action_delay: expected a whole number of steps >= 0, got {self.action_delay!r}.")
+        for name in ("observation_draw", "action_delay"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise TaskError(f"shift.{name}: expected a whole number >= 0, got {value!r}.")
 
     def _check_scale(self, field: str, *, positive: bool) -> None:
         """A factor must be a number >= 0 (> 0 with ``positive``), for everything or by pattern."""

@@ -15,7 +15,7 @@ from daft_rl.errors import TaskError
 __all__ = ["ActionDelay", "ObservationShift", "shift_interface"]
 
 OFFSET_SEED = 20240220
-"""The offset is part of the task, not of the episode: one draw for everybody."""
+"""The offset is part of the task, not of the episode: the same for everybody."""
 
 
 class ObservationShift(gym.ObservationWrapper[np.ndarray, Any, np.ndarray], gym.utils.RecordConstructorArgs):
@@ -25,16 +25,19 @@ class ObservationShift(gym.ObservationWrapper[np.ndarray, Any, np.ndarray], gym.
     :param noise: standard deviation of Gaussian noise, drawn from the environment's own generator
     :param offset: standard deviation from which one constant offset per entry is drawn, always the same
     :param scale: factor on every entry
+    :param draw: which of all offsets
     """
 
-    def __init__(self, env: gym.Env, noise: float = 0.0, offset: float = 0.0, scale: float = 1.0) -> None:
-        gym.utils.RecordConstructorArgs.__init__(self, noise=noise, offset=offset, scale=scale)
+    def __init__(
+        self, env: gym.Env, noise: float = 0.0, offset: float = 0.0, scale: float = 1.0, draw: int = 0
+    ) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, noise=noise, offset=offset, scale=scale, draw=draw)
         super().__init__(env)
         space = env.observation_space
         if not isinstance(space, spaces.Box):
             raise TaskError(f"A shift of observations needs a Box observation space, got {space}.")
         self.noise, self.scale = noise, scale
-        self.offset = offset * np.random.default_rng(OFFSET_SEED).standard_normal(space.shape)
+        self.offset = offset * np.random.default_rng(OFFSET_SEED + draw).standard_normal(space.shape)
         self.observation_space = spaces.Box(-np.inf, np.inf, space.shape, space.dtype)  # type: ignore[arg-type]
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
@@ -74,5 +77,7 @@ def shift_interface(env: gym.Env, shift: Shift) -> gym.Env:
     if shift.action_delay:
         env = ActionDelay(env, shift.action_delay)
     if shift.observation_noise or shift.observation_offset or shift.observation_scale != 1.0:
-        env = ObservationShift(env, shift.observation_noise, shift.observation_offset, shift.observation_scale)
+        env = ObservationShift(
+            env, shift.observation_noise, shift.observation_offset, shift.observation_scale, shift.observation_draw
+        )
     return env

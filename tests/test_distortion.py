@@ -67,5 +67,14 @@ def test_alignment_ignores_rotation_and_scale(seed: int, scale: float) -> None:
     assert linear_cka(features, other) == pytest.approx(linear_cka(other, features))
 
 
+@pytest.mark.parametrize("width", [10, 200])
+def test_alignment_of_wide_features_is_the_same_quantity(width: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(50, width, generator=generator, dtype=torch.float64) for _ in range(2))
+    x, y = x - x.mean(0), y - y.mean(0)
+    by_features = (x.T @ y).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm())
+    assert linear_cka(x, y) == pytest.approx(float(by_features), rel=1e-12)
+
+
 def test_agents_without_batchnorm_have_no_drift() -> None:
     assert StatisticsDrift(torch.nn.Linear(2, 2)).measure() == {}

@@ -9,13 +9,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import yaml
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from daft_rl.cli import compose_config, plain
 from daft_rl.envs import make, make_vec, read_shift
 from daft_rl.envs.domains import own_domains, read_domains
-from daft_rl.errors import DaftError, TaskError
+from daft_rl.errors import AgentError, DaftError, TaskError
 from daft_rl.transfer import transfer
 from tests.conftest import PointMass
 
@@ -183,6 +184,46 @@ def test_settings_that_an_own_environment_would_ignore(settings: dict, agent: Pa
     with pytest.raises(TaskError, match="taken as it is"):
         transfer(Windy, source=agent, output_dir=tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_results_are_kept_where_nothing_can_render(
+    agent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transfer(
+        "gymnasium", source=agent, output_dir=tmp_path,
+        overrides=["env.id=Windy-v0", "method=zero_shot", "render=true", *TINY, *ON_POLICY],
+    )  # fmt: skip
+    assert json.loads((tmp_path / "results.json").read_text())["task"] == "Windy-v0"
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("render: no ")]
+    assert [line.split()[2] for line in told] == ["target.mp4.", "source.mp4."]
+
+
+def test_what_an_agent_that_is_passed_would_ignore(tmp_path: Path) -> None:
+    source = PPO("MlpPolicy", Windy(), n_steps=64, seed=0, device="cpu")
+    for overrides, message in [
+        (["agent.adapt_spaces=true"], "agent.adapt_spaces is for archives"),
+        (["agent.activation=relu"], "agent.activation is for archives"),
+    ]:
+        with pytest.raises(AgentError, match=message):
+            transfer(Windy, source=source, output_dir=tmp_path, overrides=[*overrides, *TINY, *ON_POLICY])
+    with pytest.raises(AgentError, match="does not fit the target"):
+        transfer(lambda: Windy(discrete=True), source=source, output_dir=tmp_path, overrides=[*TINY, *ON_POLICY])
+    with pytest.raises(TaskError, match="source_env"):
+        transfer("Ant-shifted", source_env=Windy(), output_dir=tmp_path)
+
+
+def test_overrides_win_over_mappings_and_steps(agent: Path, tmp_path: Path) -> None:
+    result = transfer(
+        "gymnasium", {"name": "mine", "actor_head": {"scale": 0.5}}, source=agent, total_timesteps=640,
+        shift={"observation_scale": 2.0}, output_dir=tmp_path,
+        overrides=[
+            *("env.id=Windy-v0", "total_timesteps=64", "method.actor_head.scale=0.25", "env.shift.action_delay=1"),
+            *TINY, *ON_POLICY,
+        ],
+    )  # fmt: skip
+    assert (result.timesteps, result.method) == (64, "mine")
+    assert result.shift == {"observation_scale": 2.0, "action_delay": 1}
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["method"]["actor_head"] == {"scale": 0.25}
 
 
 def test_overrides_win(agent: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from daft_rl.evaluation import evaluate, visit
@@ -64,6 +65,17 @@ def test_the_agent_is_left_alone(algorithm: str) -> None:
         assert np.abs(actions).max() <= 1.0, "scaled as in a replay buffer"
     assert all(torch.equal(value, before[name]) for name, value in model.policy.state_dict().items())
     assert first == evaluate(model, venv, episodes=2, seed=5)
+
+
+@pytest.mark.parametrize("algorithm", ["TD3", "DDPG"])
+def test_visits_explore_with_the_noise_of_training(algorithm: str) -> None:
+    model = build(algorithm)
+    model.action_noise = NormalActionNoise(np.zeros(2), np.full(2, 0.1))  # type: ignore[attr-defined]
+    observations, actions = visit(model, DummyVecEnv([PointMass] * 4), steps=2000, seed=0)
+    chosen = model.policy.scale_action(model.predict(observations, deterministic=True)[0])
+    inside = np.abs(chosen) < 0.7
+    assert np.std((actions - chosen)[inside]) == pytest.approx(0.1, rel=0.2)
+    assert np.abs(actions).max() <= 1.0
 
 
 def test_normalization_of_the_agent_is_used_and_not_moved() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,24 @@ def test_an_agent_in_the_cache(cache: Path) -> None:
     assert found.read_bytes() == b"an archive"
     assert found.with_name("vecnormalize.pkl").is_file()  # it lies where load_agent looks for it
     assert cache in found.parents
+
+
+def test_no_more_than_what_belongs_to_an_agent_is_fetched(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def download(repository: str, allow_patterns: list[str]) -> str:
+        asked.extend(allow_patterns)
+        return str(cache / "models--someone--agents" / "snapshots" / ("0" * 40))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    sources.find_agent("Ant", "ppo", "hf://someone/agents/ppo/agent.zip")
+
+    def fetched(name: str) -> bool:
+        return any(fnmatch(name, pattern) for pattern in asked)
+
+    beside = ("agent_vecnormalize.pkl", "vec_normalize.pkl", "rl_model_vecnormalize_1000_steps.pkl", "constraint.json")
+    assert all(fetched(f"ppo/{name}") for name in ("agent.zip", *beside))
+    assert not any(fetched(f"ppo/{name}") for name in ("replay_buffer.pkl", "other.zip", "train.py"))
 
 
 @pytest.mark.parametrize(

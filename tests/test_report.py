@@ -17,8 +17,7 @@ from daft_rl.report.cells import read_cells, read_failures
 
 TARGETS = [{"gravity": 0.5}, {"friction": 2.0}]
 REFERENCES = {
-    "command": "made up",
-    "returns": {name: {"random": 0.0, "expert": 1000.0} for name in ("Ant: gravity 0.5", "Ant: friction 2")},
+    name: {"random": 0.0, "expert": 1000.0, "command": "made up"} for name in ("Ant: gravity 0.5", "Ant: friction 2")
 }
 
 
@@ -66,7 +65,7 @@ def test_cells(grid: Path) -> None:
 
 
 def test_statistics(grid: Path) -> None:
-    matrices = statistics.score_matrices(read_cells([grid]), REFERENCES["returns"])  # type: ignore[arg-type]
+    matrices = statistics.score_matrices(read_cells([grid]), REFERENCES)
     assert matrices["ft"].shape == (3, 2)
     np.testing.assert_allclose(matrices["daft"] - matrices["ft"], 0.2)
     difference = statistics.difference(matrices, "ft")["daft"]
@@ -82,7 +81,7 @@ def test_statistics(grid: Path) -> None:
 def test_holes_are_not_left_out_in_silence(grid: Path) -> None:
     (grid / "ft-1-0" / "results.json").unlink()
     with pytest.raises(ReportError, match=r"gravity 0.5, ft, seed 1"):
-        statistics.score_matrices(read_cells([grid]), REFERENCES["returns"])  # type: ignore[arg-type]
+        statistics.score_matrices(read_cells([grid]), REFERENCES)
 
 
 def test_missing_references_are_told(grid: Path) -> None:

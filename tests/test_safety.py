@@ -174,6 +174,7 @@ def test_interface_shifts() -> None:
         ("SafetyPointGoal", {"hazard_size": 0}, "above 0"),
         ("SafetyPointGoal", {"level": 7}, "SafetyPointGoal7-v0"),
         ("SafetyPointGoal", {"mass": {"wheel": 2.0}}, "no name fits 'wheel'. What exists: agent"),
+        ("SafetyHalfCheetahVelocity-v1", {"level": 2}, "has no levels"),
         ("SafetyPointCircle0-v0", {"hazards": 3}, "has no hazards"),
         ("SafetyPointNope1-v0", None, "Unknown Safety-Gymnasium task"),
     ],

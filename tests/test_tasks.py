@@ -127,6 +127,24 @@ def test_limbs_keep_attached() -> None:
     assert shifted.body("bshin").mass < plain.body("bshin").mass
 
 
+@pytest.mark.parametrize(("scale", "legs"), [(0.8, 0.8), ({"torso": 0.8}, 0.8), ({"head": 0.8}, 1.0)])
+def test_legs_follow_the_limb_they_are_attached_to(scale: Any, legs: float) -> None:
+    plain, shifted = model_of(make("HalfCheetah")), model_of(make("HalfCheetah", shift={"limb_size": scale}))
+    for body in ("bthigh", "fthigh"):
+        np.testing.assert_allclose(shifted.body(body).pos, plain.body(body).pos * legs)
+
+
+def test_draws_of_the_offset() -> None:
+    offsets = {
+        draw: rollout(make("HalfCheetah", shift={"observation_offset": 0.5, "observation_draw": draw}))[0, :-1]
+        for draw in (0, 1)
+    }
+    plain = rollout(make("HalfCheetah"))[0, :-1]
+    assert abs(np.corrcoef(offsets[0] - plain, offsets[1] - plain)[0, 1]) < 0.6
+    with pytest.raises(TaskError, match="observation_draw: expected a whole number"):
+        make("HalfCheetah", shift={"observation_draw": 0.5})
+
+
 def test_observation_shift() -> None:
     plain = rollout(make("HalfCheetah"))[:, :-1]
     offset = rollout(make("HalfCheetah", shift={"observation_offset": 0.5, "observation_scale": 2.0}))[:, :-1]

@@ -159,24 +159,24 @@ def test_every_family_pretrains_and_transfers(task: str, algo: str, tmp_path: Pa
     if task in ("Door", "Wipe"):
         tiny += ["vec=dummy"]  # robosuite takes seconds to import in each worker
     off_policy = ["learning_starts=200"] if algo != "ppo" else ["batch_size=300"]
-    cfg = compose_config(
-        "pretrain",
-        [
-            f"env={task}",
-            f"algo={algo}",
-            "total_timesteps=600",
-            "num_envs=4",
-            "calibration.steps=200",
-            *PRETRAIN[task, algo],
-            *(f"recipe.settings.{line}" for line in off_policy),
-            *(line for line in tiny if "held_out" not in line),
-            f"output_dir={tmp_path / 'source'}",
-        ],
-    )
-    card = pretrain(cfg)
+    overrides = [
+        f"env={task}",
+        f"algo={algo}",
+        "total_timesteps=600",
+        "num_envs=4",
+        "calibration.steps=200",
+        *PRETRAIN[task, algo],
+        *(f"recipe.settings.{line}" for line in off_policy),
+        *(line for line in tiny if "held_out" not in line),
+        f"output_dir={tmp_path / 'source'}",
+    ]
+    cfg = compose_config("pretrain", overrides)
+    card = pretrain(cfg, overrides)
     assert card["timesteps"] == 600
     assert json.loads((tmp_path / "source" / "card.json").read_text())["returns"] == card["returns"]
-    assert card["command"] in (tmp_path / "source" / "README.md").read_text()
+    assert f"    {card['command']}\n" in (tmp_path / "source" / "README.md").read_text()
+    assert "nothing shifted" in (tmp_path / "source" / "README.md").read_text()
+    assert card["command"].endswith(" ".join(overrides))
     settings = ["learning_starts=200", "buffer_size=2000"] if algo != "ppo" else ["n_steps=150", "batch_size=300"]
     result = transfer(
         f"{task}-shifted",
@@ -210,6 +210,7 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path: Path) -> None:
         ({"env": "Ant-shifted", "method": "nope"}, "daft_paper"),
         ({"env": "Ant-shifted", "shift": "gravity-3"}, "gravity-2.0"),
         ({"env": "Ant-shifted", "method": {"name": "mine", "speed": 1}}, "conversion"),
+        ({"env": "Ant-shifted", "method": {"conversion": "once"}}, "method.name is missing"),
         ({"env": "Ant-shifted", "algo": "sac"}, "Ant-ppo"),
         ({"env": "Ant-shifted", "source": tmp_path / "nothing.zip"}, "nothing.zip"),
     ]:

@@ -56,7 +56,7 @@ def _steps_to(cells: list[Cell], threshold: float) -> str:
     return (f"{np.median(reached):.0f} " if reached else "") + f"({len(reached)} of {len(cells)})"
 
 
-def tables(cells: list[Cell], references: dict[str, dict[str, float]]) -> dict[str, list[dict[str, str]]]:
+def tables(cells: list[Cell], references: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
     """One table per target: a row per method."""
     found = {}
     for target in sorted({cell.target for cell in cells}):
@@ -98,11 +98,11 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
     """Everything that a page shows.
 
     :param folders: where cells lie
-    :param references: ``returns`` (target -> ``random``, ``expert``) and the ``command`` that measured them
+    :param references: target -> ``random`` and ``expert`` return, and the ``command`` that measured them
     :raises ReportError: the grid has holes, or a reference is missing
     """
     cells, failures = read_cells(folders), read_failures(folders)
-    matrices = statistics.score_matrices(cells, references["returns"])
+    matrices = statistics.score_matrices(cells, references)
     aggregate = statistics.aggregate(matrices)
     shown: dict[str, Any] = {"aggregate": figures.intervals(aggregate, "interquartile mean of normalised scores")}
     compared = {}
@@ -123,7 +123,7 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
     ]
     thresholds = np.linspace(0.0, max(1.2, max(float(scores.max()) for scores in matrices.values())), 50)
     shown["profiles"] = figures.profiles(statistics.profile(matrices, thresholds), thresholds)
-    by_target = tables(cells, references["returns"])
+    by_target = tables(cells, references)
     pages = []
     for target, rows in by_target.items():
         group = [cell for cell in cells if cell.target == target]

@@ -30,7 +30,7 @@ class Estimate:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def score_matrices(cells: list[Cell], references: Mapping[str, Mapping[str, float]]) -> dict[str, np.ndarray]:
+def score_matrices(cells: list[Cell], references: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Normalised final returns on the target: 0 is a random policy, 1 an agent trained from scratch in the target.
 
     :param cells: finished transfers
