@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from collections import defaultdict
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, pstdev, stdev
 from typing import Any
 
-PACKAGES = ("daft-rl", "torch", "stable-baselines3", "gymnasium", "mujoco")
+from daft_rl.results import machine
 
 
 def agent_name(source: str) -> str:
@@ -61,7 +58,7 @@ def read_rows(folders: list[Path]) -> list[dict[str, Any]]:
 
 def group_of(row: dict[str, Any]) -> tuple[str, ...]:
     """What rows of one line of the table share."""
-    return row["task"], json.dumps(row["shift"]), row["agent"], row["method"]
+    return row["task"], json.dumps(row["shift"]), row["agent"], row["algo"], row["method"], str(row["timesteps"])
 
 
 def spread(values: list[float]) -> str:
@@ -80,12 +77,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     """A Markdown table: one line per task, shift, agent and method, best target return first."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
+        if row["seed"] in [other["seed"] for other in groups[group_of(row)]]:
+            raise SystemExit(f"Seed {row['seed']} stands there twice: {', '.join(group_of(row))}.")
         groups[group_of(row)].append(row)
-    order = sorted(groups, key=lambda key: (*key[:3], -mean(row["final_target"] for row in groups[key])))
-    lines = [
-        "| task | shift | agent | method | seeds | source before | target zero-shot | target final | source final |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    order = sorted(groups, key=lambda key: (*key[:4], -mean(row["final_target"] for row in groups[key])))
+    columns = (
+        *("task", "shift", "agent", "algorithm", "method", "steps", "seeds"),
+        *("source before", "target zero-shot", "target final", "source final"),
+    )
+    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for key in order:
         names = "zero_shot_source", "zero_shot_target", "final_target", "final_source"
         cells = [cell(groups[key], name) for name in names]
@@ -103,8 +103,7 @@ def main() -> None:
     rows = read_rows(arguments.folders)
     data = {
         "command": arguments.command,
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "versions": {name: version(name) for name in PACKAGES},
+        "machine": machine(),  # collect where the runs were made
         "runs": rows,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ next time. The grid is Hydra's multirun, so its launchers put the cells on as ma
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
 import json
 import resource
 import traceback
@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import open_dict
 
 from daft_rl.cli import plain, run_command
+from daft_rl.digest import digest, digest_agent, digest_settings
+from daft_rl.envs.domains import read_domains
+from daft_rl.sources import find_agent
 from daft_rl.transfer import run
 
 if TYPE_CHECKING:
@@ -24,44 +27,58 @@ if TYPE_CHECKING:
 
 __all__ = ["cell_folder", "run_cell"]
 
-IRRELEVANT = {"benchmark", "output_dir", "progress_bar", "render", "render_steps", "device", "vec", "torch_threads"}
-"""Settings that a cell's returns do not depend on, or not on purpose."""
-
 
 def cell_folder(cfg: DictConfig) -> Path:
     """Where a cell belongs: equal settings, equal folder.
 
     :param cfg: the composed configuration of one cell
     """
-    settings = {key: plain(cfg[key]) for key in cfg if key not in IRRELEVANT}
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
-    return Path(cfg.benchmark.folder) / cfg.env.name / cfg.method.name / f"seed-{cfg.seed}-{key}"
+    name = f"seed-{cfg.seed}-{digest_settings(cfg)[:10]}"
+    return Path(cfg.benchmark.folder) / cfg.env.name / cfg.method.name / name
 
 
 def run_cell(cfg: DictConfig) -> dict[str, Any]:
     """Run one cell, unless it is finished.
 
-    :return: what stands in its ``cell.json``: ``status`` (``finished`` or ``failed``), ``error``, ``peak_memory_mb``
+    Two processes never run one cell at once: workers of a grid that was killed may live on for a while.
+
+    :return: what stands in its ``cell.json``: ``status`` (``finished`` or ``failed``), ``error``, ``peak_memory_mb``,
+        and ``content``, a digest of what the settings only name
     """
+    folder = cell_folder(cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # freed when the process ends, however it ends
+        return _run_cell(cfg, folder / "cell.json")
+
+
+def _run_cell(cfg: DictConfig, noted: Path) -> dict[str, Any]:
     from daft_rl.results import write_json
 
-    folder = cell_folder(cfg)
-    done = folder / "cell.json"
-    if done.exists():
-        cell = json.loads(done.read_text("utf-8"))
-        if cell["status"] == "finished":
-            return cell
     with open_dict(cfg):
-        cfg.output_dir = str(folder)
+        cfg.output_dir = str(noted.parent)
+    cell: dict[str, Any] = {"content": None}
     try:
+        cell["content"] = _digest_content(cfg)
+        if noted.exists():
+            before = json.loads(noted.read_text("utf-8"))
+            if before["status"] == "finished" and before["content"] == cell["content"]:
+                return before
         run(cfg, played=Path(cfg.benchmark.folder) / "zero_shot")
-        cell = {"status": "finished"}
+        cell["status"] = "finished"
     except Exception as error:  # whatever it is, the other cells go on
-        cell = {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        cell |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     cell["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    write_json(done, cell)
-    print(f"{cell['status']}: {folder}")
+    write_json(noted, cell)
+    print(f"{cell['status']}: {noted.parent}")
     return cell
+
+
+def _digest_content(cfg: DictConfig) -> str:
+    """Of the agent's files, and of what the names of levels stand for."""
+    domains = read_domains(plain(cfg.env), cfg.evaluation.elsewhere)
+    agent = find_agent(domains["source"].name, cfg.algo.name, cfg.agent.path)
+    return digest([digest_agent(agent), {role: domain.changes for role, domain in domains.items()}])
 
 
 if __name__ == "__main__":

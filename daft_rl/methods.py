@@ -136,6 +136,11 @@ class Method:
         return {name: getattr(self, name) for name in GROUPS}
 
     @property
+    def from_scratch(self) -> bool:
+        """Whether an agent acts at random at the start."""
+        return all(group.init == "random" for name, group in self.groups.items() if name.startswith("actor"))
+
+    @property
     def learns(self) -> bool:
         """Whether any parameter ever changes by learning."""
         return not all(group.always_frozen for group in self.groups.values())

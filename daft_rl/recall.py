@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from daft_rl.cli import plain
+from daft_rl.digest import digest, digest_agent
 from daft_rl.envs.domains import Domain
 from daft_rl.evaluation import Returns
 from daft_rl.results import write_json
-from daft_rl.vecnormalize import find_vecnormalize
 
 __all__ = ["recall"]
 
@@ -34,8 +34,8 @@ def recall(
     if folder is None or not isinstance(agent, Path):
         return play()
     about = _circumstances(cfg, agent, domain)
-    path = folder / (hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16] + ".json")
-    if path.exists():
+    path = folder / f"{digest(about)}.json"
+    with suppress(FileNotFoundError, json.JSONDecodeError, KeyError):
         return Returns.from_dict(json.loads(path.read_text("utf-8"))["returns"])
     returns = play()
     write_json(path, {"about": about, "returns": returns.as_dict()})
@@ -44,9 +44,8 @@ def recall(
 
 def _circumstances(cfg: DictConfig, agent: Path, domain: Domain) -> dict[str, Any]:
     """All that the returns of a source depend on, down to the last bit on one machine."""
-    files = (agent, find_vecnormalize(agent))
     return {
-        "agent": [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path is not None],
+        "agent": digest_agent(agent),
         "read_with": plain(cfg.agent) | {"path": None},
         "algo": cfg.algo["class"],
         "domain": [domain.name, domain.changes],

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from rich.console import Console
@@ -13,15 +16,29 @@ from rich.table import Table
 
 from daft_rl.evaluation import Returns
 
-__all__ = ["TransferResult", "write_json"]
+__all__ = ["TransferResult", "machine", "write_json"]
+
+PACKAGES = ("daft-rl", "torch", "stable-baselines3", "gymnasium", "mujoco")
 
 
 def write_json(path: Path, data: Any) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # runs of a grid may write the same file
-    unfinished.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    # runs of a grid, maybe on several machines, may write the same file
+    with NamedTemporaryFile("w", dir=path.parent, prefix=f"{path.name}.", encoding="utf-8", delete=False) as unfinished:
+        unfinished.write(json.dumps(data, indent=1) + "\n")
+    Path(unfinished.name).chmod(0o644)
+    Path(unfinished.name).replace(path)
+
+
+def machine() -> dict[str, Any]:
+    """This machine and the versions of what runs on it."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +68,10 @@ class TransferResult:
     """Distances from the start, by layer and by parameter, on target states held out from learning."""
     distortion_on_source: dict[str, dict[str, float]]
     """The same on states of the source."""
+    compared: str
+    """A digest of the settings that runs of different methods and seeds must share to be compared."""
+    machine: dict[str, Any]
+    """Where it ran, and versions of what it ran with."""
     folder: Path
     """The run folder."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daft_rl.cli import compose_config, plain, run_command
+from daft_rl.digest import digest_settings
 from daft_rl.envs.domains import Domain, Own, own_domains, read_domains
 from daft_rl.errors import AgentError, TaskError
 from daft_rl.methods import Method
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from daft_rl.results import TransferResult
 
 __all__ = ["run", "transfer"]
+
+HELD_OUT = 20_000
+"""Episodes from here on are held out: learning begins at the seed of a run, evaluation at 10 000."""
 
 
 def run(
@@ -56,7 +60,7 @@ def run(
     from daft_rl.insertion import insert_batchnorm, wants_batchnorm
     from daft_rl.monitoring import Monitoring
     from daft_rl.recall import recall
-    from daft_rl.results import TransferResult
+    from daft_rl.results import TransferResult, machine
     from daft_rl.running import Workspace, save_agent
     from daft_rl.tuning import Reconversion, Tuner
 
@@ -81,10 +85,12 @@ def run(
                 insert_batchnorm(model, Networks(model.policy).batches(*visited))
             drift = StatisticsDrift(model.policy)
             tuner = Tuner(model, method, cfg.agent.head, cfg.agent.critic, work.phases, cfg.algo.actor_scale)
+            if method.from_scratch:  # the source's states would be knowledge of it
+                visited = visit(model, training, cfg.calibration.steps, cfg.seed + 1)
             if method.conversion != "none":
                 tuner.convert(*visited, method.preserve_function)
         with work.phases("evaluation"):
-            held_out = cfg.calibration.held_out, cfg.seed + 2
+            held_out = cfg.calibration.held_out, HELD_OUT + cfg.seed
             distortion = Distortion(tuner.anatomy, *visit(model, training, *held_out))
             retained = Distortion(tuner.anatomy, *visit(model, envs["source"], *held_out)) if "source" in envs else None
 
@@ -113,6 +119,8 @@ def run(
             curve=monitoring.curve,
             distortion=layers,
             distortion_on_source=layers_on_source,
+            compared=digest_settings(cfg, without=("method", "seed")),
+            machine=machine(),
             folder=work.folder,
         )
         result.save()

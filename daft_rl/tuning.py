@@ -167,6 +167,10 @@ class Tuner:
             return
         if isinstance(self.model, TRPO):
             groups = self.method.groups
+            if self.method.l2_sp:
+                raise MethodError(
+                    "l2_sp cannot be applied to TRPO: its actor moves by a line search, not by gradients."
+                )
             scales = {groups[name].scale * self.factors[name] for name in ("actor_encoder", "actor_head")}
             rises = groups["actor_encoder"].rise_until or groups["actor_head"].rise_until
             if scales != {1.0} or rises or any(group.frozen_until or group.scale == 0.0 for group in groups.values()):
@@ -188,9 +192,9 @@ class Tuner:
         settings = self.method.groups
         if any(group.init == "random" for group in settings.values()):
             model: Any = self.model
-            kwargs = {"use_sde": model.use_sde, **model.policy_kwargs}
-            if "DQN" in type(model.policy).__name__:
-                kwargs.pop("use_sde")
+            kwargs = model.policy_kwargs  # of off-policy algorithms it has use_sde, where there is one
+            if isinstance(model, OnPolicyAlgorithm):
+                kwargs = {"use_sde": model.use_sde, **kwargs}
             fresh = model.policy_class(model.observation_space, model.action_space, model.lr_schedule, **kwargs)
             values = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers())}
             own = {**dict(model.policy.named_parameters()), **dict(model.policy.named_buffers())}
@@ -201,8 +205,18 @@ class Tuner:
             if settings[self.anatomy.group_of(name + ".")].init == "zero":
                 for parameter in head.parameters():
                     parameter.zero_()
+        if self.method.from_scratch:
+            self._initialize_entropy_coefficient()
         if any(group.init != "keep" for group in settings.values()):
             self.anatomy.synchronize_targets()
+
+    def _initialize_entropy_coefficient(self) -> None:
+        """Where a fresh agent's starts, if it is learnt: ``auto`` is 1, ``auto_0.1`` is 0.1."""
+        model: Any = self.model
+        if getattr(model, "ent_coef_optimizer", None) is not None:
+            _, _, start = str(model.ent_coef).partition("_")
+            model.log_ent_coef.fill_(math.log(float(start or 1.0)))
+            model.ent_coef_optimizer.state.clear()
 
     def _regroup(self, path: str, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """A fresh optimizer of the same class and settings, with one parameter group per group.
@@ -294,6 +308,7 @@ class Tuner:
         """
         measured = self.anatomy.measure(self.anatomy.batches(observations, actions))
         self.anatomy.apply(measured, preserve_function)
+        self._start = {parameter: parameter.detach().clone() for parameter in self._start}
         return measured
 
     def reconvert(self, observations: Any, actions: Any, weight: float) -> None:

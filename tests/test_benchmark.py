@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
+import yaml
 
 from daft_rl.benchmark import cell_folder, run_cell
-from daft_rl.cli import compose_config
+from daft_rl.cli import compose_config, plain
+from daft_rl.envs.domains import read_domains
+from daft_rl.envs.tasks import CONFIGS
+from daft_rl.methods import Method
+from daft_rl.sources import find_agent
 
 CHEAP = [
     *("preset=smoke", "total_timesteps=512", "calibration.steps=128", "calibration.held_out=32", "num_envs=2"),
@@ -62,6 +71,63 @@ def test_zero_shot_returns_are_played_once_for_all_cells(tmp_path: Path, task: s
     cfg, _ = cell(tmp_path / "shared", "method=zero_shot", f"env={task}", "env.shift={gear: 0.8}", "seed=7")
     run_cell(cfg)
     assert len(list((tmp_path / "shared/zero_shot").iterdir())) == 3  # another target, the same source
+
+
+def test_a_cell_runs_again_when_what_its_settings_name_has_changed(tmp_path: Path) -> None:
+    archive = tmp_path / "agent.zip"
+    shutil.copy(find_agent("HalfCheetah", "ppo"), archive)
+    settings = ("method=zero_shot", f"agent.path={archive}")
+
+    def played() -> int:
+        cfg, folder = cell(tmp_path / "grid", *settings)
+        assert run_cell(cfg)["status"] == "finished"
+        return (folder / "results.json").stat().st_mtime_ns
+
+    first = played()
+    assert played() == first
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.comment = b"trained longer"
+    assert played() != first
+
+
+def test_two_processes_do_not_run_one_cell_at_once(tmp_path: Path) -> None:
+    cfg, folder = cell(tmp_path, "method=zero_shot")
+    folder.mkdir(parents=True)
+    done = Event()
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other = Thread(target=lambda: (run_cell(cfg), done.set()))
+        other.start()
+        assert not done.wait(1.0)
+        assert not (folder / "config.yaml").exists()
+    other.join()
+    assert json.loads((folder / "cell.json").read_text())["status"] == "finished"
+
+
+def test_a_damaged_file_of_zero_shot_returns_is_played_again(tmp_path: Path) -> None:
+    run_cell(cell(tmp_path, "method=zero_shot")[0])
+    kept = sorted((tmp_path / "zero_shot").iterdir())
+    whole = [path.read_text() for path in kept]
+    kept[0].write_text(whole[0][: len(whole[0]) // 2])
+    assert run_cell(cell(tmp_path, "method=zero_shot", "seed=1")[0])["status"] == "finished"
+    assert [path.read_text() for path in kept] == whole
+
+
+@pytest.mark.parametrize("preset", ["smoke", "mujoco", "full"])
+def test_every_cell_of_a_preset_can_be_composed(preset: str, tmp_path: Path) -> None:
+    """All tasks with all methods, and all shifts: the axes do not depend on each other."""
+    params = yaml.safe_load((CONFIGS / "preset" / f"{preset}.yaml").read_text())["hydra"]["sweeper"]["params"]
+    axes = {axis: str(values).split(",") for axis, values in params.items()}
+    folders = set()
+    for env in axes.pop("env"):
+        for axis, values in axes.items():
+            for value in values:
+                overrides = [f"preset={preset}", f"env={env}", f"{axis}={value}", f"benchmark.folder={tmp_path}"]
+                cfg = compose_config("benchmark", overrides)
+                Method.from_dict(plain(cfg.method))
+                read_domains(plain(cfg.env), cfg.evaluation.elsewhere)
+                folders.add(cell_folder(cfg))
+    assert len(folders) >= len(axes["method"])
 
 
 def test_a_failed_cell_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from daft_rl.methods import GROUPS, Group, Method, method_names
 
 REQUIRED = {
     "zero_shot", "scratch", "ft", "ft_eval", "lp", "lp_ft", "l2_sp", "daft_paper", "daft",
-    "daft_conversion_only", "daft_fast_head_only",
+    "daft_conversion_only", "daft_fast_head_only", "adabn", "daft_gradual",
 }  # fmt: skip
 
 
@@ -49,7 +51,11 @@ def test_what_distinguishes_the_methods() -> None:
     assert len({group.scale for group in only.groups.values()}) == 1
     for name in ("daft", "daft_gradual"):
         assert [load(name, algo).bn_mode for algo in ("ppo", "sac", "crossq")] == ["eval", "eval", "train"]
+    assert load("adabn") == replace(load("daft"), name="adabn", preserve_function=False, bn_mode=load("adabn").bn_mode)
     assert {group.init for group in load("scratch").groups.values()} == {"random"}
+    for algo, how in {"ppo": ("each_rollout", "eval"), "crossq": ("none", "train")}.items():
+        scratch = load("scratch", algo)
+        assert (scratch.conversion, scratch.bn_mode, scratch.preserve_function) == (*how, False)
 
 
 @given(

@@ -273,7 +273,7 @@ def test_detached_agents_can_be_tuned_again() -> None:
     assert not any(layer.module._forward_pre_hooks for layer in batchnorm_layers(model.policy).values())
 
 
-@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "DQN"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_initial_weights(algorithm: str) -> None:
     kept, zeroed, random = build(algorithm), build(algorithm), build(algorithm)
     before = state(kept)
@@ -282,11 +282,10 @@ def test_initial_weights(algorithm: str) -> None:
     tuner = Tuner(zeroed, Method(name="mine", critic_head=Group(init="zero")))
     assert all(not parameter.any() for parameter in tuner.anatomy.groups["critic_head"].values())
     after = state(zeroed)
-    target = {"SAC": ("critic", "critic_target"), "DQN": ("q_net", "q_net_target")}.get(algorithm)
-    if target:
-        for name in after:
-            if name.startswith(target[0] + "."):
-                assert torch.equal(after[name], after[target[1] + name[len(target[0]) :]])
+    for online in ("critic", "q_net", "quantile_net"):
+        copies = {name: name.replace(online, f"{online}_target", 1) for name in after if name.startswith(f"{online}.")}
+        if algorithm not in ("PPO", "A2C", "TRPO", "CrossQ"):
+            assert all(torch.equal(after[name], after[copy]) for name, copy in copies.items())
     fresh = Group(init="random")
     Tuner(random, Method(name="mine", **dict.fromkeys(GROUPS, fresh)))
     weights = [name for name in before if name.endswith("weight") and before[name].dim() == 2]
@@ -343,6 +342,8 @@ def test_trpo_refuses_what_it_cannot_do() -> None:
     for group in ({"actor_encoder": Group(scale=0.1)}, {"critic_encoder": Group(frozen_until=0.5)}):
         with pytest.raises(MethodError, match="line search"):
             Tuner(build("TRPO"), Method(name="mine", **group))
+    with pytest.raises(MethodError, match="l2_sp"):
+        Tuner(build("TRPO"), Method(name="mine", l2_sp=0.1))
 
 
 def test_unknown_policies_are_refused() -> None:
@@ -350,3 +351,27 @@ def test_unknown_policies_are_refused() -> None:
     model.policy = torch.nn.Linear(1, 1)  # type: ignore[assignment]
     with pytest.raises(AgentError, match="ActorCriticPolicy"):
         Anatomy(model.policy)
+
+
+def test_l2_sp_stays_close_to_the_converted_weights() -> None:
+    """Conversion rewrites scale and shift; pulled back to the old ones, the function would not be the source's."""
+    model = build("PPO", learning_rate=1e-2)
+    tuner = Tuner(model, Method(name="mine", conversion="once", bn_mode="eval", l2_sp=1e3))
+    tuner.convert(*data(model))
+    converted = state(model)
+    model.learn(256)
+    for name, value in state(model).items():
+        torch.testing.assert_close(value, converted[name], atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "CrossQ"])
+def test_scratch_forgets_the_entropy_coefficient(algorithm: str) -> None:
+    model = build(algorithm, ent_coef="auto_0.1")
+    model.learn(64)
+    assert float(model.log_ent_coef.exp()) != pytest.approx(0.1, rel=1e-4)
+    kept = float(model.log_ent_coef)
+    Tuner(model, Method(name="mine")).detach()
+    assert float(model.log_ent_coef) == kept
+    Tuner(model, Method(name="mine", **dict.fromkeys(GROUPS, Group(init="random"))))
+    assert float(model.log_ent_coef.exp()) == pytest.approx(0.1)
+    assert not model.ent_coef_optimizer.state

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from daft_rl.report import figures, statistics
 from daft_rl.report.cells import Cell, read_cells, read_failures, save_cells
 
 BASELINE = "ft"
+LEARNING = ("simulation", "inference", "update", "calibration")
 THRESHOLDS = (0.25, 0.5, 0.75)
 """Normalised scores to which a table counts the target steps."""
 REFERENCES = Path("benchmarks/references.json")
@@ -42,10 +41,15 @@ COLUMNS = {
     "actor cosine": lambda cell: cell.last("distortion_actor_cosine"),
     "critic cosine": lambda cell: cell.last("distortion_critic_cosine"),
     "BN drift": lambda cell: cell.last("batchnorm_mean_drift"),
-    "seconds": lambda cell: cell.data["wall_seconds"],
+    "learning seconds": lambda cell: sum(cell.data["phases"].get(phase, 0.0) for phase in LEARNING),
     "MB": lambda cell: cell.data.get("peak_memory_mb"),
 }
 """What a table shows of each method, mean ± standard deviation over seeds."""
+
+
+def _describe(machine: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    return f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}; {versions}"
 
 
 def _steps_to(cells: list[Cell], threshold: float) -> str:
@@ -121,7 +125,8 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
         }
         for method in sorted(matrices, key=lambda name: -aggregate[name].value)
     ]
-    thresholds = np.linspace(0.0, max(1.2, max(float(scores.max()) for scores in matrices.values())), 50)
+    scores = np.concatenate([matrix.ravel() for matrix in matrices.values()])
+    thresholds = np.linspace(min(0.0, float(scores.min())), max(1.2, float(scores.max())), 50)
     shown["profiles"] = figures.profiles(statistics.profile(matrices, thresholds), thresholds)
     by_target = tables(cells, references)
     pages = []
@@ -149,8 +154,8 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
         "failures": failures,
         "references": references,
         "runs": len(cells),
-        "machine": f"{platform.processor() or platform.machine()}, Python {platform.python_version()}",
-        "versions": {name: version(name) for name in ("daft-rl", "torch", "stable-baselines3", "gymnasium", "mujoco")},
+        "shape": f"{len(by_target)} targets x {len(matrices)} methods x {len(next(iter(matrices.values())))} seeds",
+        "machines": sorted({_describe(cell.data["machine"]) for cell in cells}),
     }
 
 
@@ -179,7 +184,7 @@ def main() -> None:
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "report.html").write_text(page.render(**content), encoding="utf-8")
-    text = ["# All targets", markdown(content["summary"])]
+    text = [f"# All targets: {content['shape']}", markdown(content["summary"])]
     if content["failures"]:
         text += ["# Failed", *(f"- `{failure.folder}`: {failure.error}" for failure in content["failures"])]
     for part in content["targets"]:

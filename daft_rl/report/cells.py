@@ -15,7 +15,10 @@ from daft_rl.errors import ReportError
 
 __all__ = ["Cell", "Failure", "read_cells", "read_failures", "save_cells", "target_name"]
 
-SAVED = ("task", "shift", "algo", "method", "seed", "timesteps", "wall_seconds", "peak_memory_mb", "phases", "curve")
+SAVED = (
+    *("task", "shift", "algo", "method", "seed", "timesteps", "wall_seconds", "peak_memory_mb", "phases", "curve"),
+    *("compared", "machine"),
+)
 """What is saved as it is."""
 
 
@@ -94,6 +97,8 @@ class Failure:
 def _short(value: Any) -> str:
     if isinstance(value, dict):
         return " ".join(f"{name} {_short(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return " ".join(_short(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -110,7 +115,8 @@ def target_name(task: str, changes: Mapping[str, Any]) -> str:
 def read_cells(folders: Iterable[Path]) -> list[Cell]:
     """Every finished cell below some folders, or in files of :func:`save_cells`, in a fixed order.
 
-    :raises ReportError: there is none, or one seed of one method stands there twice with other settings
+    :raises ReportError: there is none; one seed of one method stands there twice; or runs on one target differ in more
+        than method and seed
     """
     folders = list(folders)
     cells = []
@@ -118,8 +124,10 @@ def read_cells(folders: Iterable[Path]) -> list[Cell]:
         cells += [Cell(folder, data) for data in _read_saved(folder) if "error" not in data]
         for path in sorted(folder.rglob("results.json")):
             noted = path.with_name("cell.json")
-            memory = json.loads(noted.read_text("utf-8"))["peak_memory_mb"] if noted.exists() else None
-            cells.append(Cell(path.parent, {**json.loads(path.read_text("utf-8")), "peak_memory_mb": memory}))
+            note = json.loads(noted.read_text("utf-8")) if noted.exists() else {"status": "finished"}
+            if note["status"] == "finished":
+                data = json.loads(path.read_text("utf-8"))
+                cells.append(Cell(path.parent, {**data, "peak_memory_mb": note.get("peak_memory_mb")}))
     if not cells:
         raise ReportError(
             f"No results.json below {', '.join(map(str, folders))}: run python -m daft_rl.benchmark first."
@@ -133,6 +141,13 @@ def read_cells(folders: Iterable[Path]) -> list[Cell]:
                 "runs with different settings do not belong in one report."
             )
         seen[key] = cell
+    for target in {cell.target for cell in cells}:
+        first, *others = {cell.data["compared"]: cell for cell in cells if cell.target == target}.values()
+        if others:
+            raise ReportError(
+                f"{target}: {first.folder} and {others[0].folder} differ in more than method and seed (see their "
+                "config.yaml): they cannot be compared."
+            )
     return sorted(cells, key=lambda cell: (cell.target, cell.method, cell.seed))
 
 

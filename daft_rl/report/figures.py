@@ -1,10 +1,11 @@
-"""Figures of a report. Line styles and markers differ, so that they read in grey."""
+"""Figures of a report. No two methods share line style and marker, so that they read in grey."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib as mpl
 
@@ -18,8 +19,21 @@ from daft_rl.report.statistics import Estimate
 
 __all__ = ["as_data_uri", "bars", "curves", "intervals", "profiles", "scatter"]
 
-STYLES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (5, 5))]
-MARKERS = "osD^v<>PX*hp"
+STYLES = ["-", "--", "-.", ":"]
+MARKERS = "osD^v<>PX*hpd8"
+COLORS = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
+BANDED = ("ft", "daft")
+"""Methods whose spread is shown as a band too: more bands than two hide each other."""
+
+
+def _look(index: int) -> dict[str, Any]:
+    """Colour, line style and marker of a method."""
+    return {
+        "color": COLORS[index % len(COLORS)],
+        "linestyle": STYLES[index % len(STYLES)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "markersize": 4,
+    }
 
 
 def _finish(axes: plt.Axes, legend: bool = False) -> None:
@@ -41,15 +55,16 @@ def _by_method(cells: list[Cell]) -> dict[str, list[Cell]]:
 
 
 def curves(cells: list[Cell]) -> Figure:
-    """Return on one target over target steps: means over seeds, bands their range."""
+    """Return on one target over target steps: means over seeds; bands, of :data:`BANDED`, are their range."""
     figure, axes = plt.subplots(figsize=(7.4, 3.8), layout="constrained")
     for index, (method, group) in enumerate(_by_method(cells).items()):
         drawn = [cell.curve for cell in group if len(cell.curve[0]) > 1]
         if not drawn:
             continue
         steps, returns = drawn[0][0] / 1000, np.array([returns for _, returns in drawn])
-        (line,) = axes.plot(steps, returns.mean(0), linestyle=STYLES[index % len(STYLES)], label=method)
-        axes.fill_between(steps, returns.min(0), returns.max(0), color=line.get_color(), alpha=0.12, linewidth=0)
+        (line,) = axes.plot(steps, returns.mean(0), label=method, **_look(index))
+        if method in BANDED:
+            axes.fill_between(steps, returns.min(0), returns.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
     zero_shot = float(np.mean([cell.mean(when="zero_shot") for cell in cells]))
     axes.axhline(zero_shot, color="0.4", linewidth=0.8, label="zero-shot")
     axes.set(xlabel="target steps (thousands)", ylabel="return on the target", title=cells[0].target)
@@ -81,7 +96,8 @@ def scatter(cells: list[Cell], across: Mapping[int, float | None], label: str, t
     for index, (method, group) in enumerate(_by_method(cells).items()):
         points = [(across[id(cell)], cell.mean()) for cell in group if across[id(cell)] is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), MARKERS[index % len(MARKERS)], markersize=5, alpha=0.8, label=method)
+            look = _look(index) | {"linestyle": "none", "markersize": 5}
+            axes.plot(*zip(*points, strict=True), alpha=0.8, label=method, **look)
     axes.set(xlabel=label, ylabel="return on the target", title=title)
     _finish(axes, legend=True)
     return figure
@@ -103,15 +119,13 @@ def intervals(estimates: Mapping[str, Estimate], label: str, reference: float | 
 
 
 def profiles(shares: Mapping[str, list[Estimate]], thresholds: np.ndarray) -> Figure:
-    """Performance profiles: share of runs above a score."""
+    """Performance profiles: share of runs above a score; bands, of :data:`BANDED`, are intervals."""
     figure, axes = plt.subplots(figsize=(7.4, 3.8), layout="constrained")
     for index, (method, estimates) in enumerate(shares.items()):
-        (line,) = axes.plot(
-            thresholds, [e.value for e in estimates], linestyle=STYLES[index % len(STYLES)], label=method
-        )
-        axes.fill_between(
-            thresholds, [e.low for e in estimates], [e.high for e in estimates], color=line.get_color(), alpha=0.1
-        )
+        (line,) = axes.plot(thresholds, [e.value for e in estimates], label=method, markevery=5, **_look(index))
+        if method in BANDED:
+            low, high = [e.low for e in estimates], [e.high for e in estimates]
+            axes.fill_between(thresholds, low, high, color=line.get_color(), alpha=0.15)
     axes.set(xlabel="normalised score", ylabel="share of runs above it", ylim=(0, 1))
     _finish(axes, legend=True)
     return figure

@@ -54,6 +54,8 @@ def score_matrices(cells: list[Cell], references: Mapping[str, Any]) -> dict[str
                 if (method, seed, target) not in by_key:
                     raise ReportError(f"The grid has a hole: {target}, {method}, seed {seed} is not finished.")
                 low, high = references[target]["random"], references[target]["expert"]
+                if high <= low:
+                    raise ReportError(f"{target}: the reference {high:g} from scratch is not above the random {low:g}.")
                 row.append((by_key[method, seed, target] - low) / (high - low))
             rows.append(row)
         matrices[method] = np.array(rows)
