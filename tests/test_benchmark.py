@@ -134,9 +134,10 @@ def test_a_failed_cell_is_told_and_tried_again(tmp_path: Path, monkeypatch: pyte
     cfg, folder = cell(tmp_path, "method=zero_shot", "env.shift={mass: -1}")
     assert "shift.mass" in run_cell(cfg)["error"]
     assert json.loads((folder / "cell.json").read_text())["status"] == "failed"
-    monkeypatch.setattr("daft_rl.benchmark.run", lambda cfg, played: None)
-    cfg, _ = cell(tmp_path, "method=zero_shot", "env.shift={mass: -1}")
-    assert run_cell(cfg)["status"] == "finished"
+    with monkeypatch.context() as patch:
+        patch.setattr("daft_rl.benchmark.run", lambda cfg, played: 1 / 0)
+        assert "ZeroDivisionError" in run_cell(cell(tmp_path, "method=zero_shot")[0])["traceback"]
+    assert run_cell(cell(tmp_path, "method=zero_shot")[0])["status"] == "finished"
 
 
 def test_killed_and_started_again(tmp_path: Path) -> None:
