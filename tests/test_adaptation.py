@@ -88,7 +88,10 @@ def test_discrete_choices(tmp_path: Path) -> None:
     build("DQN").save(tmp_path / "agent.zip")
     with pytest.warns(UserWarning, match="start at random"):
         new = load_agent(tmp_path / "agent.zip", env=Sized(3, 5, discrete=True), adapt_spaces=True)
-    assert new.policy.q_net.q_net[-1].out_features == 5  # type: ignore[union-attr]
+    old = load_agent(tmp_path / "agent.zip").policy.q_net.q_net[-1].weight  # type: ignore[union-attr]
+    weight = new.policy.q_net.q_net[-1].weight  # type: ignore[union-attr]
+    assert len(weight) == 5
+    assert weight[: len(old)].equal(old)
 
 
 def test_ambiguous_changes_are_refused(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from daft_rl.evaluation import Returns, evaluate
 from daft_rl.lagrangian import Lagrangian
 from daft_rl.monitoring import Monitoring
 from daft_rl.phases import Phases
+from daft_rl.running import _saved_multiplier, save_agent
 from tests.conftest import PointMass
 
 
@@ -99,6 +100,19 @@ def test_impossible_limits(limit: Any) -> None:
     Lagrangian(DummyVecEnv([Costly]), limit=1, multiplier=0)
     with pytest.raises(ConfigError, match=r"env\.cost_multiplier=-1: .*at least 0"):
         Lagrangian(DummyVecEnv([Costly]), limit=1, multiplier=-1)
+
+
+def test_a_multiplier_goes_on_where_it_was(tmp_path: Path) -> None:
+    venv = Lagrangian(VecMonitor(DummyVecEnv([Costly] * 2)), limit=10.0, multiplier=0.7)
+    model = PPO("MlpPolicy", venv, n_steps=8, batch_size=8, device="cpu")
+    assert _saved_multiplier(model) == 0.7
+    save_agent(model, tmp_path / "final.zip")
+    assert _saved_multiplier(tmp_path / "final.zip") == 0.7
+    venv.multiplier = 0.9
+    save_agent(model, tmp_path / "best.zip", prefix="best_")
+    assert [_saved_multiplier(tmp_path / name) for name in ("final.zip", "best.zip")] == [0.7, 0.9]
+    assert _saved_multiplier(PPO("MlpPolicy", DummyVecEnv([Costly]), n_steps=8, batch_size=8)) is None
+    assert _saved_multiplier(None) is None
 
 
 def test_the_best_policy_is_the_best_within_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,12 @@ def test_checkers_pass(name: str) -> None:
     sb3_check(make(name))
 
 
+@pytest.mark.parametrize("name", task_names())
+def test_every_level_is_valid_and_changes_something(name: str) -> None:
+    for level in levels(name):
+        assert bool(read_shift(name, level).changes()) == (level != "none"), level
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_level_changes_the_trajectory(name: str) -> None:
     plain = rollout(make(name))

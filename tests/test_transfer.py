@@ -106,8 +106,17 @@ def test_every_method_runs(method: str, tmp_path: Path) -> None:
     result = transfer("HalfCheetah-shifted", method, total_timesteps=1024, output_dir=tmp_path, overrides=TINY)
     assert np.isfinite(result.final["target"].mean)
     assert result.timesteps == (0 if method == "zero_shot" else 1024)
+    source, final = (PPO.load(path).policy for path in (find_agent("HalfCheetah", "ppo"), tmp_path / "final.zip"))
+    weights = dict(source.named_parameters())
+    same = {name for name, weight in final.named_parameters() if weight.equal(weights[name])}
     if method == "zero_shot":
+        assert same == set(weights)
         assert result.final["target"] == result.zero_shot["target"]
+    elif method == "lp":
+        heads = {"log_std", "action_net.weight", "action_net.bias", "value_net.weight", "value_net.bias"}
+        assert same == set(weights) - heads
+    else:
+        assert not same
 
 
 def test_conversion_alone_keeps_the_policy_and_refreshing_does_not(tmp_path: Path) -> None:
@@ -202,6 +211,14 @@ def test_every_family_pretrains_and_transfers(task: str, algo: str, tmp_path: Pa
         assert "episode_cost" in (tmp_path / "target" / "monitor.csv").read_text()
         logged = {"rollout/ep_cost_mean", "constraint/multiplier", "eval/target_cost"}
         assert logged <= scalars(tmp_path / "target").keys()
+
+
+@pytest.mark.parametrize("actor_scale", [1.0, 0.1])
+def test_the_scale_of_the_actor_reaches_its_learning_rates(actor_scale: float, tmp_path: Path) -> None:
+    overrides = [*TINY, f"algo.actor_scale={actor_scale}", "calibration.held_out=32", "num_envs=4"]
+    transfer("HalfCheetah-shifted", "ft_eval", total_timesteps=512, output_dir=tmp_path, overrides=overrides)
+    seen = {group: scalars(tmp_path)[f"learning_rate/{group}"][0].value for group in ("actor_head", "critic_head")}
+    assert seen["actor_head"] == pytest.approx(actor_scale * seen["critic_head"])
 
 
 def test_mistakes_are_told_before_anything_is_written(tmp_path: Path) -> None:
