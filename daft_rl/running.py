@@ -174,8 +174,9 @@ class Workspace:
         )
         limit = self.cfg.env.get("cost_limit")
         if limit is not None:
-            saved = _saved_multiplier(agent)
-            start = self.cfg.env.cost_multiplier if saved is None else saved
+            start = self.cfg.env.cost_multiplier
+            if start is None:
+                start = _saved_multiplier(agent) or 0.0
             venv = Lagrangian(venv, limit, self.cfg.env.cost_rate, start)
         return venv
 

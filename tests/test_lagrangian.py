@@ -11,18 +11,19 @@ import pytest
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
+from daft_rl.envs.domains import Domain
 from daft_rl.errors import ConfigError
 from daft_rl.evaluation import Returns, evaluate
 from daft_rl.lagrangian import Lagrangian
 from daft_rl.monitoring import Monitoring
 from daft_rl.phases import Phases
-from daft_rl.running import _saved_multiplier, save_agent
+from daft_rl.running import Workspace, _saved_multiplier, find_constraint, save_agent
 from tests.conftest import PointMass
 
 
@@ -113,6 +114,13 @@ def test_a_multiplier_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [_saved_multiplier(tmp_path / name) for name in ("final.zip", "best.zip")] == [0.7, 0.9]
     assert _saved_multiplier(PPO("MlpPolicy", DummyVecEnv([Costly]), n_steps=8, batch_size=8)) is None
     assert _saved_multiplier(None) is None
+    for asked, start in ((None, 0.7), (0.2, 0.2), (0.0, 0.0)):
+        cfg = OmegaConf.create(
+            {"output_dir": str(tmp_path), "env": {"cost_limit": 25, "cost_rate": 0.1, "cost_multiplier": asked}}
+        )
+        domain = Domain("SafetyPointGoal")
+        limited = Workspace(cfg).monitored(DummyVecEnv([Costly]), domain, tmp_path / "final.zip")
+        assert find_constraint(limited).multiplier == start  # type: ignore[union-attr]
 
 
 def test_the_best_policy_is_the_best_within_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
