@@ -3,7 +3,8 @@
     python benchmarks/speed/whole_run.py --out benchmarks/results/speed_whole_run.json
 
 All load the shipped Ant source, play it in target and source (20 episodes each), fine-tune it with the same settings
-for as many steps, play it in between (5 episodes each on both, as often), play it again, and save it. Plain SB3 steps
+for as many steps, play it in between (5 episodes each on both; daft_rl also before the first step), play it again, and
+save it. daft_rl measures distortion and keeps its best policy besides. Plain SB3 steps
 ``DummyVecEnv`` or ``SubprocVecEnv`` and plays with ``evaluate_policy`` in the same; it does what the method ``ft_eval``
 says, and daft_rl its default, which converts BatchNorm besides. Variants take turns, each in a process of its own, and
 times are of whole processes. Memory is the peak of the process without its workers.
