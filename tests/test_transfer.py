@@ -110,7 +110,7 @@ def test_every_method_runs(method: str, tmp_path: Path) -> None:
     weights = dict(source.named_parameters())
     same = {name for name, weight in final.named_parameters() if weight.equal(weights[name])}
     if method == "zero_shot":
-        assert same == set(weights)
+        assert same == set(weights) - {"log_std"}  # it begins to explore as if it were to learn
         assert result.final["target"] == result.zero_shot["target"]
     elif method == "lp":
         heads = {"log_std", "action_net.weight", "action_net.bias", "value_net.weight", "value_net.bias"}
@@ -216,7 +216,7 @@ def test_every_family_pretrains_and_transfers(task: str, algo: str, tmp_path: Pa
 @pytest.mark.parametrize("actor_scale", [1.0, 0.1])
 def test_the_scale_of_the_actor_reaches_its_learning_rates(actor_scale: float, tmp_path: Path) -> None:
     overrides = [*TINY, f"algo.actor_scale={actor_scale}", "calibration.held_out=32", "num_envs=4"]
-    transfer("HalfCheetah-shifted", "ft_eval", total_timesteps=512, output_dir=tmp_path, overrides=overrides)
+    transfer("HalfCheetah-shifted", "ft_eval", total_timesteps=1024, output_dir=tmp_path, overrides=overrides)
     seen = {group: scalars(tmp_path)[f"learning_rate/{group}"][0].value for group in ("actor_head", "critic_head")}
     assert seen["actor_head"] == pytest.approx(actor_scale * seen["critic_head"])
 
