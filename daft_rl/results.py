@@ -23,10 +23,11 @@ PACKAGES = ("daft-rl", "torch", "stable-baselines3", "gymnasium", "mujoco")
 
 def write_json(path: Path, data: Any) -> None:
     """Write a file whole or not at all."""
+    text = json.dumps(data, indent=1) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     # runs of a grid, maybe on several machines, may write the same file
     with NamedTemporaryFile("w", dir=path.parent, prefix=f"{path.name}.", encoding="utf-8", delete=False) as unfinished:
-        unfinished.write(json.dumps(data, indent=1) + "\n")
+        unfinished.write(text)
     Path(unfinished.name).chmod(0o644)
     Path(unfinished.name).replace(path)
 

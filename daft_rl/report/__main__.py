@@ -41,7 +41,7 @@ COLUMNS = {
     "actor cosine": lambda cell: cell.last("distortion_actor_cosine"),
     "critic cosine": lambda cell: cell.last("distortion_critic_cosine"),
     "BN drift": lambda cell: cell.last("batchnorm_mean_drift"),
-    "learning seconds": lambda cell: sum(cell.data["phases"].get(phase, 0.0) for phase in LEARNING),
+    "learning seconds": lambda cell: sum((cell.data.get("phases") or {}).get(phase, 0.0) for phase in LEARNING) or None,
     "MB": lambda cell: cell.data.get("peak_memory_mb"),
 }
 """What a table shows of each method, mean ± standard deviation over seeds."""
@@ -155,7 +155,7 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
         "references": references,
         "runs": len(cells),
         "shape": f"{len(by_target)} targets x {len(matrices)} methods x {len(next(iter(matrices.values())))} seeds",
-        "machines": sorted({_describe(cell.data["machine"]) for cell in cells}),
+        "machines": sorted({_describe(cell.data["machine"]) for cell in cells if cell.data.get("machine")}),
     }
 
 

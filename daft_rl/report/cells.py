@@ -142,7 +142,7 @@ def read_cells(folders: Iterable[Path]) -> list[Cell]:
             )
         seen[key] = cell
     for target in {cell.target for cell in cells}:
-        first, *others = {cell.data["compared"]: cell for cell in cells if cell.target == target}.values()
+        first, *others = {cell.data.get("compared"): cell for cell in cells if cell.target == target}.values()
         if others:
             raise ReportError(
                 f"{target}: {first.folder} and {others[0].folder} differ in more than method and seed (see their "
