@@ -1,4 +1,4 @@
-.PHONY: check lint types test
+.PHONY: check lint types test report
 
 check: lint types test
 
@@ -11,3 +11,7 @@ types:
 
 test:
 	pytest -n auto
+
+# The page of the benchmark, from the committed results
+report:
+	python -m daft_rl.report benchmarks/results/mujoco.jsonl.gz --references benchmarks/references.json --out report
