@@ -6,8 +6,9 @@ All load the shipped Ant source, play it in target and source (20 episodes each)
 for as many steps, play it in between (5 episodes each on both; daft_rl also before the first step), play it again, and
 save it. daft_rl measures distortion and keeps its best policy besides. Plain SB3 steps
 ``DummyVecEnv`` or ``SubprocVecEnv`` and plays with ``evaluate_policy`` in the same; it does what the method ``ft_eval``
-says, and daft_rl its default, which converts BatchNorm besides. Variants take turns, each in a process of its own, and
-times are of whole processes; ``seconds_to_return`` are those until the first evaluation in between that reaches
+says, and daft_rl its default, which converts BatchNorm besides. Variants take turns, each in a process of its own;
+after the first seed the slower of the two plain ones is left out. What stands in the file already is not run again.
+Times are of whole processes; ``seconds_to_return`` are those until the first evaluation in between that reaches
 ``ENOUGH`` on the target. Memory is the peak of the process without its workers.
 """
 
@@ -29,7 +30,8 @@ from statistics import mean, median
 from typing import Any
 
 TASK, SOURCE = "Ant-shifted", "Ant"
-VARIANTS = ("dummy", "subproc", "daft_rl")
+PLAIN = ("dummy", "subproc")
+VARIANTS = (*PLAIN, "daft_rl")
 NUM_ENVS, EVERY, EPISODES, EPISODES_DURING = 16, 50_000, 20, 5
 ENOUGH = 2500.0
 """A return on the target; the policy begins at 800, and ends at 3100."""
@@ -157,6 +159,11 @@ def summary(values: list[float]) -> dict[str, float]:
     return {"median": round(median(values), 2), "min": round(min(values), 2), "max": round(max(values), 2)}
 
 
+def best_plain(runs: list[dict[str, Any]]) -> str:
+    """Which ``VecEnv`` of Stable-Baselines3 was faster."""
+    return min(PLAIN, key=lambda variant: median(run["seconds"] for run in runs if run["variant"] == variant))
+
+
 def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Seconds by variant, returns, and how many times faster daft_rl is than the faster of the plain ones."""
 
@@ -167,11 +174,11 @@ def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
         times = [[when for when, found in curve if found >= ENOUGH] for curve in column(variant, "curve")]
         return [found[0] for found in times if found]
 
-    seconds = {variant: column(variant, "seconds") for variant in VARIANTS}
-    best = min(("dummy", "subproc"), key=lambda variant: median(seconds[variant]))
-    ratios = [a / b for a, b in zip(seconds[best], seconds["daft_rl"], strict=True)]
+    best = best_plain(runs)
+    seconds = {(run["variant"], run["seed"]): run["seconds"] for run in runs}
+    ratios = [seconds[best, seed] / taken for (variant, seed), taken in seconds.items() if variant == "daft_rl"]
     return {
-        "seconds": {variant: summary(values) for variant, values in seconds.items()},
+        "seconds": {variant: summary(column(variant, "seconds")) for variant in VARIANTS},
         "seconds_to_return": {v: {**summary(reached(v)), "reached": len(reached(v))} for v in VARIANTS if reached(v)},
         "target": {v: round(mean(after["target"] for after in column(v, "after")), 1) for v in VARIANTS},
         "peak_mib": {variant: max(column(variant, "peak_mib")) for variant in VARIANTS},
@@ -191,21 +198,27 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(run_one(arguments.one, arguments.seeds[0], arguments.steps)))
         return
-    runs = []
+    runs = json.loads(arguments.out.read_text())["runs"] if arguments.out and arguments.out.exists() else []
     for seed in arguments.seeds:
-        for variant in VARIANTS:
-            runs.append(timed(variant, seed, arguments.steps))
-            print(runs[-1], flush=True)
-    found = summarize(runs)
+        for variant in VARIANTS if seed == arguments.seeds[0] else (best_plain(runs), "daft_rl"):
+            if (variant, seed) not in {(run["variant"], run["seed"]) for run in runs}:
+                runs.append(timed(variant, seed, arguments.steps))
+                print(runs[-1], flush=True)
+                save(runs, arguments)
+    print(json.dumps(summarize(runs)))
+
+
+def save(runs: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    """Write what is known so far."""
+    complete = {run["variant"] for run in runs} == set(VARIANTS)
     data = {
         "command": " ".join(["python benchmarks/speed/whole_run.py", *sys.argv[1:]]),
         "machine": {"processor": platform.processor(), "cores": os.cpu_count(), "load": os.getloadavg()},
         "versions": {name: version(name) for name in ("daft-rl", "torch", "stable-baselines3", "mujoco")},
         "steps": arguments.steps,
-        **found,
+        **(summarize(runs) if complete else {}),
         "runs": runs,
     }
-    print(json.dumps(found))
     if arguments.out:
         arguments.out.write_text(json.dumps(data, indent=1) + "\n")
 
