@@ -17,17 +17,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
+
+from daft_rl.results import machine
 
 TASK, SOURCE = "Ant-shifted", "Ant"
 PLAIN = ("dummy", "subproc")
@@ -205,6 +204,7 @@ def main() -> None:
                 runs.append(timed(variant, seed, arguments.steps))
                 print(runs[-1], flush=True)
                 save(runs, arguments)
+    save(runs, arguments)
     print(json.dumps(summarize(runs)))
 
 
@@ -213,8 +213,7 @@ def save(runs: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     complete = {run["variant"] for run in runs} == set(VARIANTS)
     data = {
         "command": " ".join(["python benchmarks/speed/whole_run.py", *sys.argv[1:]]),
-        "machine": {"processor": platform.processor(), "cores": os.cpu_count(), "load": os.getloadavg()},
-        "versions": {name: version(name) for name in ("daft-rl", "torch", "stable-baselines3", "mujoco")},
+        "machine": machine(),
         "steps": arguments.steps,
         **(summarize(runs) if complete else {}),
         "runs": runs,
