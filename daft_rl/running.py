@@ -168,11 +168,11 @@ class Workspace:
         :param domain: tells whether there are costs
         :param agent: of a source; a limit on costs goes on with the multiplier that it learnt under last
         """
-        logged = ("episode_cost",) if domain.has_cost else ()
+        limit = self.cfg.env.get("cost_limit")
+        logged = ("episode_cost",) if domain.has_cost or limit is not None else ()
         venv = VecMonitor(
             TimedVecEnv(venv, self.phases), filename=str(self.folder / "monitor.csv"), info_keywords=logged
         )
-        limit = self.cfg.env.get("cost_limit")
         if limit is not None:
             start = self.cfg.env.cost_multiplier
             if start is None:

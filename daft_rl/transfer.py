@@ -172,7 +172,8 @@ def transfer(
             raise TaskError(f"source_env belongs to an environment of your own; the source of env={env!r} is known.")
     else:
         domains = own_domains(env, source_env)
-        ignored = [item for item in overrides or [] if item.startswith(("env", "evaluation.elsewhere"))]
+        of_tasks = [item for item in overrides or [] if item.startswith(("env", "evaluation.elsewhere"))]
+        ignored = [item for item in of_tasks if not item.startswith("env.cost_")]
         if shift is not None or ignored:
             raise TaskError(
                 f"{', '.join(ignored) or f'shift={shift}'}: an environment of your own is taken as it is. Put shifts "

@@ -32,9 +32,14 @@ class Domain:
     """Makes the user's own environment; ``None`` for a task."""
 
     @property
+    def is_ours(self) -> bool:
+        """Whether it is a task of daft_rl, and not the user's."""
+        return self.maker is None and get_task(self.name).family != "gymnasium"
+
+    @property
     def has_cost(self) -> bool:
-        """Whether episodes report ``episode_cost``."""
-        return self.maker is None and get_task(self.name).has_cost
+        """Whether episodes are known to report ``episode_cost``."""
+        return self.is_ours and get_task(self.name).has_cost
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -50,8 +55,13 @@ class Domain:
         return vec == "threads" or (vec == "auto" and self.maker is None and get_task(self.name).vec == "threads")
 
     def make_vec(self, num_envs: int, vec: str) -> VecEnv:
-        """A batch; see :func:`daft_rl.envs.make_vec`."""
-        return make_vec(self.maker or self.name, num_envs=num_envs, shift=self.shift, vec=vec)
+        """A batch; see :func:`daft_rl.envs.make_vec`. The user's own may tell the ``cost`` of a step in ``info``."""
+        venv = make_vec(self.maker or self.name, num_envs=num_envs, shift=self.shift, vec=vec)
+        if self.is_ours:
+            return venv
+        from daft_rl.envs.costs import EpisodeCosts
+
+        return EpisodeCosts(venv)
 
 
 def read_domains(env: Mapping[str, Any], elsewhere: Sequence[str] = ()) -> dict[str, Domain]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
+from daft_rl.envs.costs import EpisodeCosts
 from daft_rl.envs.domains import Domain
 from daft_rl.errors import ConfigError
 from daft_rl.evaluation import Returns, evaluate
@@ -24,6 +26,7 @@ from daft_rl.lagrangian import Lagrangian
 from daft_rl.monitoring import Monitoring
 from daft_rl.phases import Phases
 from daft_rl.running import Workspace, _saved_multiplier, find_constraint, save_agent
+from daft_rl.transfer import transfer
 from tests.conftest import PointMass
 
 
@@ -43,6 +46,21 @@ class Costly(gym.Env):
         self.total += float(action[0])
         info = {"cost": float(action[0]), "episode_cost": self.total}
         return np.zeros(1, np.float32), 1.0, False, self.steps >= 5, info
+
+
+class Tolled(gym.Wrapper):
+    """Tells only what a step costs."""
+
+    def __init__(self, env: gym.Env | None = None) -> None:
+        super().__init__(env or Costly())
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        *step, info = self.env.step(action)
+        del info["episode_cost"]
+        return (*step, info)
+
+
+gym.register("Tolled-v0", entry_point=Tolled)
 
 
 def play(venv: Lagrangian, cost: float, steps: int) -> list[np.ndarray]:
@@ -71,6 +89,47 @@ def test_one_update_per_batch_of_episodes(costs: list[float], limit: float) -> N
         assert venv.multiplier == pytest.approx(expected)
 
 
+@given(st.lists(st.floats(0, 10, width=32), min_size=1, max_size=13))
+@settings(max_examples=20, deadline=None)
+def test_costs_of_steps_are_summed_up(costs: list[float]) -> None:
+    told, summed = DummyVecEnv([Costly] * 2), EpisodeCosts(DummyVecEnv([Tolled] * 2))
+    told.reset()
+    summed.reset()
+    for cost in costs:
+        action = np.array([[cost], [cost / 2]], np.float32)
+        expected = [info["episode_cost"] for info in told.step(action)[3]]
+        assert [info["episode_cost"] for info in summed.step(action)[3]] == expected
+    summed.reset()
+    assert summed.step(action)[3][0]["episode_cost"] == action[0]
+
+
+def test_what_is_no_cost_is_left_alone() -> None:
+    venv = EpisodeCosts(DummyVecEnv([PointMass]))
+    venv.reset()
+    assert "episode_cost" not in venv.step(np.zeros((1, 2)))[3][0]
+
+
+@pytest.mark.parametrize("how", ["object", "id"])
+def test_a_limit_in_an_environment_of_ones_own(how: str, tmp_path: Path) -> None:
+    source = PPO("MlpPolicy", Tolled(), n_steps=32, batch_size=32, device="cpu")
+    source.save(tmp_path / "source.zip")
+    result = transfer(
+        Tolled if how == "object" else "gymnasium",
+        "ft",
+        source=source if how == "object" else tmp_path / "source.zip",
+        total_timesteps=128,
+        output_dir=tmp_path / "run",
+        overrides=[
+            *(["env.id=Tolled-v0"] if how == "id" else []),
+            *("env.cost_limit=0.5", "env.cost_rate=5", "num_envs=2", "algo.settings.n_steps=32", "vec=dummy"),
+            *("calibration.steps=32", "calibration.held_out=8", "evaluation.episodes=2", "progress_bar=false"),
+        ],
+    )
+    assert result.final["target"].costs is not None
+    assert json.loads((tmp_path / "run" / "constraint.json").read_text())["multiplier"] > 0
+    assert "episode_cost" in (tmp_path / "run" / "monitor.csv").read_text()
+
+
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_learners_are_penalised_and_measured_returns_are_not(algorithm: type[BaseAlgorithm]) -> None:
     venv = Lagrangian(VecMonitor(DummyVecEnv([Costly] * 2), info_keywords=("episode_cost",)), limit=0.5, rate=5.0)
@@ -88,7 +147,7 @@ def test_learners_are_penalised_and_measured_returns_are_not(algorithm: type[Bas
 def test_a_task_without_cost_is_refused() -> None:
     venv = Lagrangian(DummyVecEnv([PointMass]), limit=5.0)
     venv.reset()
-    with pytest.raises(ConfigError, match="needs a task with a cost"):
+    with pytest.raises(ConfigError, match="needs a cost"):
         venv.step(np.zeros((1, 2)))
     model = PPO("MlpPolicy", PointMass(), n_steps=8, batch_size=8)
     assert evaluate(model, DummyVecEnv([PointMass]), 1, 0).costs is None
