@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from daft_rl.errors import ReportError
 from daft_rl.report import statistics
-from daft_rl.report.__main__ import main
+from daft_rl.report.__main__ import build, main
 from daft_rl.report.cells import read_cells, read_failures, target_name
 
 TARGETS = [{"gravity": 0.5}, {"friction": 2.0}]
@@ -132,6 +133,13 @@ def test_a_cell_that_failed_after_its_results_does_not_count(grid: Path) -> None
     (grid / "ft-1-0" / "cell.json").write_text(json.dumps({"status": "failed", "error": "OSError: disk"}))
     with pytest.raises(ReportError, match=r"gravity 0.5, ft, seed 1"):
         statistics.score_matrices(read_cells([grid]), REFERENCES)
+
+
+def test_one_seed_is_called_an_anecdote(grid: Path) -> None:
+    assert build([grid], REFERENCES)["shape"] == "2 targets x 2 methods x 3 seeds"
+    for folder in grid.glob("*-[12]-*"):
+        shutil.rmtree(folder)
+    assert "2 targets x 2 methods x 1 seed, which is an anecdote" in build([grid], REFERENCES)["shape"]
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:

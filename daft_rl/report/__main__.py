@@ -129,6 +129,8 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
     thresholds = np.linspace(min(0.0, float(scores.min())), max(1.2, float(scores.max())), 50)
     shown["profiles"] = figures.profiles(statistics.profile(matrices, thresholds), thresholds)
     by_target = tables(cells, references)
+    seeds = len(next(iter(matrices.values())))
+    counted = f"{seeds} seeds" if seeds > 1 else "1 seed, which is an anecdote: its intervals mean nothing"
     pages = []
     for target, rows in by_target.items():
         group = [cell for cell in cells if cell.target == target]
@@ -154,7 +156,7 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
         "failures": failures,
         "references": references,
         "runs": len(cells),
-        "shape": f"{len(by_target)} targets x {len(matrices)} methods x {len(next(iter(matrices.values())))} seeds",
+        "shape": f"{len(by_target)} targets x {len(matrices)} methods x {counted}",
         "machines": sorted({_describe(cell.data["machine"]) for cell in cells if cell.data.get("machine")}),
     }
 
