@@ -57,7 +57,7 @@ class Lagrangian(VecEnvWrapper):
             costs = np.array([info["cost"] for info in infos], dtype=rewards.dtype)
         except KeyError:
             raise ConfigError(
-                "env.cost_limit needs a cost: every info of the environment must have it, and this one's has none."
+                "env.cost_limit needs a cost in every info of the environment, and this one has none: leave it null."
             ) from None
         penalised = (rewards - self.multiplier * costs) / (1.0 + self.multiplier)
         self.costs += [infos[i]["episode_cost"] for i in np.flatnonzero(dones)]

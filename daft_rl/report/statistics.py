@@ -95,4 +95,4 @@ def improvement(matrices: Mapping[str, np.ndarray], baseline: str) -> dict[str, 
 
 def profile(matrices: Mapping[str, np.ndarray], thresholds: np.ndarray) -> dict[str, list[Estimate]]:
     """Share of runs that score above each threshold (a performance profile)."""
-    return _intervals(matrices, lambda x: np.array([np.mean(x > threshold) for threshold in thresholds]))
+    return _intervals(matrices, lambda x: np.mean(x[..., None] > thresholds, axis=(0, 1)))
