@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-__all__ = ["Returns", "evaluate", "visit"]
+__all__ = ["Returns", "evaluate", "evaluate_all", "visit"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,53 @@ def _normalize(normalizer: VecNormalize | None, observations: Any) -> Any:
     return observations if normalizer is None else normalizer.normalize_obs(observations)
 
 
+class _Stage:
+    """One batch of environments, and what its episodes have come to so far."""
+
+    def __init__(self, venv: VecEnv, episodes: int, seed: int) -> None:
+        self.venv, self.episodes, self.seed = venv, episodes, seed
+        self.pause = getattr(venv, "pause", None)  # episodes that are over need no physics, where a batch can tell
+        self.returns, self.lengths = np.zeros(episodes), np.zeros(episodes, dtype=int)
+        self.costs = np.full(episodes, np.nan)
+        self._begin(0)
+
+    def _begin(self, first: int) -> None:
+        """The next episodes, as many as there are environments; none is left when ``first`` is their number."""
+        self.rows = np.arange(first, min(first + self.venv.num_envs, self.episodes))  # of environment 0, 1, ...
+        self.over = np.arange(self.venv.num_envs) >= len(self.rows)
+        if len(self.rows):
+            self.venv.seed(self.seed + first)
+            self.observations = self.venv.reset()
+
+    def start(self, actions: np.ndarray) -> None:
+        """Begin a step."""
+        if self.pause is not None:
+            self.pause(self.over)
+        self.venv.step_async(actions)
+
+    def finish(self) -> None:
+        """Finish it, and count it."""
+        self.observations, rewards, dones, infos = self.venv.step_wait()
+        going = np.flatnonzero(~self.over)
+        self.returns[self.rows[going]] += rewards[going]
+        self.lengths[self.rows[going]] += 1
+        for i in going[dones[going].astype(bool)]:
+            self.costs[self.rows[i]] = infos[i].get("episode_cost", np.nan)
+            self.over[i] = True
+        if self.over.all():
+            self._begin(int(self.rows[-1]) + 1)
+
+    def result(self) -> Returns:
+        costs = None if np.isnan(self.costs).any() else self.costs.tolist()
+        return Returns(self.returns.tolist(), self.lengths.tolist(), costs)
+
+
+def _join(observations: list[Any]) -> Any:
+    if isinstance(observations[0], dict):
+        return {key: np.concatenate([one[key] for one in observations]) for key in observations[0]}
+    return np.concatenate(observations)
+
+
 def evaluate(model: BaseAlgorithm, venv: VecEnv, episodes: int, seed: int) -> Returns:
     """Play whole episodes with the deterministic policy.
 
@@ -64,22 +111,28 @@ def evaluate(model: BaseAlgorithm, venv: VecEnv, episodes: int, seed: int) -> Re
     :param episodes: how many
     :param seed: of the first episode
     """
+    return evaluate_all(model, {"only": venv}, episodes, seed)["only"]
+
+
+def evaluate_all(model: BaseAlgorithm, venvs: Mapping[str, VecEnv], episodes: int, seed: int) -> dict[str, Returns]:
+    """:func:`evaluate` in several batches of environments side by side, for which the policy is asked once per step.
+
+    :param venvs: name -> batch
+    :param episodes: how many in each
+    :param seed: of the first episode in each
+    :return: name -> returns
+    """
     normalizer = model.get_vec_normalize_env()
-    returns, lengths, costs = np.zeros(episodes), np.zeros(episodes, dtype=int), np.full(episodes, np.nan)
-    for first in range(0, episodes, venv.num_envs):
-        venv.seed(seed + first)
-        observations = venv.reset()
-        playing = np.arange(first, min(first + venv.num_envs, episodes))  # episode of environment 0, 1, ...
-        over = np.zeros(len(playing), dtype=bool)
-        while not over.all():
-            actions, _ = model.predict(_normalize(normalizer, observations), deterministic=True)
-            observations, rewards, dones, infos = venv.step(actions)
-            returns[playing] += np.where(over, 0.0, rewards[: len(playing)])
-            lengths[playing] += ~over
-            for i in np.flatnonzero(dones[: len(playing)] & ~over):
-                costs[playing[i]] = infos[i].get("episode_cost", np.nan)
-            over |= dones[: len(playing)].astype(bool)
-    return Returns(returns.tolist(), lengths.tolist(), None if np.isnan(costs).any() else costs.tolist())
+    stages = {name: _Stage(venv, episodes, seed) for name, venv in venvs.items()}
+    while playing := [stage for stage in stages.values() if len(stage.rows)]:
+        observations = _normalize(normalizer, _join([stage.observations for stage in playing]))
+        actions, _ = model.predict(observations, deterministic=True)
+        bounds = np.cumsum([stage.venv.num_envs for stage in playing])[:-1]
+        for stage, part in zip(playing, np.split(actions, bounds), strict=True):
+            stage.start(part)
+        for stage in playing:
+            stage.finish()
+    return {name: stage.result() for name, stage in stages.items()}
 
 
 def _explore(model: BaseAlgorithm, observations: Any) -> np.ndarray:
@@ -116,6 +169,4 @@ def visit(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int) -> tuple[An
         scale = off_policy and isinstance(model.action_space, spaces.Box)
         taken.append(model.policy.scale_action(actions) if scale else actions.copy())
         observations = _normalize(normalizer, venv.step(actions)[0])
-    if isinstance(seen[0], dict):
-        return {key: np.concatenate([obs[key] for obs in seen]) for key in seen[0]}, np.concatenate(taken)
-    return np.concatenate(seen), np.concatenate(taken)
+    return _join(seen), np.concatenate(taken)

@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.distortion import Distortion, StatisticsDrift
-from daft_rl.evaluation import Returns, evaluate
+from daft_rl.evaluation import Returns, evaluate_all
 from daft_rl.phases import Phases
 from daft_rl.running import find_constraint, save_agent
 
@@ -72,10 +72,7 @@ class Monitoring(BaseCallback):
             self._evaluate()
 
     def _evaluate(self) -> None:
-        returns = {
-            name: evaluate(self.model, env, self.settings.episodes_during, self.settings.seed)
-            for name, env in self.envs.items()
-        }
+        returns = evaluate_all(self.model, self.envs, self.settings.episodes_during, self.settings.seed)
         point: dict[str, Any] = {"timesteps": self.num_timesteps}
         for name, result in returns.items():
             point[name] = result.mean

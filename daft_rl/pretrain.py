@@ -46,7 +46,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     domain = Domain(task, read_shift(task, plain(cfg.env.shift)))
     method = Method.from_dict(plain(cfg.method))
 
-    from daft_rl.evaluation import evaluate, visit
+    from daft_rl.evaluation import visit
     from daft_rl.monitoring import Monitoring
     from daft_rl.results import write_json
     from daft_rl.running import Workspace, save_agent
@@ -64,8 +64,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         tuner.detach()
         for optimizer in tuner.anatomy.optimizers().values():
             optimizer.state.clear()  # two thirds of an archive, and fine-tuning starts with fresh moments
-        with work.players(domain, env) as players:
-            returns = evaluate(model, players, cfg.evaluation.episodes, cfg.evaluation.seed)
+        returns = work.play(model, {"source": domain}, {"source": env})["source"]
         save_agent(model, work.folder / "agent.zip")
         card = {
             "name": cfg.recipe.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,32 @@ __all__ = ["recall"]
 
 
 def recall(
-    folder: Path | None, cfg: DictConfig, agent: Path | BaseAlgorithm, domain: Domain, play: Callable[[], Returns]
-) -> Returns:
-    """Returns that another run has played in the same circumstances, or play now and keep them for the next.
+    folder: Path | None,
+    cfg: DictConfig,
+    agent: Path | BaseAlgorithm,
+    domains: Mapping[str, Domain],
+    play: Callable[[Mapping[str, Domain]], Mapping[str, Returns]],
+) -> dict[str, Returns]:
+    """Returns that another run has played in the same circumstances; the others are played, and kept for the next.
 
-    :param folder: of the grid; ``None`` plays
+    :param folder: of the grid; ``None`` plays everywhere
     :param cfg: the configuration of the run
     :param agent: the source; only archives are recalled
-    :param domain: where it plays
-    :param play: plays
+    :param domains: role -> where it plays
+    :param play: plays in some of them
+    :return: role -> returns
     """
     if folder is None or not isinstance(agent, Path):
-        return play()
-    about = _circumstances(cfg, agent, domain)
-    path = folder / f"{digest(about)}.json"
-    with suppress(FileNotFoundError, json.JSONDecodeError, KeyError):
-        return Returns.from_dict(json.loads(path.read_text("utf-8"))["returns"])
-    returns = play()
-    write_json(path, {"about": about, "returns": returns.as_dict()})
+        return dict(play(domains))
+    returns = {}
+    for role, domain in domains.items():
+        about = _circumstances(cfg, agent, domain)
+        path = folder / f"{digest(about)}.json"
+        with suppress(FileNotFoundError, json.JSONDecodeError, KeyError):
+            returns[role] = Returns.from_dict(json.loads(path.read_text("utf-8"))["returns"])
+            continue
+        returns |= play({role: domain})  # alone: how many play together may change the last bits
+        write_json(path, {"about": about, "returns": returns[role].as_dict()})
     return returns
 
 

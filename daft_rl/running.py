@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +29,7 @@ from daft_rl.cli import plain
 from daft_rl.envs.domains import Domain
 from daft_rl.envs.tasks import load_object
 from daft_rl.errors import AgentError, DaftError
+from daft_rl.evaluation import Returns, evaluate, evaluate_all
 from daft_rl.folding import fold_normalization
 from daft_rl.lagrangian import Lagrangian
 from daft_rl.phases import Phases, TimedVecEnv
@@ -143,23 +144,32 @@ class Workspace:
         (stack or self._stack).callback(venv.close)
         return BaseAlgorithm._wrap_env(venv, verbose=0, monitor_wrapper=False)
 
-    @contextmanager
-    def players(self, domain: Domain, at_hand: VecEnv | None = None) -> Iterator[VecEnv]:
-        """A batch for the evaluations before and after.
+    def play(
+        self, model: BaseAlgorithm, domains: Mapping[str, Domain], at_hand: Mapping[str, VecEnv]
+    ) -> dict[str, Returns]:
+        """The evaluations before and after learning.
 
-        In threads it plays all episodes at once (20 take 0.65 of the time per step that 5 take); where environments
-        are slow to make, those at hand play.
+        In threads all episodes are played at once. Where environments are slow to make, those at hand play, and one
+        domain after the other.
 
-        :param domain: where
-        :param at_hand: the batch that plays during learning
+        :param model: any SB3 algorithm object
+        :param domains: role -> where to play
+        :param at_hand: role -> the batch that plays during learning, for some of them
+        :return: role -> returns
         """
-        in_threads = domain.steps_in_threads(self.cfg.vec)
-        if at_hand is not None and not in_threads:
-            yield at_hand
-            return
         asked = self.cfg.evaluation
         with ExitStack() as stack:
-            yield self.env(domain, asked.episodes if in_threads else asked.episodes_during, stack)
+            in_threads = {
+                role: self.env(domain, asked.episodes, stack)
+                for role, domain in domains.items()
+                if domain.steps_in_threads(self.cfg.vec)
+            }
+            returns = evaluate_all(model, in_threads, asked.episodes, asked.seed)
+        for role in [role for role in domains if role not in returns]:
+            with ExitStack() as stack:
+                venv = at_hand[role] if role in at_hand else self.env(domains[role], asked.episodes_during, stack)
+                returns[role] = evaluate(model, venv, asked.episodes, asked.seed)
+        return {role: returns[role] for role in domains}
 
     def monitored(self, venv: VecEnv, domain: Domain, agent: Path | BaseAlgorithm | None = None) -> VecEnv:
         """What to learn from: each finished episode is a line in ``monitor.csv``, costs are limited.

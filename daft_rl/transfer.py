@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +55,7 @@ def run(
     # PyTorch takes seconds to import: what is wrong above is told before
     from daft_rl.anatomy import Networks
     from daft_rl.distortion import Distortion, StatisticsDrift
-    from daft_rl.evaluation import evaluate, visit
+    from daft_rl.evaluation import visit
     from daft_rl.insertion import insert_batchnorm, wants_batchnorm
     from daft_rl.monitoring import Monitoring
     from daft_rl.recall import recall
@@ -71,12 +70,11 @@ def run(
         watched = {role: domain for role, domain in domains.items() if role in ("target", "source")}
         envs = {role: work.env(domain, asked.episodes_during) for role, domain in watched.items()}
 
-        def play(role: str) -> Returns:
-            with work.players(domains[role], envs.get(role)) as env:
-                return evaluate(model, env, asked.episodes, asked.seed)
+        def play(where: Mapping[str, Domain]) -> dict[str, Returns]:
+            return work.play(model, where, envs)
 
         with work.phases("evaluation"):
-            zero_shot = {role: recall(played, cfg, agent, domains[role], partial(play, role)) for role in domains}
+            zero_shot = recall(played, cfg, agent, domains, play)
 
         with work.phases("calibration"):
             visited = visit(model, training, cfg.calibration.steps, cfg.seed + 1)
@@ -100,7 +98,7 @@ def run(
 
         with work.phases("evaluation"):
             changed = method.learns or inserted or method.conversion != "none"
-            final = {role: play(role) for role in domains} if changed else zero_shot
+            final = play(domains) if changed else zero_shot
             layers, layers_on_source = distortion.measure(), retained.measure() if retained else {}
         tuner.detach()
         save_agent(model, work.folder / "final.zip")

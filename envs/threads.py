@@ -224,6 +224,7 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
                 raise TaskError(f"Environments of one batch must observe the same, {env} and {self.envs[0]} do not.")
         self._refresh()
         self._stale = True
+        self._paused = np.zeros(self.num_envs, dtype=bool)
         self._crew = Crew(min(num_threads, self.num_envs))
         self._finalizer = weakref.finalize(self, self._crew.dismiss)
 
@@ -245,7 +246,18 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
         """Start an episode in every environment; seeds and options given before are used up."""
         self._crew.finish()
         self._stale = True
+        self._paused[:] = False
         return super().reset()
+
+    def pause(self, rows: np.ndarray) -> None:
+        """Leave environments where they are until the next :meth:`reset`; the others go on as if nothing were.
+
+        What a step returns for a paused environment means nothing, but that its episode does not end.
+
+        :param rows: which, shape ``(num_envs,)`` of truth values
+        """
+        self._crew.finish()
+        self._paused = rows.copy()
 
     def step_async(self, actions: np.ndarray) -> None:
         """Let the threads begin a step.
@@ -268,7 +280,7 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
                 rows[i] = delay._queue.popleft()
             actions = np.stack(rows)
         self.actions, self._before = actions, self._rule.position()
-        self._crew.start(zip(self._cores, actions, strict=True))
+        self._crew.start((self._cores[i], actions[i]) for i in np.flatnonzero(~self._paused))
 
     def step_wait(self) -> VecEnvStepReturn:
         """Finish the step.
@@ -283,7 +295,7 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
         truncated = self._count_steps()
         info["TimeLimit.truncated"] = (truncated & ~terminated).tolist()
         infos = [dict(zip(info, values)) for values in zip(*info.values())]  # noqa: B905 (strict= is slow)
-        dones = terminated | truncated
+        dones = (terminated | truncated) & ~self._paused
         for i in np.flatnonzero(dones):
             infos[i]["terminal_observation"] = observations[i].copy()
             observations[i], self.reset_infos[i] = self.envs[i].reset()

@@ -8,10 +8,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from daft_rl.evaluation import evaluate, visit
+from daft_rl.envs import make_vec
+from daft_rl.evaluation import evaluate, evaluate_all, visit
 from tests.conftest import ALGORITHMS, DISCRETE, ON_POLICY, PointMass, build
 
 
@@ -49,6 +51,43 @@ def test_the_same_episodes_however_many_environments_play() -> None:
     assert len(set(played[0])) == 7
     for other in played[1:]:
         np.testing.assert_allclose(other, played[0], rtol=1e-4)
+
+
+class AsDictionary(gym.ObservationWrapper):
+    """Observations as a dictionary."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.observation_space = gym.spaces.Dict({"point": env.observation_space})
+
+    def observation(self, observation: Any) -> dict[str, Any]:
+        return {"point": observation}
+
+
+@pytest.mark.parametrize(("policy", "wrap"), [("MlpPolicy", gym.Wrapper), ("MultiInputPolicy", AsDictionary)])
+def test_batches_side_by_side_play_as_alone(policy: str, wrap: type[gym.Wrapper]) -> None:
+    def batch(length: int, size: int) -> DummyVecEnv:
+        return DummyVecEnv([lambda: wrap(gym.wrappers.TimeLimit(PointMass(), length))] * size)
+
+    venvs = {"short": batch(10, 4), "long": batch(15, 5)}
+    model = PPO(policy, batch(10, 1), n_steps=8, batch_size=8, seed=0, device="cpu")
+    together = evaluate_all(model, venvs, episodes=7, seed=3)
+    assert {name: result.lengths for name, result in together.items()} == {"short": [10] * 7, "long": [15] * 7}
+    for name, venv in venvs.items():
+        np.testing.assert_allclose(evaluate(model, venv, 7, seed=3).returns, together[name].returns, rtol=1e-4)
+
+
+def test_a_batch_of_threads_rests_where_an_episode_is_over() -> None:
+    """Ants that act at random fall at different times."""
+    model = PPO("MlpPolicy", make_vec("Ant", num_envs=1, vec="dummy"), n_steps=8, batch_size=8, seed=0, device="cpu")
+    model.policy.action_net.weight.data *= 100.0  # type: ignore[operator, union-attr]
+    played = []
+    for vec in ("dummy", "threads"):
+        venv = make_vec("Ant", num_envs=4, vec=vec)
+        played.append(evaluate(model, venv, episodes=6, seed=0))
+        venv.close()
+    assert played[0] == played[1]
+    assert len(set(played[0].lengths)) > 1
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

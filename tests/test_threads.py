@@ -235,6 +235,31 @@ def test_reset_of_a_single_environment(engines: Any) -> None:
                 venv.env_method("reset", seed=11, indices=1)
 
 
+def test_paused_environments_rest_and_the_others_do_not_notice(engines: Any) -> None:
+    fns = [factory("Ant", 9 + i, shift=shift) for i, shift in enumerate(SHIFTS)]
+    dummy, threads = engines(*fns)
+    rest = np.array([False, True, False, True])
+    threads.pause(rest)
+    at = [env.unwrapped.data.qpos.tobytes() for env in threads.envs]
+    ends = 0
+    for action in random_actions(dummy, 40):
+        expected, actual = dummy.step(action), threads.step(action)
+        for one, other in zip(expected[:3], actual[:3], strict=True):
+            assert bits(one[~rest]) == bits(other[~rest])
+        assert_same_infos([expected[3][i] for i in (0, 2)], [actual[3][i] for i in (0, 2)])
+        assert not actual[2][rest].any()
+        ends += expected[2].sum()
+    assert ends >= 8
+    assert [env.unwrapped.data.qpos.tobytes() == before for env, before in zip(threads.envs, at, strict=True)] == [
+        *rest
+    ]
+    for venv in (dummy, threads):
+        venv.seed(5)
+    assert bits(dummy.reset()) == bits(threads.reset())
+    for action in random_actions(dummy, 20):  # a reset wakes them
+        assert_same_step(dummy, threads, action)
+
+
 def test_seeds_and_options_are_used_once(engines: Any) -> None:
     dummy, threads = engines(*[factory("HalfCheetah", 5)] * 2)
     for venv in (dummy, threads):
