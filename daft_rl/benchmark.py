@@ -7,10 +7,13 @@ next time. The grid is Hydra's multirun, so its launchers put the cells on as ma
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
+import gc
 import json
 import resource
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +61,7 @@ def _run_cell(cfg: DictConfig, noted: Path) -> dict[str, Any]:
     with open_dict(cfg):
         cfg.output_dir = str(noted.parent)
     cell: dict[str, Any] = {"content": None}
+    _forget_peak()
     try:
         cell["content"] = _digest_content(cfg)
         if noted.exists():
@@ -72,6 +76,14 @@ def _run_cell(cfg: DictConfig, noted: Path) -> dict[str, Any]:
     write_json(noted, cell)
     print(f"{cell['status']}: {noted.parent}")
     return cell
+
+
+def _forget_peak() -> None:
+    """Give back what earlier cells of this process have freed, and measure the peak anew (on Linux with glibc)."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _digest_content(cfg: DictConfig) -> str:

@@ -104,6 +104,12 @@ def test_two_processes_do_not_run_one_cell_at_once(tmp_path: Path) -> None:
     assert json.loads((folder / "cell.json").read_text())["status"] == "finished"
 
 
+def test_the_peak_of_memory_is_each_cells_own(tmp_path: Path) -> None:
+    wasted = bytearray(2 << 30)
+    del wasted
+    assert 100 < run_cell(cell(tmp_path, "method=zero_shot")[0])["peak_memory_mb"] < 2000
+
+
 def test_a_damaged_file_of_zero_shot_returns_is_played_again(tmp_path: Path) -> None:
     run_cell(cell(tmp_path, "method=zero_shot")[0])
     kept = sorted((tmp_path / "zero_shot").iterdir())

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from rliable import metrics
 
 from daft_rl.errors import ReportError
 from daft_rl.report import statistics
@@ -88,10 +92,29 @@ def test_statistics(grid: Path) -> None:
     assert [share.value for share in shares] == [1.0, 1.0, pytest.approx(1 / 6)]
 
 
-def test_holes_are_not_left_out_in_silence(grid: Path) -> None:
+@settings(deadline=None)
+@given(
+    arrays(float, (4, 3), elements=st.sampled_from([0.0, 0.5, 1.0])),
+    arrays(float, (5, 3), elements=st.sampled_from([0.0, 0.5, 1.0])),
+)
+def test_share_of_wins_is_rliables_probability_of_improvement(x: np.ndarray, y: np.ndarray) -> None:
+    """Ties count half."""
+    assert statistics._share_of_wins(x, y) == pytest.approx(metrics.probability_of_improvement(x, y))
+
+
+def test_holes_are_not_left_out_in_silence(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (grid / "ft-1-0" / "results.json").unlink()
     with pytest.raises(ReportError, match=r"gravity 0.5, ft, seed 1"):
         statistics.score_matrices(read_cells([grid]), REFERENCES)
+    (tmp_path / "references.json").write_text(json.dumps(REFERENCES))
+    saved = tmp_path / "unfinished.jsonl.gz"
+    options = ["--save", str(saved), "--references", str(tmp_path / "references.json")]
+    monkeypatch.setattr(sys, "argv", ["report", str(grid), *options])
+    with pytest.raises(SystemExit):
+        main()
+    assert len(read_cells([saved])) == 11, "what there is can be kept, and joined with the rest later"
+    make_cell(tmp_path / "rest" / "ft-1-0", "ft", 1, TARGETS[0], 310.0)
+    assert statistics.score_matrices(read_cells([saved, tmp_path / "rest"]), REFERENCES)["ft"].shape == (3, 2)
 
 
 def test_missing_references_are_told(grid: Path) -> None:

@@ -172,6 +172,8 @@ def main() -> None:
     import jinja2
 
     try:
+        if arguments.save is not None:  # first, since a grid with holes can be kept, but has no report yet
+            save_cells(read_cells(arguments.folders), read_failures(arguments.folders), arguments.save)
         if not arguments.references.is_file():
             raise ReportError(
                 f"No reference returns in {arguments.references}: run python benchmarks/references.py first."
@@ -180,8 +182,6 @@ def main() -> None:
     except DaftError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    if arguments.save is not None:
-        save_cells(read_cells(arguments.folders), read_failures(arguments.folders), arguments.save)
     template = (files("daft_rl.report") / "page.html").read_text("utf-8")
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
     arguments.out.mkdir(parents=True, exist_ok=True)
