@@ -134,18 +134,20 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
     pages = []
     for target, rows in by_target.items():
         group = [cell for cell in cells if cell.target == target]
-        drawn = [figures.curves(group), figures.bars(group)]
+        drawn = {"learning curves": figures.curves(group), "final returns": figures.bars(group)}
         elsewhere = {id(cell): cell.elsewhere for cell in group}
         if any(value is not None for value in elsewhere.values()):
-            drawn.append(figures.scatter(group, elsewhere, "mean return under other shifts", f"{target}: in and out"))
+            label, title = "mean return under other shifts", f"{target}: in and out"
+            drawn["in and out of distribution"] = figures.scatter(group, elsewhere, label, title)
         moved = {id(cell): cell.last("distortion_actor_cosine") for cell in group}
         if any(value is not None for value in moved.values()):
-            drawn.append(figures.scatter(group, moved, "cosine of the actor's features", f"{target}: distortion"))
+            label, title = "cosine of the actor's features", f"{target}: distortion"
+            drawn["distortion and return"] = figures.scatter(group, moved, label, title)
         pages.append(
             {
                 "target": target,
                 "rows": rows,
-                "figures": [figures.as_data_uri(figure) for figure in drawn],
+                "figures": {name: figures.as_data_uri(figure) for name, figure in drawn.items()},
                 "layers": {where: layer_table(group, where) for where in ("target", "source")},
             }
         )
