@@ -44,6 +44,7 @@ def read_rows(folders: list[Path]) -> list[dict[str, Any]]:
                 f"{when}_{where}{suffix}": value
                 for when in ("zero_shot", "final")
                 for where in ("target", "source")
+                if where in data[when]
                 for suffix, value in spread_of_episodes(data[when][where]).items()
             }
             | {
@@ -68,7 +69,9 @@ def spread(values: list[float]) -> str:
 
 
 def cell(rows: list[dict[str, Any]], name: str) -> str:
-    """Return over seeds, and the cost where there is one."""
+    """Return over seeds, and the cost where there is one; empty where that was not played."""
+    if name not in rows[0]:
+        return ""
     costs = [row[f"{name}_cost"] for row in rows if f"{name}_cost" in row]
     return spread([row[name] for row in rows]) + (f", cost {spread(costs)}" if costs else "")
 

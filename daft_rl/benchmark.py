@@ -61,29 +61,36 @@ def _run_cell(cfg: DictConfig, noted: Path) -> dict[str, Any]:
     with open_dict(cfg):
         cfg.output_dir = str(noted.parent)
     cell: dict[str, Any] = {"content": None}
-    _forget_peak()
+    before = json.loads(noted.read_text("utf-8")) if noted.exists() else {}
+    fresh = _forget_peak()
     try:
         cell["content"] = _digest_content(cfg)
-        if noted.exists():
-            before = json.loads(noted.read_text("utf-8"))
-            if before["status"] == "finished" and before["content"] == cell["content"]:
-                return before
+        if before.get("status") == "finished" and before.get("content") == cell["content"]:
+            return before
+        write_json(noted, {"status": "unfinished", "error": "It is running, or was killed."})
         run(cfg, played=Path(cfg.benchmark.folder) / "zero_shot")
         cell["status"] = "finished"
     except Exception as error:  # whatever it is, the other cells go on
+        if cell["content"] is None and before.get("status") == "finished":
+            return before  # what was measured stays, though its agent or simulator is gone
         cell |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-    cell["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    cell["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 if fresh else None
     write_json(noted, cell)
     print(f"{cell['status']}: {noted.parent}")
     return cell
 
 
-def _forget_peak() -> None:
-    """Give back what earlier cells of this process have freed, and measure the peak anew (on Linux with glibc)."""
+def _forget_peak() -> bool:
+    """Give back what earlier cells of this process have freed, and measure the peak anew (on Linux with glibc).
+
+    :return: whether that could be done
+    """
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
+        return True
+    return False
 
 
 def _digest_content(cfg: DictConfig) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -76,11 +78,22 @@ def compose_config(name: str, overrides: list[str]) -> DictConfig:
     :raises ConfigError: a name or a key that does not exist
     """
     _store_defaults()
-    with initialize_config_module("daft_rl.configs", version_base="1.3"):
+    with _beside_another_hydra(), initialize_config_module("daft_rl.configs", version_base="1.3"):
         try:
             return compose(name, overrides=expand(overrides))
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_explain(error)) from error
+
+
+@contextmanager
+def _beside_another_hydra() -> Iterator[None]:
+    """Hydra is one per process, and the script that calls us may be an application of its own."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def _explain(error: Exception) -> str:

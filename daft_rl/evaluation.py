@@ -11,7 +11,12 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from daft_rl.errors import TaskError
+
 __all__ = ["Returns", "evaluate", "evaluate_all", "visit"]
+
+LONGEST = 100_000
+"""Steps after which an episode that is evaluated is taken to have no end."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ class _Stage:
         if len(self.rows):
             self.venv.seed(self.seed + first)
             self.observations = self.venv.reset()
+        elif self.pause is not None:
+            self.pause(np.zeros_like(self.over))
 
     def start(self, actions: np.ndarray) -> None:
         """Begin a step."""
@@ -83,6 +90,11 @@ class _Stage:
         going = np.flatnonzero(~self.over)
         self.returns[self.rows[going]] += rewards[going]
         self.lengths[self.rows[going]] += 1
+        if self.lengths.max() > LONGEST:
+            raise TaskError(
+                f"An episode has not ended after {LONGEST} steps: put gymnasium.wrappers.TimeLimit around the "
+                "environment, or register it with max_episode_steps."
+            )
         for i in going[dones[going].astype(bool)]:
             self.costs[self.rows[i]] = infos[i].get("episode_cost", np.nan)
             self.over[i] = True

@@ -141,6 +141,11 @@ class Method:
         return all(group.init == "random" for name, group in self.groups.items() if name.startswith("actor"))
 
     @property
+    def initializes(self) -> bool:
+        """Whether anything starts from other weights than the source's."""
+        return any(group.init != "keep" for group in self.groups.values())
+
+    @property
     def learns(self) -> bool:
         """Whether any parameter ever changes by learning."""
         return not all(group.always_frozen for group in self.groups.values())

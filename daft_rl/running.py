@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3 import TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -28,7 +29,7 @@ from daft_rl.checkpoint import apply_vecnormalize, load_agent, read_vecnormalize
 from daft_rl.cli import plain
 from daft_rl.envs.domains import Domain
 from daft_rl.envs.tasks import load_object
-from daft_rl.errors import AgentError, DaftError
+from daft_rl.errors import AgentError
 from daft_rl.evaluation import Returns, evaluate, evaluate_all
 from daft_rl.folding import fold_normalization
 from daft_rl.lagrangian import Lagrangian
@@ -48,13 +49,16 @@ def save_agent(model: BaseAlgorithm, path: Path, prefix: str = "") -> None:
     :param path: of the archive, ending in ``.zip``
     :param prefix: of the names beside it; ``best_`` keeps what belongs to ``best.zip`` from ``final.zip``
     """
+    beside = {name: path.with_name(f"{prefix}{name}") for name in ("vecnormalize.pkl", "constraint.json")}
+    for old in beside.values():  # of an agent that was here before
+        old.unlink(missing_ok=True)
     model.save(path)
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None:
-        normalizer.save(str(path.with_name(f"{prefix}vecnormalize.pkl")))
+        normalizer.save(str(beside["vecnormalize.pkl"]))
     constraint = find_constraint(model.get_env())
     if constraint is not None:
-        write_json(path.with_name(f"{prefix}constraint.json"), constraint.state())
+        write_json(beside["constraint.json"], constraint.state())
 
 
 def _saved_multiplier(agent: Path | BaseAlgorithm | None) -> float | None:
@@ -143,6 +147,27 @@ class Workspace:
         venv = domain.make_vec(num_envs, self.cfg.vec)
         (stack or self._stack).callback(venv.close)
         return BaseAlgorithm._wrap_env(venv, verbose=0, monitor_wrapper=False)
+
+    def fitting(self, domains: Mapping[str, Domain], model: BaseAlgorithm) -> dict[str, Domain]:
+        """The domains in which an agent whose spaces were adapted to the target can play.
+
+        :param domains: role -> domain
+        :param model: it was loaded for the target
+        """
+        expected = (model.observation_space, model.action_space)
+
+        def fits(domain: Domain) -> bool:
+            env = domain.make()
+            env.close()
+            return all(
+                type(space) is type(own) and spaces.flatdim(space) == spaces.flatdim(own)
+                for space, own in zip((env.observation_space, env.action_space), expected, strict=True)
+            )
+
+        fit = {role: domain for role, domain in domains.items() if role == "target" or fits(domain)}
+        for role in domains.keys() - fit.keys():
+            print(f"The adapted agent does not play in '{role}', where spaces have other sizes.", file=sys.stderr)
+        return fit
 
     def play(
         self, model: BaseAlgorithm, domains: Mapping[str, Domain], at_hand: Mapping[str, VecEnv]
@@ -261,7 +286,7 @@ class Workspace:
             offscreen_gl()
             env = domain.make("rgb_array")
             record(model, env, self.folder / f"{name}.mp4", self.cfg.render_steps, self.cfg.evaluation.seed)
-        except DaftError as error:
+        except Exception as error:  # whatever an environment raises, the results are written
             print(f"render: no {name}.mp4. {error}", file=sys.stderr)
 
     def learn(self, model: BaseAlgorithm, callbacks: list[BaseCallback]) -> None:

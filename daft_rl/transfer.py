@@ -66,6 +66,8 @@ def run(
     with Workspace(cfg) as work:
         training = work.env(target, cfg.num_envs)
         model = work.load(agent, work.monitored(training, target, agent))
+        if cfg.agent.adapt_spaces:
+            domains = work.fitting(domains, model)
         asked = cfg.evaluation
         watched = {role: domain for role, domain in domains.items() if role in ("target", "source")}
         envs = {role: work.env(domain, asked.episodes_during) for role, domain in watched.items()}
@@ -97,7 +99,7 @@ def run(
             work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
 
         with work.phases("evaluation"):
-            changed = method.learns or inserted or method.conversion != "none"
+            changed = method.learns or inserted or method.conversion != "none" or method.initializes
             final = play(domains) if changed else zero_shot
             layers, layers_on_source = distortion.measure(), retained.measure() if retained else {}
         tuner.detach()
@@ -192,7 +194,8 @@ def transfer(
         chosen.append(f"env.shift={shift}")
     if output_dir is None:
         name = domains["target"].name if domains else env
-        output_dir = Path("runs") / str(name) / named / f"seed-{seed}" / time.strftime("%Y-%m-%d_%H-%M-%S")
+        called = method.name if isinstance(method, Method) else method.get("name", "own") if named != method else named
+        output_dir = Path("runs") / str(name) / called / f"seed-{seed}" / time.strftime("%Y-%m-%d_%H-%M-%S")
     overrides = overrides or []
     given = {item.partition("=")[0] for item in overrides}
     cfg = compose_config("transfer", [*chosen, *overrides])

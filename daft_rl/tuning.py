@@ -207,7 +207,7 @@ class Tuner:
                     parameter.zero_()
         if self.method.from_scratch:
             self._initialize_entropy_coefficient()
-        if any(group.init != "keep" for group in settings.values()):
+        if self.method.initializes:
             self.anatomy.synchronize_targets()
 
     def _initialize_entropy_coefficient(self) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
 from daft_rl.envs.packages import check_installed
+from daft_rl.envs.registered import RegisteredShift
 from daft_rl.envs.shift import Shift
 from daft_rl.envs.tasks import get_task, make, make_vec, own_maker, read_shift, source_of
 from daft_rl.errors import TaskError
@@ -73,10 +74,19 @@ def read_domains(env: Mapping[str, Any], elsewhere: Sequence[str] = ()) -> dict[
     """
     target, source = env["name"], source_of(env["name"])
     check_installed(get_task(target).package)
+
+    def domain(name: str, shift: Any, keywords: str) -> Domain:
+        """``env=gymnasium`` has keywords and wrappers, which hold under every shift."""
+        read = read_shift(name, shift)
+        if isinstance(read, RegisteredShift):
+            wrappers = (*env.get("wrappers", ()), *read.wrappers)
+            read = replace(read, kwargs={**env.get(keywords, {}), **read.kwargs}, wrappers=wrappers)
+        return Domain(name, read)
+
     return {
-        "target": Domain(target, read_shift(target, env["shift"])),
-        "source": Domain(source, read_shift(source, env.get("source_shift") or {})),
-        **{level: Domain(target, read_shift(target, level)) for level in elsewhere},
+        "target": domain(target, env["shift"], "kwargs"),
+        "source": domain(source, env.get("source_shift") or {}, "source_kwargs"),
+        **{level: domain(target, level, "kwargs") for level in elsewhere},
     }
 
 

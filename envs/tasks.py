@@ -290,7 +290,7 @@ def make_vec(
 def own_maker(env: gym.Env | Callable[[], gym.Env]) -> Callable[[], gym.Env]:
     """A function that makes environments like the one given; a function is that already.
 
-    :param env: made anew by its ``spec`` where ``gymnasium.make`` made it, else copied
+    :param env: copied, with whatever was changed in it; where it cannot be, made anew as ``gymnasium.make`` made it
     :raises TaskError: it is no environment, or cannot be copied
     """
     if not isinstance(env, gym.Env):
@@ -304,15 +304,31 @@ def own_maker(env: gym.Env | Callable[[], gym.Env]) -> Callable[[], gym.Env]:
     def copied() -> gym.Env:
         return copy.deepcopy(env)
 
-    for way in (again, copied):
+    for way in (copied, again):
         try:
-            way().close()
+            other = way()
+            other.close()
         except Exception:  # environments fail as they like; the other way may do
             continue
-        return way
+        if _physics(other) == _physics(env):
+            return way
     raise TaskError(
-        f"{env} cannot be made again nor copied: pass a function that makes one, such as `lambda: MyEnv()`."
+        f"{env} cannot be copied, nor made again as it is (was it changed after it was made?): pass a function that "
+        "makes one, such as `lambda: MyEnv()`."
     )
+
+
+def _physics(env: gym.Env) -> bytes | None:
+    """MuJoCo's model in an environment, if it has one: Gymnasium's tasks are copied by being made anew, without it."""
+    model = getattr(env.unwrapped, "model", None)
+    if type(model).__module__.partition(".")[0] != "mujoco":
+        return None
+    import mujoco
+    import numpy as np
+
+    stored = np.empty(mujoco.mj_sizeModel(model), dtype=np.uint8)
+    mujoco.mj_saveModel(model, None, stored)
+    return stored.tobytes()
 
 
 def register_task(name: str) -> str:

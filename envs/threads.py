@@ -256,7 +256,6 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
 
         :param rows: which, shape ``(num_envs,)`` of truth values
         """
-        self._crew.finish()
         self._paused = rows.copy()
 
     def step_async(self, actions: np.ndarray) -> None:

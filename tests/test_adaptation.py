@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from daft_rl import load_agent
 from daft_rl.errors import AgentError
+from daft_rl.transfer import transfer
 from tests.conftest import ALGORITHMS, DISCRETE, build
 
 
@@ -118,3 +120,23 @@ def test_statistics_beside_the_agent_follow(tmp_path: Path) -> None:
     assert normalizer is not None
     np.testing.assert_array_equal(normalizer.obs_rms.mean, [*venv.obs_rms.mean, 0.0])  # type: ignore[union-attr]
     np.testing.assert_array_equal(normalizer.obs_rms.var, [*venv.obs_rms.var, 1.0])  # type: ignore[union-attr]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_transfer_does_not_play_where_the_agent_no_longer_fits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build("PPO").save(tmp_path / "agent.zip")
+    result = transfer(
+        lambda: TimeLimit(Sized(5, 2), 10),
+        source=tmp_path / "agent.zip",
+        source_env=lambda: TimeLimit(Sized(3, 2), 10),
+        total_timesteps=64,
+        output_dir=tmp_path / "run",
+        overrides=[
+            *("agent.adapt_spaces=true", "num_envs=2", "evaluation.episodes=2", "evaluation.episodes_during=1"),
+            *("calibration.steps=64", "calibration.held_out=32", "progress_bar=false", "algo.settings.n_steps=32"),
+        ],
+    )
+    assert set(result.zero_shot) == set(result.final) == {"target"}
+    assert "'source'" in capsys.readouterr().err

@@ -119,6 +119,15 @@ def test_a_damaged_file_of_zero_shot_returns_is_played_again(tmp_path: Path) -> 
     assert [path.read_text() for path in kept] == whole
 
 
+def test_what_was_measured_stays_when_its_agent_is_gone(tmp_path: Path) -> None:
+    archive = Path(shutil.copy(find_agent("HalfCheetah", "ppo"), tmp_path / "agent.zip"))
+    settings = ("method=zero_shot", f"agent.path={archive}")
+    first = run_cell(cell(tmp_path, *settings)[0])
+    cfg, folder = cell(tmp_path, *settings)
+    archive.unlink()
+    assert run_cell(cfg) == first == json.loads((folder / "cell.json").read_text())
+
+
 @pytest.mark.parametrize("preset", ["smoke", "mujoco", "full"])
 def test_every_cell_of_a_preset_can_be_composed(preset: str, tmp_path: Path) -> None:
     """All tasks with all methods, and all shifts: the axes do not depend on each other."""

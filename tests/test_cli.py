@@ -9,6 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize
+from hydra.core.global_hydra import GlobalHydra
+
+from daft_rl.cli import compose_config
+from daft_rl.errors import ConfigError
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -72,3 +77,12 @@ def test_sweep(tmp_path: Path) -> None:
     results = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/results.json")]
     assert sorted(result["seed"] for result in results) == [1, 2]
     assert all(result["shift"] == {"friction": 2.0} for result in results)
+
+
+def test_a_script_may_be_a_hydra_application_itself() -> None:
+    with initialize(config_path=None, version_base="1.3"):
+        assert compose_config("transfer", ["env=Ant-shifted"]).env.name == "Ant-shifted"
+        assert GlobalHydra.instance().is_initialized()
+        with pytest.raises(ConfigError):
+            compose_config("transfer", ["env=Nope"])
+        assert compose(overrides=["+mine=1"]).mine == 1

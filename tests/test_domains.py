@@ -16,7 +16,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from daft_rl.cli import compose_config, plain
 from daft_rl.envs import make, make_vec, read_shift
 from daft_rl.envs.domains import own_domains, read_domains
+from daft_rl.envs.tasks import own_maker
 from daft_rl.errors import AgentError, DaftError, TaskError
+from daft_rl.methods import Method
 from daft_rl.transfer import transfer
 from tests.conftest import PointMass
 
@@ -164,6 +166,33 @@ class Stubborn(Windy):
 def test_objects_that_cannot_be(env: Any) -> None:
     with pytest.raises(TaskError):
         own_domains(env, None)
+
+
+def test_what_was_changed_in_an_environment_is_not_lost_in_silence() -> None:
+    env = gym.make("Ant-v5")
+    assert own_maker(env)().unwrapped.model is not env.unwrapped.model  # type: ignore[attr-defined]
+    env.unwrapped.model.opt.gravity[2] = -5.0  # type: ignore[attr-defined]
+    with pytest.raises(TaskError, match="changed"):  # its own way of being copied is to be made anew
+        own_maker(env)
+    windy = gym.make("Windy-v0")
+    windy.unwrapped.wind = 3.0  # type: ignore[attr-defined]
+    assert own_maker(windy)().unwrapped.wind == 3.0  # type: ignore[attr-defined]
+
+
+def test_a_shift_leaves_keywords_and_wrappers(agent: Path, tmp_path: Path) -> None:
+    transfer(
+        "gymnasium", source=agent, shift={"observation_scale": 1.5}, output_dir=tmp_path,
+        overrides=["env.id=Windy-v0", "env.kwargs.wind=3", "method=zero_shot", *TINY, *ON_POLICY],
+    )  # fmt: skip
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert saved["shift"] == {"kwargs": {"wind": 3}, "observation_scale": 1.5}
+
+
+def test_the_folder_bears_the_name_of_the_method(agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for method in (Method(name="mine"), Method(name="mine").as_dict()):
+        result = transfer(Windy, method, source=agent, total_timesteps=64, overrides=[*TINY, *ON_POLICY])
+        assert result.folder.parts[:3] == ("runs", "Windy", "mine")
 
 
 def test_an_own_environment_needs_an_agent() -> None:

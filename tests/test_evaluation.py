@@ -12,7 +12,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from daft_rl import evaluation
 from daft_rl.envs import make_vec
+from daft_rl.errors import TaskError
 from daft_rl.evaluation import evaluate, evaluate_all, visit
 from tests.conftest import ALGORITHMS, DISCRETE, ON_POLICY, PointMass, build
 
@@ -85,9 +87,19 @@ def test_a_batch_of_threads_rests_where_an_episode_is_over() -> None:
     for vec in ("dummy", "threads"):
         venv = make_vec("Ant", num_envs=4, vec=vec)
         played.append(evaluate(model, venv, episodes=6, seed=0))
+        for _ in range(20):  # afterwards nobody rests
+            moved = venv.step(np.ones((4, 8), dtype=np.float32))[0]
+        assert len(np.unique(moved, axis=0)) == 4
+        assert not any(env.unwrapped.data.time == 0.0 for env in venv.envs)  # type: ignore[attr-defined]
         venv.close()
     assert played[0] == played[1]
     assert len(set(played[0].lengths)) > 1
+
+
+def test_an_episode_without_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "LONGEST", 50)
+    with pytest.raises(TaskError, match="TimeLimit"):
+        evaluate(build("PPO"), DummyVecEnv([lambda: CountDown(51)]), episodes=1, seed=0)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

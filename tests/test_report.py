@@ -152,6 +152,16 @@ def test_methods_with_other_settings_are_not_compared(grid: Path) -> None:
         read_cells([grid])
 
 
+def test_another_agent_by_the_same_name_is_not_compared(grid: Path) -> None:
+    for path in grid.glob("daft-*/cell.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"content": "after"}))
+    read_cells([grid])  # of the others it is not known
+    for path in grid.glob("ft-*/cell.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"content": "before"}))
+    with pytest.raises(ReportError, match=r"the agent's file"):
+        read_cells([grid])
+
+
 def test_a_cell_that_failed_after_its_results_does_not_count(grid: Path) -> None:
     (grid / "ft-1-0" / "cell.json").write_text(json.dumps({"status": "failed", "error": "OSError: disk"}))
     with pytest.raises(ReportError, match=r"gravity 0.5, ft, seed 1"):

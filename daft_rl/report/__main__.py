@@ -175,7 +175,9 @@ def main() -> None:
 
     try:
         if arguments.save is not None:  # first, since a grid with holes can be kept, but has no report yet
-            save_cells(read_cells(arguments.folders), read_failures(arguments.folders), arguments.save)
+            kept = read_cells(arguments.folders)
+            save_cells(kept, read_failures(arguments.folders), arguments.save)
+            print(f"{len(kept)} runs kept in {arguments.save}")
         if not arguments.references.is_file():
             raise ReportError(
                 f"No reference returns in {arguments.references}: run python benchmarks/references.py first."

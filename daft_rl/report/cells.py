@@ -17,7 +17,7 @@ __all__ = ["Cell", "Failure", "read_cells", "read_failures", "save_cells", "targ
 
 SAVED = (
     *("task", "shift", "algo", "method", "seed", "timesteps", "wall_seconds", "peak_memory_mb", "phases", "curve"),
-    *("compared", "machine"),
+    *("compared", "content", "machine"),
 )
 """What is saved as it is."""
 
@@ -28,7 +28,7 @@ class Cell:
 
     folder: Path
     data: dict[str, Any]
-    """What stands in its ``results.json``, and the ``peak_memory_mb`` of its ``cell.json``."""
+    """What stands in its ``results.json``, and ``peak_memory_mb`` and ``content`` of its ``cell.json``."""
 
     @property
     def target(self) -> str:
@@ -127,7 +127,7 @@ def read_cells(folders: Iterable[Path]) -> list[Cell]:
             note = json.loads(noted.read_text("utf-8")) if noted.exists() else {"status": "finished"}
             if note["status"] == "finished":
                 data = json.loads(path.read_text("utf-8"))
-                cells.append(Cell(path.parent, {**data, "peak_memory_mb": note.get("peak_memory_mb")}))
+                cells.append(Cell(path.parent, data | {key: note.get(key) for key in ("peak_memory_mb", "content")}))
     if not cells:
         raise ReportError(
             f"No results.json below {', '.join(map(str, folders))}: run python -m daft_rl.benchmark first."
@@ -142,12 +142,17 @@ def read_cells(folders: Iterable[Path]) -> list[Cell]:
             )
         seen[key] = cell
     for target in {cell.target for cell in cells}:
-        first, *others = {cell.data.get("compared"): cell for cell in cells if cell.target == target}.values()
-        if others:
-            raise ReportError(
-                f"{target}: {first.folder} and {others[0].folder} differ in more than method and seed (see their "
-                "config.yaml): they cannot be compared."
-            )
+        group = [cell for cell in cells if cell.target == target]
+        for key, reason in (
+            ("compared", "in more than method and seed (see their config.yaml)"),
+            ("content", "in the agent's file, or in what a level's name stands for"),
+        ):
+            known = [cell for cell in group if cell.data.get(key) is not None]
+            first, *others = {cell.data[key]: cell for cell in known}.values() or [None]
+            if others:
+                raise ReportError(
+                    f"{target}: {first.folder} and {others[0].folder} differ {reason}: they cannot be compared."
+                )
     return sorted(cells, key=lambda cell: (cell.target, cell.method, cell.seed))
 
 
