@@ -116,7 +116,7 @@ def _lidars(conf: Any, bodies: _Bodies, places: np.ndarray, group: np.ndarray, g
     away = np.zeros((len(places), 3))
     away[:, :2] = places[:, :2]
     away -= position
-    x, y = np.matmul(away, rotation)[:, :2].T
+    x, y = np.matmul(away[:, None], rotation)[:, 0, :2].T  # one by one: BLAS may round matrices otherwise than vectors
     distance = np.abs(x + 1j * y)
     angle = np.arctan2(y, x) % (np.pi * 2)
     width = (np.pi * 2) / conf.num_bins

@@ -187,12 +187,12 @@ def test_the_best_policy_is_the_best_within_the_limit(tmp_path: Path, monkeypatc
     played = iter([(9.0, 30.0), (1.0, 26.0), (8.0, 28.0), (2.0, 25.0), (7.0, 26.0), (3.0, 5.0), (2.5, 0.0)])
     saved: list[float] = []
 
-    def evaluate(*_: Any) -> Returns:
+    def evaluate_all(*_: Any) -> dict[str, Returns]:
         score, cost = next(played)
         saved.append(score)
-        return Returns([score], [1], [cost])
+        return {"target": Returns([score], [1], [cost])}
 
-    monkeypatch.setattr("daft_rl.monitoring.evaluate", evaluate)
+    monkeypatch.setattr("daft_rl.monitoring.evaluate_all", evaluate_all)
     venv = Lagrangian(DummyVecEnv([Costly]), limit=25.0)
     model = PPO("MlpPolicy", venv, n_steps=8, batch_size=8)
     model.set_logger(configure(None, []))
