@@ -29,7 +29,7 @@ from daft_rl.checkpoint import apply_vecnormalize, load_agent, read_vecnormalize
 from daft_rl.cli import plain
 from daft_rl.envs.domains import Domain
 from daft_rl.envs.tasks import load_object
-from daft_rl.errors import AgentError
+from daft_rl.errors import AgentError, ConfigError
 from daft_rl.evaluation import Returns, evaluate, evaluate_all
 from daft_rl.folding import fold_normalization
 from daft_rl.lagrangian import Lagrangian
@@ -37,6 +37,12 @@ from daft_rl.phases import Phases, TimedVecEnv
 from daft_rl.results import write_json
 
 __all__ = ["Workspace", "bound_exploration", "find_constraint", "save_agent"]
+
+COUNTS = (
+    *("num_envs", "total_timesteps", "calibration.steps", "calibration.held_out"),
+    *("evaluation.every", "evaluation.episodes", "evaluation.episodes_during"),
+)
+"""Settings of which there is at least one."""
 
 FOR_ARCHIVES = ("policy", "policy_kwargs", "activation", "trust", "adapt_spaces")
 """Settings of ``agent`` that tell how to read a file."""
@@ -130,6 +136,10 @@ class Workspace:
         self._stack = ExitStack()
 
     def __enter__(self) -> Workspace:
+        for key in COUNTS:
+            count = OmegaConf.select(self.cfg, key)
+            if count is not None and count < 1:
+                raise ConfigError(f"{key}: expected a whole number >= 1, got {count}.")
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.cfg, self.folder / "config.yaml", resolve=True)
         if self.cfg.torch_threads is not None:
@@ -257,6 +267,10 @@ class Workspace:
                 raise AgentError(
                     f"The agent does not fit the target: {error}. Save it and pass the archive with "
                     "overrides=['agent.adapt_spaces=true'] if its vectors are longer or shorter."
+                ) from error
+            except AttributeError as error:  # an optimizer that these settings do without
+                raise AgentError(
+                    f"algo.settings {settings} do not go with what the agent holds: {error}. Save it, pass the archive."
                 ) from error
         else:
             if given["policy"] is not None:

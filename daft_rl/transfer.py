@@ -194,7 +194,9 @@ def transfer(
         chosen.append(f"env.shift={shift}")
     if output_dir is None:
         name = domains["target"].name if domains else env
-        called = method.name if isinstance(method, Method) else method.get("name", "own") if named != method else named
+        called = named
+        if not isinstance(method, str):
+            called = method.name if isinstance(method, Method) else method.get("name", "own")
         output_dir = Path("runs") / str(name) / called / f"seed-{seed}" / time.strftime("%Y-%m-%d_%H-%M-%S")
     overrides = overrides or []
     given = {item.partition("=")[0] for item in overrides}

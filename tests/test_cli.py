@@ -32,6 +32,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("env.shift=gravty-0.5", ["gravity-0.5", "kinematic-easy"]),
         ("env.shift.mass=-1", ["shift.mass", "above 0"]),
         ("nope=1", ["nope", "total_timesteps"]),
+        ("evaluation.every=0", ["evaluation.every", ">= 1"]),
         ("method.actor_head.scale=-1", ["scale"]),
         ("agent=nothing.zip", ["nothing.zip"]),
         ("algo=sac", ["Ant-ppo", "daft_rl.pretrain"]),

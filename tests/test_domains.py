@@ -237,6 +237,11 @@ def test_what_an_agent_that_is_passed_would_ignore(tmp_path: Path) -> None:
             transfer(Windy, source=source, output_dir=tmp_path, overrides=[*overrides, *TINY, *ON_POLICY])
     with pytest.raises(AgentError, match="does not fit the target"):
         transfer(lambda: Windy(discrete=True), source=source, output_dir=tmp_path, overrides=[*TINY, *ON_POLICY])
+    learnt = SAC("MlpPolicy", Windy(), seed=0, device="cpu")
+    with pytest.raises(AgentError, match="ent_coef"):
+        transfer(
+            Windy, source=learnt, output_dir=tmp_path, overrides=["algo.settings.ent_coef=0.1", *TINY, *OFF_POLICY]
+        )
     with pytest.raises(TaskError, match="source_env"):
         transfer("Ant-shifted", source_env=Windy(), output_dir=tmp_path)
 

@@ -143,16 +143,14 @@ def read_cells(folders: Iterable[Path]) -> list[Cell]:
         seen[key] = cell
     for target in {cell.target for cell in cells}:
         group = [cell for cell in cells if cell.target == target]
-        for key, reason in (
+        for setting, reason in (
             ("compared", "in more than method and seed (see their config.yaml)"),
             ("content", "in the agent's file, or in what a level's name stands for"),
         ):
-            known = [cell for cell in group if cell.data.get(key) is not None]
-            first, *others = {cell.data[key]: cell for cell in known}.values() or [None]
-            if others:
-                raise ReportError(
-                    f"{target}: {first.folder} and {others[0].folder} differ {reason}: they cannot be compared."
-                )
+            known = [cell for cell in group if cell.data.get(setting) is not None]
+            kinds = list({cell.data[setting]: cell.folder for cell in known}.values())
+            if len(kinds) > 1:
+                raise ReportError(f"{target}: {kinds[0]} and {kinds[1]} differ {reason}: they cannot be compared.")
     return sorted(cells, key=lambda cell: (cell.target, cell.method, cell.seed))
 
 
