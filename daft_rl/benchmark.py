@@ -61,7 +61,9 @@ def _run_cell(cfg: DictConfig, noted: Path) -> dict[str, Any]:
     with open_dict(cfg):
         cfg.output_dir = str(noted.parent)
     cell: dict[str, Any] = {"content": None}
-    before = json.loads(noted.read_text("utf-8")) if noted.exists() else {}
+    before: dict[str, Any] = {}
+    with suppress(FileNotFoundError, json.JSONDecodeError):
+        before = json.loads(noted.read_text("utf-8"))
     fresh = _forget_peak()
     try:
         cell["content"] = _digest_content(cfg)

@@ -210,5 +210,6 @@ def test_page(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     report(saved, tmp_path / "again", "--save", str(saved))
     assert saved.read_bytes() == first
     assert "| daft | 6 | 0.56" in text
+    assert "| 2582 | 1291 |" in text  # returns of the six runs of daft on the source, and elsewhere
     assert "| daft | 3 | 410 ± 10 |" in text
     assert "3.00 ± 0.00" in text  # seconds, the evaluation not counted

@@ -115,6 +115,12 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
         improvements = statistics.improvement(matrices, BASELINE)
         shown["difference"] = figures.intervals(differences, f"interquartile mean less that of {BASELINE}", 0.0)
         compared = {name: (differences[name], improvements[name]) for name in differences}
+
+    def returns(method: str, measure: str) -> str:
+        """Mean over all runs, where every run has it."""
+        values = [COLUMNS[measure](cell) for cell in cells if cell.method == method]
+        return "" if None in values else f"{np.mean(values):.0f}"
+
     summary = [
         {
             "method": method,
@@ -122,6 +128,8 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
             "IQM": str(aggregate[method]),
             f"IQM - {BASELINE}": str(compared[method][0]) if method in compared else "",
             f"P(> {BASELINE})": str(compared[method][1]) if method in compared else "",
+            "source": returns(method, "source"),
+            "elsewhere": returns(method, "elsewhere"),
         }
         for method in sorted(matrices, key=lambda name: -aggregate[name].value)
     ]
