@@ -289,7 +289,7 @@ class Tuner:
 
     def _pin(self, module: nn.Module, _: Any) -> None:
         """Keep a layer in evaluation mode, whatever mode the algorithm puts it in (CrossQ switches often)."""
-        if module in self._pinned:
+        if module.training and module in self._pinned:
             module.eval()
 
     def _pull_to_start(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
