@@ -18,7 +18,8 @@ __all__ = ["BatchNormExtractor"]
 class BatchNormExtractor(BaseFeaturesExtractor):
     """BatchNorm on the observation, then hidden layers ``Linear -> BatchNorm -> activation``.
 
-    Use it through SB3's ``policy_kwargs`` with any algorithm::
+    Use it through SB3's ``policy_kwargs``. SAC, TD3, DDPG and TQC need a hidden layer after it, in which their critics
+    join state and action: ``net_arch=dict(pi=[256], qf=[256])``::
 
         PPO("MlpPolicy", env, policy_kwargs=dict(
             features_extractor_class=BatchNormExtractor,

@@ -109,9 +109,10 @@ def main() -> None:
         "machine": machine(),  # collect where the runs were made
         "runs": rows,
     }
+    lines = table(rows)  # first: rows that do not go together are refused, and nothing is overwritten
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(data, indent=1) + "\n")
-    print(table(rows))
+    print(lines)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ import fcntl
 import gc
 import json
 import resource
+import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.experimental.callback import Callback
 from omegaconf import open_dict
 
 from daft_rl.cli import plain, run_command
@@ -28,7 +30,7 @@ from daft_rl.transfer import run
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-__all__ = ["cell_folder", "run_cell"]
+__all__ = ["Summary", "cell_folder", "run_cell"]
 
 
 def cell_folder(cfg: DictConfig) -> Path:
@@ -80,6 +82,22 @@ def _run_cell(cfg: DictConfig, noted: Path) -> dict[str, Any]:
     write_json(noted, cell)
     print(f"{cell['status']}: {noted.parent}")
     return cell
+
+
+class Summary(Callback):
+    """At the end of a grid: how many cells its folder has, and what went wrong in those that failed."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Ends the process with status 1 if a cell has failed."""
+        notes = sorted(Path(config.benchmark.folder).rglob("cell.json"))
+        cells = [(path.parent, json.loads(path.read_text("utf-8"))) for path in notes]
+        failed = [(folder, cell["error"]) for folder, cell in cells if cell["status"] == "failed"]
+        finished = sum(cell["status"] == "finished" for _, cell in cells)
+        print(f"{config.benchmark.folder}: {finished} finished, {len(failed)} failed")
+        for folder, error in failed:
+            print(f"failed: {folder}: {error}")
+        if failed:
+            sys.exit(1)
 
 
 def _forget_peak() -> bool:

@@ -16,6 +16,8 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -51,29 +53,47 @@ def expand(overrides: list[str]) -> list[str]:
     :raises AgentError: there is no such agent, or its algorithm is not supported
     """
     overrides = [re.sub("^agent=", "agent.path=", item) for item in overrides]
-    paths = [path for item in overrides if item.startswith("agent.path=") for path in item.partition("=")[2].split(",")]
-    if any(item.startswith("algo=") for item in overrides) or paths in ([], ["null"]):
+    # the default shift of a task may have patterns already, to which these are added
+    overrides = [re.sub(r"^(env\.shift\.\w+=\{)", r"++\1", item) for item in overrides]
+    paths = [path for item in overrides if item.startswith("agent.path=") for path in _values(item)]
+    if any(item.startswith("algo=") for item in overrides) or paths in ([], [None]):
         return overrides
     from daft_rl.archive import read_archive  # PyTorch takes seconds to import
     from daft_rl.sources import find_agent
 
-    archives = [find_agent("", "", path.strip("'\"")) for path in paths]
+    archives = [find_agent("", "", str(path)) for path in paths]
     try:
         found = {str(read_archive(archive).algorithm) for archive in archives}
     except AgentError as error:
         raise AgentError(f"{error} (With algo=..., the algorithm does not have to be found out.)") from error
     known = sorted(path.stem for path in (files("daft_rl.configs") / "algo").iterdir())  # type: ignore[attr-defined]
     if len(found) > 1 or not {name.lower() for name in found} <= {*known}:
-        raise AgentError(
-            f"agent={','.join(paths)}: of {', '.join(sorted(found))}. Supported, one at a time: {', '.join(known)}."
-        )
+        of = f"agent={','.join(map(str, paths))}: of {', '.join(sorted(found))}"
+        raise AgentError(f"{of}. Supported, one at a time: {', '.join(known)}.")
     return [*overrides, f"algo={found.pop().lower()}"]
+
+
+def _values(override: str) -> list[Any]:
+    """What is given in an override; several values in a sweep."""
+    parsed = OverridesParser.create().parse_override(override)
+    given = parsed.sweep_iterator() if parsed.is_sweep_override() else [parsed.value()]
+    return [value.text if isinstance(value, QuotedString) else value for value in given]
+
+
+def apply_overrides(cfg: DictConfig, overrides: list[str]) -> None:
+    """Set single values in a composed configuration.
+
+    :param cfg: it is changed
+    :param overrides: as on the command line
+    """
+    for override in overrides:
+        OmegaConf.update(cfg, override.partition("=")[0], _values(override)[0], force_add=True)
 
 
 def compose_config(name: str, overrides: list[str]) -> DictConfig:
     """The configuration that a command line would give.
 
-    :param name: ``transfer`` or ``pretrain``
+    :param name: ``transfer``, ``pretrain`` or ``benchmark``
     :param overrides: as on the command line, ``["env=Ant-shifted", "seed=1"]``
     :raises ConfigError: a name or a key that does not exist
     """
@@ -112,7 +132,7 @@ def _explain(error: Exception) -> str:
 def run_command(name: str, run: Callable[[DictConfig], Any]) -> None:
     """Run a command line.
 
-    :param name: of the configuration, ``transfer`` or ``pretrain``
+    :param name: of the configuration, ``transfer``, ``pretrain`` or ``benchmark``
     :param run: takes the composed configuration
     """
 

@@ -21,7 +21,8 @@ __all__ = ["Distortion", "StatisticsDrift", "linear_cka"]
 def linear_cka(start: Tensor, now: Tensor) -> float:
     """Linear centred kernel alignment of two sets of features (Kornblith et al., ICML 2019, section 3).
 
-    It ignores rotations and one common scale, which the next layer can undo: 1 is the same representation.
+    It ignores rotations and one common scale, which the next layer can undo: 1 is the same representation. Features
+    that have collapsed to a constant have nothing in common with others that have not.
 
     :param start: features, ``(n, p)``
     :param now: features of the same samples, ``(n, q)``
@@ -32,7 +33,9 @@ def linear_cka(start: Tensor, now: Tensor) -> float:
         norm, common = x.norm() * y.norm(), (x * y).sum()
     else:
         norm, common = (x.T @ x).norm() * (y.T @ y).norm(), (x.T @ y).square().sum()
-    return float(common / norm) if norm > 0 else 1.0
+    if norm == 0:  # features that are alike for all samples
+        return float(bool((x == 0).all()) and bool((y == 0).all()))
+    return float(common / norm)
 
 
 def _distance(start: Tensor, now: Tensor) -> dict[str, float]:

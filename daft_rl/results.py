@@ -71,6 +71,8 @@ class TransferResult:
     """The same on states of the source."""
     compared: str
     """A digest of the settings that runs of different methods and seeds must share to be compared."""
+    method_digest: str
+    """A digest of the method's settings: runs may call different ones by one name."""
     machine: dict[str, Any]
     """Where it ran, and versions of what it ran with."""
     folder: Path

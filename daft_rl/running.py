@@ -138,8 +138,8 @@ class Workspace:
     def __enter__(self) -> Workspace:
         for key in COUNTS:
             count = OmegaConf.select(self.cfg, key)
-            if count is not None and count < 1:
-                raise ConfigError(f"{key}: expected a whole number >= 1, got {count}.")
+            if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+                raise ConfigError(f"{key}: expected a whole number >= 1, such as 10000, got {count!r}.")
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.cfg, self.folder / "config.yaml", resolve=True)
         if self.cfg.torch_threads is not None:
@@ -291,6 +291,18 @@ class Workspace:
         fuse_batch_renorm(model.policy)
         model.set_random_seed(self.cfg.seed)
         return model
+
+    def check_steps(self, model: BaseAlgorithm) -> None:
+        """Whether there are steps left to learn from.
+
+        :raises ConfigError: an off-policy algorithm would only fill its replay buffer
+        """
+        total, idle = self.cfg.total_timesteps, getattr(model, "learning_starts", 0)
+        if total <= idle:
+            raise ConfigError(
+                f"total_timesteps={total}: learning would begin after {idle} steps. Take more, or set "
+                "algo.settings.learning_starts."
+            )
 
     def render(self, model: BaseAlgorithm, name: str, domain: Domain) -> None:
         """Write ``NAME.mp4``; where nothing can render, say so in one line and go on."""

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daft_rl.cli import compose_config, plain, run_command
-from daft_rl.digest import digest_settings
+from daft_rl.cli import apply_overrides, compose_config, plain, run_command
+from daft_rl.digest import digest, digest_settings
 from daft_rl.envs.domains import Domain, Own, own_domains, read_domains
 from daft_rl.errors import AgentError, TaskError
 from daft_rl.methods import Method
@@ -66,6 +66,8 @@ def run(
     with Workspace(cfg) as work:
         training = work.env(target, cfg.num_envs)
         model = work.load(agent, work.monitored(training, target, agent))
+        if method.learns:
+            work.check_steps(model)
         if cfg.agent.adapt_spaces:
             domains = work.fitting(domains, model)
         asked = cfg.evaluation
@@ -120,6 +122,7 @@ def run(
             distortion=layers,
             distortion_on_source=layers_on_source,
             compared=digest_settings(cfg, without=("method", "seed")),
+            method_digest=digest(plain(cfg.method)),
             machine=machine(),
             folder=work.folder,
         )
@@ -204,11 +207,14 @@ def transfer(
     with open_dict(cfg):
         if "output_dir" not in given:
             cfg.output_dir = str(output_dir)
+        replaced = []
         if isinstance(shift, Mapping) and "env.shift" not in given:
             cfg.env.shift = dict(shift)
+            replaced.append("env.shift.")
         if not isinstance(method, str) and "method" not in given:
             cfg.method = method.as_dict() if isinstance(method, Method) else dict(method)
-        cfg.merge_with_dotlist([item for item in overrides if item.startswith(("env.shift.", "method."))])
+            replaced.append("method.")
+        apply_overrides(cfg, [item for item in overrides if item.startswith(tuple(replaced))])
     return run(cfg, domains, agent)
 
 

@@ -70,7 +70,8 @@ def read_domains(env: Mapping[str, Any], elsewhere: Sequence[str] = ()) -> dict[
 
     :param env: ``name``; ``shift`` of the target; ``source_shift``, by default none
     :param elsewhere: levels of other shifts of the task, each of which is a domain by that name
-    :raises TaskError: an unknown task or field, an impossible value, or a simulator that is not installed
+    :raises TaskError: an unknown task or field, an impossible value, a level elsewhere that is the target, or a
+        simulator that is not installed
     """
     target, source = env["name"], source_of(env["name"])
     check_installed(get_task(target).package)
@@ -83,11 +84,15 @@ def read_domains(env: Mapping[str, Any], elsewhere: Sequence[str] = ()) -> dict[
             read = replace(read, kwargs={**env.get(keywords, {}), **read.kwargs}, wrappers=wrappers)
         return Domain(name, read)
 
-    return {
+    domains = {
         "target": domain(target, env["shift"], "kwargs"),
         "source": domain(source, env.get("source_shift") or {}, "source_kwargs"),
         **{level: domain(target, level, "kwargs") for level in elsewhere},
     }
+    for level in elsewhere:
+        if domains[level].changes == domains["target"].changes:
+            raise TaskError(f"evaluation.elsewhere: '{level}' is the target, where the policy learns. Leave it out.")
+    return domains
 
 
 def own_domains(target: Own, source: Own | None) -> dict[str, Domain]:

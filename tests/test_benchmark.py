@@ -137,8 +137,9 @@ def test_every_cell_of_a_preset_can_be_composed(preset: str, tmp_path: Path) -> 
     for env in axes.pop("env"):
         for axis, values in axes.items():
             for value in values:
+                first = [f"env.shift={shift}" for shift in axes.get("env.shift", ())[:1] if axis != "env.shift"]
                 overrides = [f"preset={preset}", f"env={env}", f"{axis}={value}", f"benchmark.folder={tmp_path}"]
-                cfg = compose_config("benchmark", overrides)
+                cfg = compose_config("benchmark", [*overrides, *first])
                 Method.from_dict(plain(cfg.method))
                 read_domains(plain(cfg.env), cfg.evaluation.elsewhere)
                 folders.add(cell_folder(cfg))
@@ -155,6 +156,18 @@ def test_a_failed_cell_is_told_and_tried_again(tmp_path: Path, monkeypatch: pyte
     assert run_cell(cell(tmp_path, "method=zero_shot")[0])["status"] == "finished"
 
 
+def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "daft_rl.benchmark", *CHEAP, "method=zero_shot", "seed=-1,0,1"]
+    done = subprocess.run(
+        [*command, f"benchmark.folder={tmp_path}"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1
+    assert "2 finished, 1 failed" in done.stdout
+    assert "ValueError" in done.stdout.splitlines()[-1]
+    assert "Done   3 out of   3" in done.stderr, "how far the grid is"
+    assert "Traceback" not in done.stderr
+
+
 def test_killed_and_started_again(tmp_path: Path) -> None:
     grid = ["method=zero_shot,ft", "seed=0,1", "hydra.launcher.n_jobs=1"]
 
@@ -169,9 +182,14 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
         assert process.returncode == 0, output
         return output
 
+    def written(name: str) -> list[Path]:
+        """Of finished cells; the one that was killed may have results without the note that it is finished."""
+        paths = sorted((tmp_path / name).rglob("results.json"))
+        return [p for p in paths if json.loads(p.with_name("cell.json").read_text())["status"] == "finished"]
+
     def table(name: str) -> dict:
         found = {}
-        for path in (tmp_path / name).rglob("results.json"):
+        for path in written(name):
             data = json.loads(path.read_text())
             found[data["method"], data["seed"]] = [data[key] for key in ("zero_shot", "final", "curve")]
         return found
@@ -186,6 +204,9 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
     killed.communicate()
     left = table("broken")
     assert 1 <= len(left) < 4
-    finish(start("broken"))
+    kept = {path: path.stat().st_mtime_ns for path in written("broken")}
+    output = finish(start("broken"))
+    assert "4 finished, 0 failed" in output
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what was finished has not run again"
     assert table("broken") == table("whole")
     assert set(table("whole")) == {(method, seed) for method in ("zero_shot", "ft") for seed in (0, 1)}

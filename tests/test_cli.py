@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,13 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
-from daft_rl.cli import compose_config
+from daft_rl.cli import apply_overrides, compose_config
 from daft_rl.errors import ConfigError
+from daft_rl.running import Workspace
+from daft_rl.sources import find_agent
+from daft_rl.transfer import run
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -78,6 +83,42 @@ def test_sweep(tmp_path: Path) -> None:
     results = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/results.json")]
     assert sorted(result["seed"] for result in results) == [1, 2]
     assert all(result["shift"] == {"friction": 2.0} for result in results)
+
+
+def test_patterns_are_added_to_those_of_the_default_shift() -> None:
+    for task, default in (("Ant", {"hip_[12]": 0.25}), ("HalfCheetah", {})):
+        cfg = compose_config("transfer", [f"env={task}-shifted", "env.shift.joint_range={hip_3: 0.5}"])
+        assert cfg.env.shift.joint_range == default | {"hip_3": 0.5}
+
+
+def test_paths_may_have_commas(tmp_path: Path) -> None:
+    """Hydra's folders of sweeps have some."""
+    archive = tmp_path / "env=Ant,seed=1" / "final.zip"
+    archive.parent.mkdir()
+    shutil.copy(find_agent("Ant", "crossq"), archive)
+    cfg = compose_config("transfer", [f"agent='{archive}'"])
+    assert (cfg.agent.path, cfg.algo.name) == (str(archive), "crossq")
+
+
+def test_single_values_are_read_as_on_the_command_line() -> None:
+    cfg = compose_config("transfer", ["env=HalfCheetah-shifted", "env.shift.mass={torso:2.0}"])
+    replaced = OmegaConf.create({"env": {"shift": {"gear": 0.5}}})
+    apply_overrides(replaced, ["env.shift.mass={torso:2.0}", "env.shift.gear=1.5"])
+    assert replaced.env.shift == {"gear": 1.5, "mass": cfg.env.shift.mass}
+    assert cfg.env.shift.mass == {"torso": 2.0}
+
+
+@pytest.mark.parametrize("count", ["1e4", "10k", "true", "-3"])
+def test_counts_are_whole_numbers(count: str, tmp_path: Path) -> None:
+    cfg = compose_config("transfer", [f"calibration.steps={count}", f"output_dir={tmp_path}"])
+    with pytest.raises(ConfigError, match=r"calibration\.steps: expected a whole number >= 1"), Workspace(cfg):
+        pass
+
+
+def test_a_run_that_would_not_learn_is_refused(tmp_path: Path) -> None:
+    overrides = [f"output_dir={tmp_path}", "algo=crossq", "total_timesteps=5000", "num_envs=1", "vec=dummy"]
+    with pytest.raises(ConfigError, match=r"begin after 5000 steps"):
+        run(compose_config("transfer", overrides))
 
 
 def test_a_script_may_be_a_hydra_application_itself() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,12 @@ def test_costs_stand_beside_returns(tmp_path: Path) -> None:
     assert "5.0, cost 30.0" in COLLECT["table"](rows)
 
 
-def test_a_seed_counts_once(tmp_path: Path) -> None:
+def test_a_seed_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run(tmp_path, 0, 300.0)
     write_run(tmp_path, 0, 400.0)
+    out = tmp_path / "table.json"
+    out.write_text("as it was")
+    monkeypatch.setattr(sys, "argv", ["collect.py", str(tmp_path), "--out", str(out), "--command", "two runs"])
     with pytest.raises(SystemExit, match="Seed 0 stands there twice"):
-        COLLECT["table"](COLLECT["read_rows"]([tmp_path]))
+        COLLECT["main"]()
+    assert out.read_text() == "as it was"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -65,6 +66,13 @@ def test_alignment_ignores_rotation_and_scale(seed: int, scale: float) -> None:
     other = torch.randn(50, 4, generator=generator, dtype=torch.float64)
     assert 0.0 <= linear_cka(features, other) < 0.9
     assert linear_cka(features, other) == pytest.approx(linear_cka(other, features))
+
+
+def test_collapsed_features_are_not_aligned_with_what_they_were() -> None:
+    features, dead = torch.randn(50, 6), torch.zeros(50, 6)
+    assert linear_cka(features, dead) == linear_cka(dead, features) == 0.0
+    assert linear_cka(dead, dead) == 1.0
+    assert np.isnan(linear_cka(features, features * torch.nan))
 
 
 @pytest.mark.parametrize("width", [10, 200])

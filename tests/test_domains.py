@@ -98,6 +98,12 @@ def test_mistakes_are_told(overrides: list[str], messages: list[str]) -> None:
         assert message in str(error.value)
 
 
+def test_the_target_is_not_elsewhere() -> None:
+    cfg = compose_config("transfer", ["env=HalfCheetah-shifted"])
+    with pytest.raises(TaskError, match=r"evaluation\.elsewhere: 'gravity-0\.5' is the target"):
+        read_domains(plain(cfg.env), ["gravity-2.0", "gravity-0.5"])
+
+
 def test_any_registered_id_is_a_task() -> None:
     venv = make_vec("Pendulum-v1", num_envs=2, seed=3, shift={"kwargs": {"g": 5.0}})
     assert venv.reset().shape == (2, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -29,12 +30,16 @@ MACHINE = {"processor": "x86_64", "cores": 2, "python": "3.11", "versions": {"to
 
 
 def make_cell(folder: Path, method: str, seed: int, shift: dict, final: float) -> None:
-    returns = {"mean": final, "std": 1.0, "returns": [final], "lengths": [1000]}
-    points = [{"timesteps": step, "target": share * final} for step, share in ((0, 0.0), (200, 0.8), (1000, 0.5))]
+    returns = {"mean": final, "std": 1.0, "returns": [final], "lengths": [1000], "mean_cost": 7.5}
+    twice = {**returns, "mean": 2 * final}
+    distances = {"distortion_actor_cosine": 0.25, "distortion_critic_cosine": 0.125, "batchnorm_mean_drift": 0.625}
+    points = [
+        {"timesteps": step, "target": share * final, **distances} for step, share in ((0, 0.0), (200, 0.8), (1000, 0.5))
+    ]
     data = {
         "task": "Ant-shifted", "shift": shift, "method": method, "seed": seed, "algo": "ppo", "timesteps": 1000,
         "wall_seconds": 9.0, "curve": points, "compared": "these settings", "machine": MACHINE,
-        "zero_shot": {"target": {**returns, "mean": 100.0}, "source": returns},
+        "zero_shot": {"target": {**returns, "mean": 100.0}, "source": twice, "gravity-2.0": twice},
         "final": {"target": returns, "source": returns, "gravity-2.0": {**returns, "mean": final / 2}},
         "phases": {"update": 1.0, "simulation": 2.0, "evaluation": 4.0},
         "distortion": {"net.1": {"cosine": 0.51, "l2": 2.0, "cka": 0.9}, "net.1.weight": {"weight_l2": 1.0}},
@@ -67,11 +72,14 @@ def test_cells(grid: Path) -> None:
     assert len(cells) == 12
     cell = next(c for c in cells if (c.target, c.method, c.seed) == ("Ant: gravity 0.5", "daft", 2))
     assert cell.mean() == pytest.approx(420)
-    assert cell.elsewhere == pytest.approx(210)
+    assert cell.elsewhere() == pytest.approx(210)
     assert cell.area == pytest.approx(420 * (200 * 0.4 + 800 * 0.65) / 1000)
     assert cell.steps_to(300) == 200
     assert cell.steps_to(200) == 200, "the first time, though it falls again"
     assert cell.steps_to(337) is None
+    assert cell.last("distortion_actor_cosine") == 0.25
+    del cell.data["curve"][1:]
+    assert cell.last("distortion_actor_cosine") is None, "at the start nothing has moved"
 
 
 def test_statistics(grid: Path) -> None:
@@ -92,6 +100,27 @@ def test_statistics(grid: Path) -> None:
     assert [share.value for share in shares] == [1.0, 1.0, pytest.approx(1 / 6)]
 
 
+def test_sample_efficiency(grid: Path) -> None:
+    cells = read_cells([grid])
+    found = statistics.efficiency(cells, REFERENCES)
+    assert found is not None
+    steps, estimates = found
+    assert steps.tolist() == [0, 200, 1000]
+    assert set(estimates) == {"ft", "daft"}
+    # at the start all returns are 0: a score of 0.1 in one target, of -0.1 in the other
+    assert estimates["ft"][0].value == pytest.approx(0.0)
+    at_the_end = [
+        (0.5 * cell.mean() - pair["random"]) / (pair["expert"] - pair["random"])  # type: ignore[operator]
+        for cell in cells
+        if cell.method == "daft"
+        for pair in [REFERENCES[cell.target]]
+    ]
+    assert estimates["daft"][2].value == pytest.approx(metrics.aggregate_iqm(np.array(at_the_end)))
+    assert estimates["daft"][2].low < estimates["daft"][2].value < estimates["daft"][2].high
+    cells[0].data["curve"].pop(1)
+    assert statistics.efficiency(cells, REFERENCES) is None, "evaluated at other steps"
+
+
 @settings(deadline=None)
 @given(
     arrays(float, (4, 3), elements=st.sampled_from([0.0, 0.5, 1.0])),
@@ -102,9 +131,12 @@ def test_share_of_wins_is_rliables_probability_of_improvement(x: np.ndarray, y: 
     assert statistics._share_of_wins(x, y) == pytest.approx(metrics.probability_of_improvement(x, y))
 
 
-def test_holes_are_not_left_out_in_silence(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holes_are_not_left_out_in_silence(
+    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (grid / "ft-1-0" / "results.json").unlink()
-    with pytest.raises(ReportError, match=r"gravity 0.5, ft, seed 1"):
+    (grid / "ft-1-0" / "cell.json").write_text(json.dumps({"status": "failed", "error": "ValueError: too heavy"}))
+    with pytest.raises(ReportError, match=r"not finished are Ant: gravity 0.5, ft, seed 1\. Run"):
         statistics.score_matrices(read_cells([grid]), REFERENCES)
     (tmp_path / "references.json").write_text(json.dumps(REFERENCES))
     saved = tmp_path / "unfinished.jsonl.gz"
@@ -112,6 +144,7 @@ def test_holes_are_not_left_out_in_silence(grid: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(sys, "argv", ["report", str(grid), *options])
     with pytest.raises(SystemExit):
         main()
+    assert "too heavy" in capsys.readouterr().err, "why there is a hole"
     assert len(read_cells([saved])) == 11, "what there is can be kept, and joined with the rest later"
     make_cell(tmp_path / "rest" / "ft-1-0", "ft", 1, TARGETS[0], 310.0)
     assert statistics.score_matrices(read_cells([saved, tmp_path / "rest"]), REFERENCES)["ft"].shape == (3, 2)
@@ -152,6 +185,19 @@ def test_methods_with_other_settings_are_not_compared(grid: Path) -> None:
         read_cells([grid])
 
 
+def test_methods_that_only_share_a_name_are_not_one(grid: Path) -> None:
+    def set_digest(pattern: str, value: str) -> None:
+        for path in grid.glob(f"{pattern}/results.json"):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"method_digest": value}))
+
+    set_digest("daft-*", "heads at one rate")
+    set_digest("ft-*", "other methods have other settings")
+    read_cells([grid])
+    set_digest("daft-2-0", "heads three times as fast")
+    with pytest.raises(ReportError, match=r"gravity 0.5: .* differ in the method's settings"):
+        read_cells([grid])
+
+
 def test_another_agent_by_the_same_name_is_not_compared(grid: Path) -> None:
     for path in grid.glob("daft-*/cell.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"content": "after"}))
@@ -175,7 +221,10 @@ def test_one_seed_is_called_an_anecdote(grid: Path) -> None:
     assert "2 targets x 2 methods x 1 seed, which is an anecdote" in build([grid], REFERENCES)["shape"]
 
 
-def test_nothing_to_report(tmp_path: Path) -> None:
+def test_nothing_to_report(grid: Path, tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"seeds0\.jsonl\.gz does not exist"):
+        read_cells([grid, tmp_path / "seeds0.jsonl.gz"])
+    shutil.rmtree(grid)
     with pytest.raises(ReportError, match=r"daft_rl\.benchmark"):
         read_cells([tmp_path])
 
@@ -196,7 +245,8 @@ def test_page(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "12 runs, 1 failed" in capsys.readouterr().out
     page = (tmp_path / "out" / "report.html").read_text()
     assert "ValueError: &lt;no&gt;" in page
-    assert page.count("data:image/png;base64,") >= 7
+    assert page.count("data:image/png;base64,") == 4 + 2 * 4
+    assert len(list((tmp_path / "out" / "figures").glob("*.png"))) == 4 + 2 * 4
     assert "200 (3 of 3)" in page  # daft has a score above 0.25 after 200 steps
     assert "(0 of 3)" in page  # nobody reaches 0.75
     assert 'src="http' not in page  # it needs nothing else
@@ -210,6 +260,10 @@ def test_page(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     report(saved, tmp_path / "again", "--save", str(saved))
     assert saved.read_bytes() == first
     assert "| daft | 6 | 0.56" in text
-    assert "| 2582 | 1291 |" in text  # returns of the six runs of daft on the source, and elsewhere
+    assert "| 0.50 | 0.25 |" in text  # what is kept on the source, and elsewhere
+    assert "| 7.50 ± 0.00 | 0.25 ± 0.00 | 0.12 ± 0.00 | 0.62 ± 0.00 |" in text  # cost, cosines, drift
+    pictures = re.findall(r"!\[.*\]\((figures/.*\.png)\)", text)
+    assert len(pictures) == 4 + 2 * 4
+    assert all((tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
     assert "| daft | 3 | 410 ± 10 |" in text
     assert "3.00 ± 0.00" in text  # seconds, the evaluation not counted

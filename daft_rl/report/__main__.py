@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import json
+import re
 import sys
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -32,15 +35,21 @@ def _spread(values: list[float | None]) -> str:
     return f"{mean} ± {np.std(known, ddof=1):.{digits}f}" if len(known) > 1 else mean
 
 
+def _on_source(cell: Cell, when: str = "final") -> float | None:
+    """Mean return on the source, where there is one."""
+    return cell.mean("source", when) if "source" in cell.data[when] else None
+
+
 COLUMNS = {
     "target": lambda cell: cell.mean(),
     "area": lambda cell: cell.area,
-    "elsewhere": lambda cell: cell.elsewhere,
-    "source": lambda cell: cell.mean("source") if "source" in cell.data["final"] else None,
+    "elsewhere": Cell.elsewhere,
+    "source": _on_source,
     "cost": lambda cell: cell.data["final"]["target"].get("mean_cost"),
     "actor cosine": lambda cell: cell.last("distortion_actor_cosine"),
     "critic cosine": lambda cell: cell.last("distortion_critic_cosine"),
     "BN drift": lambda cell: cell.last("batchnorm_mean_drift"),
+    "seconds": lambda cell: cell.data["wall_seconds"],
     "learning seconds": lambda cell: sum((cell.data.get("phases") or {}).get(phase, 0.0) for phase in LEARNING) or None,
     "MB": lambda cell: cell.data.get("peak_memory_mb"),
 }
@@ -58,6 +67,22 @@ def _steps_to(cells: list[Cell], threshold: float) -> str:
     if not any(len(cell.data["curve"]) for cell in cells):
         return ""
     return (f"{np.median(reached):.0f} " if reached else "") + f"({len(reached)} of {len(cells)})"
+
+
+def _kept(cells: list[Cell], measure: Callable[[Cell, str], float | None]) -> str:
+    """Returns of a method after the transfer as a share of those before it: the mean over targets.
+
+    :param measure: the return of a cell, of ``zero_shot`` or ``final``
+    :return: empty where returns before are missing or not positive, since a share of them has no meaning
+    """
+    shares = []
+    for target in {cell.target for cell in cells}:
+        group = [cell for cell in cells if cell.target == target]
+        before, after = ([measure(cell, when) for cell in group] for when in ("zero_shot", "final"))
+        if None in (*before, *after) or np.mean(before) <= 0:  # type: ignore[arg-type]
+            return ""
+        shares.append(np.mean(after) / np.mean(before))  # type: ignore[arg-type]
+    return f"{np.mean(shares):.2f}"
 
 
 def tables(cells: list[Cell], references: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
@@ -116,11 +141,6 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
         shown["difference"] = figures.intervals(differences, f"interquartile mean less that of {BASELINE}", 0.0)
         compared = {name: (differences[name], improvements[name]) for name in differences}
 
-    def returns(method: str, measure: str) -> str:
-        """Mean over all runs, where every run has it."""
-        values = [COLUMNS[measure](cell) for cell in cells if cell.method == method]
-        return "" if None in values else f"{np.mean(values):.0f}"
-
     summary = [
         {
             "method": method,
@@ -128,14 +148,20 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
             "IQM": str(aggregate[method]),
             f"IQM - {BASELINE}": str(compared[method][0]) if method in compared else "",
             f"P(> {BASELINE})": str(compared[method][1]) if method in compared else "",
-            "source": returns(method, "source"),
-            "elsewhere": returns(method, "elsewhere"),
+            "source kept": _kept([cell for cell in cells if cell.method == method], _on_source),
+            "elsewhere kept": _kept([cell for cell in cells if cell.method == method], Cell.elsewhere),
         }
         for method in sorted(matrices, key=lambda name: -aggregate[name].value)
     ]
     scores = np.concatenate([matrix.ravel() for matrix in matrices.values()])
     thresholds = np.linspace(min(0.0, float(scores.min())), max(1.2, float(scores.max())), 50)
-    shown["profiles"] = figures.profiles(statistics.profile(matrices, thresholds), thresholds)
+    labels = "normalised score", "share of runs above it"
+    shown["profiles"] = figures.estimates(statistics.profile(matrices, thresholds), thresholds, labels)
+    efficiency = statistics.efficiency(cells, references)
+    if efficiency is not None:
+        steps, estimates = efficiency
+        labels = "target steps (thousands)", "interquartile mean of normalised scores"
+        shown["sample efficiency"] = figures.estimates(estimates, steps / 1000, labels)
     by_target = tables(cells, references)
     seeds = len(next(iter(matrices.values())))
     counted = f"{seeds} seeds" if seeds > 1 else "1 seed, which is an anecdote: its intervals mean nothing"
@@ -143,7 +169,7 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
     for target, rows in by_target.items():
         group = [cell for cell in cells if cell.target == target]
         drawn = {"learning curves": figures.curves(group), "final returns": figures.bars(group)}
-        elsewhere = {id(cell): cell.elsewhere for cell in group}
+        elsewhere = {id(cell): cell.elsewhere() for cell in group}
         if any(value is not None for value in elsewhere.values()):
             label, title = "mean return under other shifts", f"{target}: in and out"
             drawn["in and out of distribution"] = figures.scatter(group, elsewhere, label, title)
@@ -155,13 +181,13 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
             {
                 "target": target,
                 "rows": rows,
-                "figures": {name: figures.as_data_uri(figure) for name, figure in drawn.items()},
+                "figures": {name: figures.as_png(figure) for name, figure in drawn.items()},
                 "layers": {where: layer_table(group, where) for where in ("target", "source")},
             }
         )
     return {
         "summary": summary,
-        "figures": {name: figures.as_data_uri(figure) for name, figure in shown.items()},
+        "figures": {name: figures.as_png(figure) for name, figure in shown.items()},
         "targets": pages,
         "failures": failures,
         "references": references,
@@ -171,8 +197,24 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _data_uri(picture: bytes) -> str:
+    """A picture as text that a page can hold."""
+    return "data:image/png;base64," + base64.b64encode(picture).decode()
+
+
+def _write_figures(pictures: dict[str, bytes], about: str, folder: Path) -> list[str]:
+    """Write pictures beside ``report.md``, and return the lines that show them there."""
+    lines = []
+    for name, picture in pictures.items():
+        path = folder / "figures" / (re.sub(r"[^a-z0-9.]+", "-", f"{about} {name}".lower()).strip("-") + ".png")
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture)
+        lines.append(f"![{name}](figures/{path.name})")
+    return lines
+
+
 def main() -> None:
-    """Write ``report.html`` and ``report.md``."""
+    """Write ``report.html``, ``report.md`` and the figures of the latter."""
     parser = argparse.ArgumentParser(prog="python -m daft_rl.report", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders of a benchmark, or a file that --save wrote")
     parser.add_argument("--save", type=Path, help="also write what is shown of all runs into this .jsonl.gz")
@@ -193,16 +235,22 @@ def main() -> None:
         content = build(arguments.folders, json.loads(arguments.references.read_text("utf-8")))
     except DaftError as error:
         print(error, file=sys.stderr)
+        for failure in read_failures(arguments.folders):
+            print(f"{failure.folder}: {failure.error}", file=sys.stderr)
         sys.exit(2)
     template = (files("daft_rl.report") / "page.html").read_text("utf-8")
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["data_uri"] = _data_uri
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "report.html").write_text(page.render(**content), encoding="utf-8")
+    page = environment.from_string(template).render(**content)
+    (arguments.out / "report.html").write_text(page, encoding="utf-8")
     text = [f"# All targets: {content['shape']}", markdown(content["summary"])]
+    text += _write_figures(content["figures"], "all", arguments.out)
     if content["failures"]:
         text += ["# Failed", *(f"- `{failure.folder}`: {failure.error}" for failure in content["failures"])]
     for part in content["targets"]:
         text += [f"# {part['target']}", markdown(part["rows"])]
+        text += _write_figures(part["figures"], part["target"], arguments.out)
     (arguments.out / "report.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
     print(f"{content['runs']} runs, {len(content['failures'])} failed: {arguments.out / 'report.html'}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ __all__ = ["Cell", "Failure", "read_cells", "read_failures", "save_cells", "targ
 
 SAVED = (
     *("task", "shift", "algo", "method", "seed", "timesteps", "wall_seconds", "peak_memory_mb", "phases", "curve"),
-    *("compared", "content", "machine"),
+    *("compared", "method_digest", "content", "machine"),
 )
 """What is saved as it is."""
 
@@ -47,10 +47,9 @@ class Cell:
         """Mean return over the episodes."""
         return self.data[when][where]["mean"]
 
-    @property
-    def elsewhere(self) -> float | None:
+    def elsewhere(self, when: str = "final") -> float | None:
         """Mean return over shifts never trained on (out of distribution); ``None`` where none was played."""
-        others = [returns["mean"] for role, returns in self.data["final"].items() if role not in ("target", "source")]
+        others = [returns["mean"] for role, returns in self.data[when].items() if role not in ("target", "source")]
         return float(np.mean(others)) if others else None
 
     @property
@@ -74,8 +73,11 @@ class Cell:
         return float(steps[reached[0]]) if len(reached) else None
 
     def last(self, key: str) -> float | None:
-        """A distance at the last evaluation during learning, such as ``distortion_actor_cosine``."""
-        return self.data["curve"][-1].get(key) if self.data["curve"] else None
+        """A distance at the last evaluation during learning, such as ``distortion_actor_cosine``.
+
+        ``None`` where the only one was at the start, when nothing has moved.
+        """
+        return self.data["curve"][-1].get(key) if len(self.data["curve"]) > 1 else None
 
     def layers(self, where: str) -> dict[str, dict[str, float]]:
         """``cosine``, ``l2`` and ``cka`` of each layer's features, now and at the start.
@@ -115,10 +117,13 @@ def target_name(task: str, changes: Mapping[str, Any]) -> str:
 def read_cells(folders: Iterable[Path]) -> list[Cell]:
     """Every finished cell below some folders, or in files of :func:`save_cells`, in a fixed order.
 
-    :raises ReportError: there is none; one seed of one method stands there twice; or runs on one target differ in more
-        than method and seed
+    :raises ReportError: there is none, or a folder does not exist; one seed of one method stands there twice; or runs
+        on one target differ in more than method and seed
     """
     folders = list(folders)
+    absent = [str(folder) for folder in folders if not folder.exists()]
+    if absent:
+        raise ReportError(f"{', '.join(absent)} does not exist: pass run folders of a benchmark, or files of --save.")
     cells = []
     for folder in folders:
         cells += [Cell(folder, data) for data in _read_saved(folder) if "error" not in data]
@@ -141,17 +146,28 @@ def read_cells(folders: Iterable[Path]) -> list[Cell]:
                 "runs with different settings do not belong in one report."
             )
         seen[key] = cell
-    for target in {cell.target for cell in cells}:
-        group = [cell for cell in cells if cell.target == target]
-        for setting, reason in (
-            ("compared", "in more than method and seed (see their config.yaml)"),
-            ("content", "in the agent's file, or in what a level's name stands for"),
-        ):
-            known = [cell for cell in group if cell.data.get(setting) is not None]
-            kinds = list({cell.data[setting]: cell.folder for cell in known}.values())
-            if len(kinds) > 1:
-                raise ReportError(f"{target}: {kinds[0]} and {kinds[1]} differ {reason}: they cannot be compared.")
+    for setting, reason in (
+        ("compared", "in more than method and seed (see their config.yaml)"),
+        ("content", "in the agent's file, or in what a level's name stands for"),
+    ):
+        _check_alike(cells, setting, lambda cell: cell.target, reason)
+    _check_alike(
+        cells, "method_digest", lambda cell: (cell.target, cell.method), "in the method's settings, not its name"
+    )
     return sorted(cells, key=lambda cell: (cell.target, cell.method, cell.seed))
+
+
+def _check_alike(cells: list[Cell], setting: str, group: Callable[[Cell], Hashable], reason: str) -> None:
+    """Cells of one group must agree in a setting, where it is known (older versions of daft_rl did not note all)."""
+    first: dict[Hashable, Cell] = {}
+    for cell in cells:
+        if cell.data.get(setting) is None:
+            continue
+        other = first.setdefault(group(cell), cell)
+        if other.data[setting] != cell.data[setting]:
+            raise ReportError(
+                f"{cell.target}: {other.folder} and {cell.folder} differ {reason}: they cannot be compared."
+            )
 
 
 def _read_saved(path: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from matplotlib.figure import Figure
 from daft_rl.report.cells import Cell
 from daft_rl.report.statistics import Estimate
 
-__all__ = ["as_data_uri", "bars", "curves", "intervals", "profiles", "scatter"]
+__all__ = ["as_png", "bars", "curves", "estimates", "intervals", "scatter"]
 
 STYLES = ["-", "--", "-.", ":"]
 MARKERS = "osD^v<>PX*hpd8"
@@ -42,12 +41,12 @@ def _finish(axes: plt.Axes, legend: bool = False) -> None:
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def as_data_uri(figure: Figure) -> str:
-    """A figure as text that a page can hold."""
+def as_png(figure: Figure) -> bytes:
+    """A figure as the bytes of a picture."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     plt.close(figure)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 def _by_method(cells: list[Cell]) -> dict[str, list[Cell]]:
@@ -118,14 +117,20 @@ def intervals(estimates: Mapping[str, Estimate], label: str, reference: float | 
     return figure
 
 
-def profiles(shares: Mapping[str, list[Estimate]], thresholds: np.ndarray) -> Figure:
-    """Performance profiles: share of runs above a score; bands, of :data:`BANDED`, are intervals."""
+def estimates(by_method: Mapping[str, list[Estimate]], across: np.ndarray, labels: tuple[str, str]) -> Figure:
+    """A line per method; bands, of :data:`BANDED`, are intervals.
+
+    :param by_method: method -> an estimate for each of ``across``
+    :param across: the horizontal axis
+    :param labels: of the axes
+    """
     figure, axes = plt.subplots(figsize=(7.4, 3.8), layout="constrained")
-    for index, (method, estimates) in enumerate(shares.items()):
-        (line,) = axes.plot(thresholds, [e.value for e in estimates], label=method, markevery=5, **_look(index))
+    every = max(1, len(across) // 10)
+    for index, (method, found) in enumerate(by_method.items()):
+        (line,) = axes.plot(across, [e.value for e in found], label=method, markevery=every, **_look(index))
         if method in BANDED:
-            low, high = [e.low for e in estimates], [e.high for e in estimates]
-            axes.fill_between(thresholds, low, high, color=line.get_color(), alpha=0.15)
-    axes.set(xlabel="normalised score", ylabel="share of runs above it", ylim=(0, 1))
+            low, high = [e.low for e in found], [e.high for e in found]
+            axes.fill_between(across, low, high, color=line.get_color(), alpha=0.15)
+    axes.set(xlabel=labels[0], ylabel=labels[1])
     _finish(axes, legend=True)
     return figure

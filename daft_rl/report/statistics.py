@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 from rliable import library, metrics
+from scipy import stats
 
 from daft_rl.errors import ReportError
 from daft_rl.report.cells import Cell
 
-__all__ = ["Estimate", "aggregate", "difference", "improvement", "profile", "score_matrices"]
+__all__ = ["Estimate", "aggregate", "difference", "efficiency", "improvement", "profile", "score_matrices"]
 
 REPETITIONS = 10_000
 LEVEL = 0.95
@@ -39,27 +41,39 @@ def score_matrices(cells: list[Cell], references: Mapping[str, Any]) -> dict[str
     :raises ReportError: a target has no reference; or the grid has holes, since leaving out what is missing would
         favour some method
     """
+    return _matrices(cells, references, Cell.mean)
+
+
+def _matrices(
+    cells: list[Cell], references: Mapping[str, Any], returns: Callable[[Cell], Any]
+) -> dict[str, np.ndarray]:
+    """As :func:`score_matrices`, of other returns of a cell; of a list of them, ``(seeds, targets, list)``."""
     targets = sorted({cell.target for cell in cells})
     seeds = sorted({cell.seed for cell in cells})
+    methods = sorted({cell.method for cell in cells})
     missing = [target for target in targets if target not in references]
     if missing:
         raise ReportError(f"No reference returns for {', '.join(missing)}: run python benchmarks/references.py first.")
-    by_key = {(cell.method, cell.seed, cell.target): cell.mean() for cell in cells}
-    matrices = {}
-    for method in sorted({cell.method for cell in cells}):
-        rows = []
-        for seed in seeds:
-            row = []
-            for target in targets:
-                if (method, seed, target) not in by_key:
-                    raise ReportError(f"The grid has a hole: {target}, {method}, seed {seed} is not finished.")
-                low, high = references[target]["random"], references[target]["expert"]
-                if high <= low:
-                    raise ReportError(f"{target}: the reference {high:g} from scratch is not above the random {low:g}.")
-                row.append((by_key[method, seed, target] - low) / (high - low))
-            rows.append(row)
-        matrices[method] = np.array(rows)
-    return matrices
+    for target in targets:
+        low, high = references[target]["random"], references[target]["expert"]
+        if high <= low:
+            raise ReportError(f"{target}: the reference {high:g} from scratch is not above the random {low:g}.")
+    by_key = {(cell.method, cell.seed, cell.target): cell for cell in cells}
+    holes = [key for key in product(methods, seeds, targets) if key not in by_key]
+    if holes:
+        named = "; ".join(f"{target}, {method}, seed {seed}" for method, seed, target in holes[:5])
+        more = f" and {len(holes) - 5} more" if len(holes) > 5 else ""
+        raise ReportError(
+            f"The grid has holes, not finished are {named}{more}. Run the benchmark again: it runs what is missing."
+        )
+
+    def score(method: str, seed: int, target: str) -> Any:
+        low, high = references[target]["random"], references[target]["expert"]
+        return (np.asarray(returns(by_key[method, seed, target])) - low) / (high - low)
+
+    return {
+        method: np.array([[score(method, seed, target) for target in targets] for seed in seeds]) for method in methods
+    }
 
 
 def _intervals(scores: Mapping[str, Any], function: Callable[..., np.ndarray]) -> dict[str, list[Estimate]]:
@@ -77,6 +91,19 @@ def aggregate(matrices: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
     """Interquartile mean of each method's scores."""
     found = _intervals(matrices, lambda x: np.array([metrics.aggregate_iqm(x)]))
     return {method: estimates[0] for method, estimates in found.items()}
+
+
+def efficiency(cells: list[Cell], references: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, list[Estimate]]] | None:
+    """Interquartile means at each evaluation during learning (sample efficiency).
+
+    :return: target steps, and method -> an estimate for each; ``None`` if runs were evaluated at different steps
+    """
+    learning = [cell for cell in cells if len(cell.data["curve"]) > 1]
+    if len({tuple(cell.curve[0]) for cell in learning}) != 1:
+        return None
+    matrices = _matrices(learning, references, lambda cell: cell.curve[1])
+    estimates = _intervals(matrices, lambda x: stats.trim_mean(x.reshape(-1, x.shape[-1]), 0.25, axis=0))
+    return learning[0].curve[0], estimates
 
 
 def difference(matrices: Mapping[str, np.ndarray], baseline: str) -> dict[str, Estimate]:
