@@ -53,6 +53,7 @@ def make_cell(folder: Path, method: str, seed: int, shift: dict, final: float) -
 @pytest.fixture(autouse=True)
 def few_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "REPETITIONS", 500)
+    monkeypatch.setattr(statistics, "FOR_BANDS", 200)
 
 
 @pytest.fixture

@@ -20,14 +20,16 @@ __all__ = ["as_png", "bars", "curves", "estimates", "intervals", "scatter"]
 
 STYLES = ["-", "--", "-.", ":"]
 MARKERS = "osD^v<>PX*hpd8"
-COLORS = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
+PAIRS = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
+COLORS = [*PAIRS[::2], *PAIRS[1::2]]  # the strong ones first
 BANDED = ("ft", "daft")
-"""Methods whose spread is shown as a band too: more bands than two hide each other."""
+"""Methods whose spread is shown as a band too, and their lines thick: more bands than two hide each other."""
 
 
-def _look(index: int) -> dict[str, Any]:
+def _look(index: int, method: str) -> dict[str, Any]:
     """Colour, line style and marker of a method."""
     return {
+        "linewidth": 2.4 if method in BANDED else 1.2,
         "color": COLORS[index % len(COLORS)],
         "linestyle": STYLES[index % len(STYLES)],
         "marker": MARKERS[index % len(MARKERS)],
@@ -61,7 +63,7 @@ def curves(cells: list[Cell]) -> Figure:
         if not drawn:
             continue
         steps, returns = drawn[0][0] / 1000, np.array([returns for _, returns in drawn])
-        (line,) = axes.plot(steps, returns.mean(0), label=method, **_look(index))
+        (line,) = axes.plot(steps, returns.mean(0), label=method, **_look(index, method))
         if method in BANDED:
             axes.fill_between(steps, returns.min(0), returns.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
     zero_shot = float(np.mean([cell.mean(when="zero_shot") for cell in cells]))
@@ -95,7 +97,7 @@ def scatter(cells: list[Cell], across: Mapping[int, float | None], label: str, t
     for index, (method, group) in enumerate(_by_method(cells).items()):
         points = [(across[id(cell)], cell.mean()) for cell in group if across[id(cell)] is not None]
         if points:
-            look = _look(index) | {"linestyle": "none", "markersize": 5}
+            look = _look(index, method) | {"linestyle": "none", "markersize": 5}
             axes.plot(*zip(*points, strict=True), alpha=0.8, label=method, **look)
     axes.set(xlabel=label, ylabel="return on the target", title=title)
     _finish(axes, legend=True)
@@ -127,7 +129,7 @@ def estimates(by_method: Mapping[str, list[Estimate]], across: np.ndarray, label
     figure, axes = plt.subplots(figsize=(7.4, 3.8), layout="constrained")
     every = max(1, len(across) // 10)
     for index, (method, found) in enumerate(by_method.items()):
-        (line,) = axes.plot(across, [e.value for e in found], label=method, markevery=every, **_look(index))
+        (line,) = axes.plot(across, [e.value for e in found], label=method, markevery=every, **_look(index, method))
         if method in BANDED:
             low, high = [e.low for e in found], [e.high for e in found]
             axes.fill_between(across, low, high, color=line.get_color(), alpha=0.15)

@@ -17,6 +17,8 @@ from daft_rl.report.cells import Cell
 __all__ = ["Estimate", "aggregate", "difference", "efficiency", "improvement", "profile", "score_matrices"]
 
 REPETITIONS = 10_000
+FOR_BANDS = 2_000
+"""Repetitions for the intervals that figures show as bands, one of each kind per method."""
 LEVEL = 0.95
 
 
@@ -76,10 +78,12 @@ def _matrices(
     }
 
 
-def _intervals(scores: Mapping[str, Any], function: Callable[..., np.ndarray]) -> dict[str, list[Estimate]]:
+def _intervals(
+    scores: Mapping[str, Any], function: Callable[..., np.ndarray], repetitions: int
+) -> dict[str, list[Estimate]]:
     np.random.seed(0)  # what rliable draws from
     values, intervals = library.get_interval_estimates(
-        scores, function, reps=REPETITIONS, confidence_interval_size=LEVEL
+        scores, function, reps=repetitions, confidence_interval_size=LEVEL
     )
     return {
         name: [Estimate(*map(float, row)) for row in zip(np.atleast_1d(value), *intervals[name], strict=True)]
@@ -89,7 +93,7 @@ def _intervals(scores: Mapping[str, Any], function: Callable[..., np.ndarray]) -
 
 def aggregate(matrices: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
     """Interquartile mean of each method's scores."""
-    found = _intervals(matrices, lambda x: np.array([metrics.aggregate_iqm(x)]))
+    found = _intervals(matrices, lambda x: np.array([metrics.aggregate_iqm(x)]), REPETITIONS)
     return {method: estimates[0] for method, estimates in found.items()}
 
 
@@ -102,21 +106,21 @@ def efficiency(cells: list[Cell], references: Mapping[str, Any]) -> tuple[np.nda
     if len({tuple(cell.curve[0]) for cell in learning}) != 1:
         return None
     matrices = _matrices(learning, references, lambda cell: cell.curve[1])
-    estimates = _intervals(matrices, lambda x: stats.trim_mean(x.reshape(-1, x.shape[-1]), 0.25, axis=0))
+    estimates = _intervals(matrices, lambda x: stats.trim_mean(x.reshape(-1, x.shape[-1]), 0.25, axis=0), FOR_BANDS)
     return learning[0].curve[0], estimates
 
 
 def difference(matrices: Mapping[str, np.ndarray], baseline: str) -> dict[str, Estimate]:
     """Interquartile mean of each method less that of the baseline."""
     pairs = {method: [scores, matrices[baseline]] for method, scores in matrices.items() if method != baseline}
-    found = _intervals(pairs, lambda x, y: np.array([metrics.aggregate_iqm(x) - metrics.aggregate_iqm(y)]))
+    found = _intervals(pairs, lambda x, y: np.array([metrics.aggregate_iqm(x) - metrics.aggregate_iqm(y)]), REPETITIONS)
     return {method: estimates[0] for method, estimates in found.items()}
 
 
 def improvement(matrices: Mapping[str, np.ndarray], baseline: str) -> dict[str, Estimate]:
     """Probability that a run of a method scores higher than one of the baseline on the same target."""
     pairs = {method: [scores, matrices[baseline]] for method, scores in matrices.items() if method != baseline}
-    found = _intervals(pairs, lambda x, y: np.array([_share_of_wins(x, y)]))
+    found = _intervals(pairs, lambda x, y: np.array([_share_of_wins(x, y)]), REPETITIONS)
     return {method: estimates[0] for method, estimates in found.items()}
 
 
@@ -132,4 +136,4 @@ def _share_of_wins(x: np.ndarray, y: np.ndarray) -> float:
 
 def profile(matrices: Mapping[str, np.ndarray], thresholds: np.ndarray) -> dict[str, list[Estimate]]:
     """Share of runs that score above each threshold (a performance profile)."""
-    return _intervals(matrices, lambda x: np.mean(x[..., None] > thresholds, axis=(0, 1)))
+    return _intervals(matrices, lambda x: np.mean(x[..., None] > thresholds, axis=(0, 1)), FOR_BANDS)
