@@ -155,12 +155,13 @@ def test_dictionaries_and_images(kind: type[BaseAlgorithm], dictionary: bool, tm
     policy = "MultiInputPolicy" if dictionary else "CnnPolicy"
     model = kind(policy, Seeing(dictionary), policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", **settings)
     model.save(tmp_path / "agent.zip")
+    own = {"n_steps": 16} if kind is PPO else {"buffer_size": 100, "learning_starts": 8}
     result = transfer(
         "gymnasium", source=tmp_path / "agent.zip", total_timesteps=32, output_dir=tmp_path / "run",
         overrides=[
             *("env.id=Seeing-v0", f"env.kwargs.dictionary={dictionary}", f"env.source_kwargs.dictionary={dictionary}"),
             *(*TINY, "algo.settings.batch_size=16"),
-            *(["algo.settings.n_steps=16"] if kind is PPO else ["algo.settings.buffer_size=100"]),
+            *(f"algo.settings.{name}={value}" for name, value in own.items()),
         ],
     )  # fmt: skip
     assert sum("weight_l2" in measured for measured in result.distortion.values()) > 8
