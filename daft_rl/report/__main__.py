@@ -192,7 +192,7 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
         "failures": failures,
         "references": references,
         "runs": len(cells),
-        "shape": f"{len(by_target)} targets x {len(matrices)} methods x {counted}",
+        "shape": f"{len(by_target)} target{'s' * (len(by_target) > 1)} x {len(matrices)} methods x {counted}",
         "machines": sorted({_describe(cell.data["machine"]) for cell in cells if cell.data.get("machine")}),
     }
 
