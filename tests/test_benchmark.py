@@ -20,6 +20,8 @@ from daft_rl.cli import compose_config, plain
 from daft_rl.envs.domains import read_domains
 from daft_rl.envs.tasks import CONFIGS
 from daft_rl.methods import Method
+from daft_rl.report import statistics
+from daft_rl.report.__main__ import build
 from daft_rl.sources import find_agent
 
 CHEAP = [
@@ -168,8 +170,8 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_killed_and_started_again(tmp_path: Path) -> None:
-    grid = ["method=zero_shot,ft", "seed=0,1", "hydra.launcher.n_jobs=1"]
+def test_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = ["method=zero_shot,ft", "seed=0,1", "evaluation.every=256", "hydra.launcher.n_jobs=1"]
 
     def start(name: str) -> subprocess.Popen:
         return subprocess.Popen(
@@ -210,3 +212,12 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what was finished has not run again"
     assert table("broken") == table("whole")
     assert set(table("whole")) == {(method, seed) for method in ("zero_shot", "ft") for seed in (0, 1)}
+
+    monkeypatch.setattr(statistics, "REPETITIONS", 100)
+    references = json.loads((Path(__file__).parent.parent / "benchmarks" / "references.json").read_text())
+    pages = [build([tmp_path / name], references) for name in ("whole", "broken")]
+    assert pages[0]["summary"] == pages[1]["summary"]
+    assert pages[0]["shape"] == "1 target x 2 methods x 2 seeds"
+    row = next(row for row in pages[0]["targets"][0]["rows"] if row["method"] == "ft")
+    assert all(row[name] for name in ("target", "area", "source", "actor cosine", "critic cosine", "BN drift", "MB"))
+    assert "sample efficiency" in pages[0]["figures"]
