@@ -91,6 +91,15 @@ def test_patterns_are_added_to_those_of_the_default_shift() -> None:
         assert cfg.env.shift.joint_range == default | {"hip_3": 0.5}
 
 
+@pytest.mark.parametrize(("algo", "least"), [("ppo", 0.6), ("a2c", 0.6), ("td3", 0.1), ("crossq", None)])
+def test_exploration_of_a_task_is_for_gaussian_policies(algo: str, least: float | None) -> None:
+    """That of TD3 and DDPG is noise on actions, in other units."""
+    cfg = compose_config("transfer", ["env=SafetyPointGoal-shifted", f"algo={algo}"])
+    assert cfg.algo.exploration_std == least
+    cfg = compose_config("transfer", ["env=SafetyPointGoal-shifted", f"algo={algo}", "algo.exploration_std=0.3"])
+    assert cfg.algo.exploration_std == 0.3
+
+
 def test_paths_may_have_commas(tmp_path: Path) -> None:
     """Hydra's folders of sweeps have some."""
     archive = tmp_path / "env=Ant,seed=1" / "final.zip"
