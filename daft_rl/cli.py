@@ -87,7 +87,7 @@ def apply_overrides(cfg: DictConfig, overrides: list[str]) -> None:
     :param overrides: as on the command line
     """
     for override in overrides:
-        OmegaConf.update(cfg, override.partition("=")[0], _values(override)[0], force_add=True)
+        OmegaConf.update(cfg, override.lstrip("+").partition("=")[0], _values(override)[0], force_add=True)
 
 
 def compose_config(name: str, overrides: list[str]) -> DictConfig:

@@ -214,7 +214,7 @@ def transfer(
         if not isinstance(method, str) and "method" not in given:
             cfg.method = method.as_dict() if isinstance(method, Method) else dict(method)
             replaced.append("method.")
-        apply_overrides(cfg, [item for item in overrides if item.startswith(tuple(replaced))])
+        apply_overrides(cfg, [item for item in overrides if item.lstrip("+").startswith(tuple(replaced))])
     return run(cfg, domains, agent)
 
 

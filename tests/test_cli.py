@@ -112,7 +112,7 @@ def test_paths_may_have_commas(tmp_path: Path) -> None:
 def test_single_values_are_read_as_on_the_command_line() -> None:
     cfg = compose_config("transfer", ["env=HalfCheetah-shifted", "env.shift.mass={torso:2.0}"])
     replaced = OmegaConf.create({"env": {"shift": {"gear": 0.5}}})
-    apply_overrides(replaced, ["env.shift.mass={torso:2.0}", "env.shift.gear=1.5"])
+    apply_overrides(replaced, ["env.shift.mass={torso:2.0}", "++env.shift.gear=1.5"])
     assert replaced.env.shift == {"gear": 1.5, "mass": cfg.env.shift.mass}
     assert cfg.env.shift.mass == {"torso": 2.0}
 

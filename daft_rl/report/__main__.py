@@ -41,7 +41,7 @@ def _on_source(cell: Cell, when: str = "final") -> float | None:
 
 
 COLUMNS = {
-    "target": lambda cell: cell.mean(),
+    "target": Cell.mean,
     "area": lambda cell: cell.area,
     "elsewhere": Cell.elsewhere,
     "source": _on_source,
