@@ -268,3 +268,13 @@ def test_page(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert all((tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
     assert "| daft | 3 | 410 ± 10 |" in text
     assert "3.00 ± 0.00" in text  # seconds, the evaluation not counted
+
+
+def test_scores_by_target_and_another_baseline(grid: Path) -> None:
+    content = build([grid], REFERENCES, "daft")
+    assert [row["method"] for row in content["scores"]] == ["daft", "ft"]
+    assert content["scores"][0]["Ant: gravity 0.5"] == "0.51 ± 0.01"
+    assert content["scores"][1]["Ant: friction 2"] == "2.08 ± 2.90", "a mean, outliers and all"
+    assert {row["IQM - daft"] != "" for row in content["summary"] if row["method"] == "ft"} == {True}
+    with pytest.raises(ReportError, match=r"No runs of 'fft' to compare with: there are daft, ft"):
+        build([grid], REFERENCES, "fft")

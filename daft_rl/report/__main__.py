@@ -18,7 +18,6 @@ from daft_rl.errors import DaftError, ReportError
 from daft_rl.report import figures, statistics
 from daft_rl.report.cells import Cell, read_cells, read_failures, save_cells
 
-BASELINE = "ft"
 LEARNING = ("simulation", "inference", "update", "calibration")
 THRESHOLDS = (0.25, 0.5, 0.75)
 """Normalised scores to which a table counts the target steps."""
@@ -123,35 +122,40 @@ def markdown(rows: list[dict[str, str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row[name] for name in names) + " |" for row in rows)])
 
 
-def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
+def build(folders: list[Path], references: dict[str, Any], baseline: str | None = None) -> dict[str, Any]:
     """Everything that a page shows.
 
     :param folders: where cells lie
     :param references: target -> ``random`` and ``expert`` return, and the ``command`` that measured them
-    :raises ReportError: the grid has holes, or a reference is missing
+    :param baseline: the method that the others are compared with; if ``None``, ``ft`` where it was run
+    :raises ReportError: the grid has holes, or a reference is missing, or ``baseline`` was not run
     """
     cells, failures = read_cells(folders), read_failures(folders)
     matrices = statistics.score_matrices(cells, references)
+    if baseline is not None and baseline not in matrices:
+        raise ReportError(f"No runs of '{baseline}' to compare with: there are {', '.join(matrices)}.")
+    baseline = baseline or "ft"
     aggregate = statistics.aggregate(matrices)
     shown: dict[str, Any] = {"aggregate": figures.intervals(aggregate, "interquartile mean of normalised scores")}
     compared = {}
-    if BASELINE in matrices and len(matrices) > 1:
-        differences = statistics.difference(matrices, BASELINE)
-        improvements = statistics.improvement(matrices, BASELINE)
-        shown["difference"] = figures.intervals(differences, f"interquartile mean less that of {BASELINE}", 0.0)
+    if baseline in matrices and len(matrices) > 1:
+        differences = statistics.difference(matrices, baseline)
+        improvements = statistics.improvement(matrices, baseline)
+        shown["difference"] = figures.intervals(differences, f"interquartile mean less that of {baseline}", 0.0)
         compared = {name: (differences[name], improvements[name]) for name in differences}
 
+    ranked = sorted(matrices, key=lambda name: -aggregate[name].value)
     summary = [
         {
             "method": method,
             "runs": str(matrices[method].size),
             "IQM": str(aggregate[method]),
-            f"IQM - {BASELINE}": str(compared[method][0]) if method in compared else "",
-            f"P(> {BASELINE})": str(compared[method][1]) if method in compared else "",
+            f"IQM - {baseline}": str(compared[method][0]) if method in compared else "",
+            f"P(> {baseline})": str(compared[method][1]) if method in compared else "",
             "source kept": _kept([cell for cell in cells if cell.method == method], _on_source),
             "elsewhere kept": _kept([cell for cell in cells if cell.method == method], Cell.elsewhere),
         }
-        for method in sorted(matrices, key=lambda name: -aggregate[name].value)
+        for method in ranked
     ]
     scores = np.concatenate([matrix.ravel() for matrix in matrices.values()])
     thresholds = np.linspace(min(0.0, float(scores.min())), max(1.2, float(scores.max())), 50)
@@ -163,6 +167,11 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
         labels = "target steps (thousands)", "interquartile mean of normalised scores"
         shown["sample efficiency"] = figures.estimates(estimates, steps / 1000, labels)
     by_target = tables(cells, references)
+    scores_by_target = [
+        {"method": method}
+        | {target: _spread(list(column)) for target, column in zip(by_target, matrices[method].T, strict=True)}
+        for method in ranked
+    ]
     seeds = len(next(iter(matrices.values())))
     counted = f"{seeds} seeds" if seeds > 1 else "1 seed, which is an anecdote: its intervals mean nothing"
     pages = []
@@ -187,6 +196,8 @@ def build(folders: list[Path], references: dict[str, Any]) -> dict[str, Any]:
         )
     return {
         "summary": summary,
+        "scores": scores_by_target,
+        "baseline": baseline,
         "figures": {name: figures.as_png(figure) for name, figure in shown.items()},
         "targets": pages,
         "failures": failures,
@@ -219,6 +230,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="run folders of a benchmark, or a file that --save wrote")
     parser.add_argument("--save", type=Path, help="also write what is shown of all runs into this .jsonl.gz")
     parser.add_argument("--references", type=Path, default=REFERENCES, help="returns that are 0 and 1")
+    parser.add_argument("--baseline", help="the method that the others are compared with (ft)")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder of report.html and report.md")
     arguments = parser.parse_args()
     import jinja2
@@ -232,7 +244,7 @@ def main() -> None:
             raise ReportError(
                 f"No reference returns in {arguments.references}: run python benchmarks/references.py first."
             )
-        content = build(arguments.folders, json.loads(arguments.references.read_text("utf-8")))
+        content = build(arguments.folders, json.loads(arguments.references.read_text("utf-8")), arguments.baseline)
     except DaftError as error:
         print(error, file=sys.stderr)
         for failure in read_failures(arguments.folders):
@@ -245,6 +257,7 @@ def main() -> None:
     page = environment.from_string(template).render(**content)
     (arguments.out / "report.html").write_text(page, encoding="utf-8")
     text = [f"# All targets: {content['shape']}", markdown(content["summary"])]
+    text += ["Scores by target, mean ± standard deviation over seeds:", markdown(content["scores"])]
     text += _write_figures(content["figures"], "all", arguments.out)
     if content["failures"]:
         text += ["# Failed", *(f"- `{failure.folder}`: {failure.error}" for failure in content["failures"])]

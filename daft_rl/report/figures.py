@@ -26,6 +26,9 @@ BANDED = ("ft", "daft")
 """Methods whose spread is shown as a band too, and their lines thick: more bands than two hide each other."""
 
 
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8, "loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+
+
 def _look(index: int, method: str) -> dict[str, Any]:
     """Colour, line style and marker of a method."""
     return {
@@ -40,7 +43,15 @@ def _look(index: int, method: str) -> dict[str, Any]:
 def _finish(axes: plt.Axes, legend: bool = False) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if legend:
-        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.legend(**LEGEND)
+
+
+def _finish_lines(axes: plt.Axes) -> None:
+    """The legend from top to bottom as the lines end."""
+    _finish(axes)
+    lines, names = axes.get_legend_handles_labels()
+    order = sorted(range(len(lines)), key=lambda index: -lines[index].get_ydata()[-1])
+    axes.legend([lines[index] for index in order], [names[index] for index in order], **LEGEND)
 
 
 def as_png(figure: Figure) -> bytes:
@@ -69,7 +80,7 @@ def curves(cells: list[Cell]) -> Figure:
     zero_shot = float(np.mean([cell.mean(when="zero_shot") for cell in cells]))
     axes.axhline(zero_shot, color="0.4", linewidth=0.8, label="zero-shot")
     axes.set(xlabel="target steps (thousands)", ylabel="return on the target", title=cells[0].target)
-    _finish(axes, legend=True)
+    _finish_lines(axes)
     return figure
 
 
@@ -134,5 +145,5 @@ def estimates(by_method: Mapping[str, list[Estimate]], across: np.ndarray, label
             low, high = [e.low for e in found], [e.high for e in found]
             axes.fill_between(across, low, high, color=line.get_color(), alpha=0.15)
     axes.set(xlabel=labels[0], ylabel=labels[1])
-    _finish(axes, legend=True)
+    _finish_lines(axes)
     return figure
