@@ -49,9 +49,8 @@ def _finish(axes: plt.Axes, legend: bool = False) -> None:
 def _finish_lines(axes: plt.Axes) -> None:
     """The legend from top to bottom as the lines end."""
     _finish(axes)
-    lines, names = axes.get_legend_handles_labels()
-    order = sorted(range(len(lines)), key=lambda index: -lines[index].get_ydata()[-1])
-    axes.legend([lines[index] for index in order], [names[index] for index in order], **LEGEND)
+    lines = sorted(axes.get_lines(), key=lambda line: -np.asarray(line.get_ydata())[-1])
+    axes.legend(handles=lines, **LEGEND)
 
 
 def as_png(figure: Figure) -> bytes:
