@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sb3_contrib import QRDQN, TQC
+from sb3_contrib import QRDQN, TQC, CrossQ
 from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -127,5 +127,5 @@ def _publish(algorithm: type[BaseAlgorithm]) -> None:
         globals()[name] = cls
 
 
-for _algorithm in (PPO, SAC, TD3, TQC, DQN, QRDQN):  # A2C and TRPO have PPO's policies, DDPG has TD3's
+for _algorithm in (PPO, SAC, TD3, TQC, CrossQ, DQN, QRDQN):  # A2C and TRPO have PPO's policies, DDPG has TD3's
     _publish(_algorithm)

@@ -6,12 +6,14 @@ decides. ``LAST`` stands for the last linear layer of a ``Sequential``.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.crossq.policies import CrossQPolicy
 from sb3_contrib.qrdqn.policies import QRDQNPolicy
 from sb3_contrib.tqc.policies import TQCPolicy
@@ -25,7 +27,7 @@ from daft_rl.batchnorm import Moments, Statistics, apply_statistics, batchnorm_l
 from daft_rl.errors import AgentError
 from daft_rl.methods import GROUPS
 
-__all__ = ["Anatomy", "Networks"]
+__all__ = ["Anatomy", "Networks", "optimizer_settings"]
 
 LAST = "<last>"
 
@@ -56,7 +58,12 @@ def _actor_critic(policy: Any, observations: Any, actions: Tensor | None) -> Non
     policy(observations, deterministic=True)
 
 
-def _separate(policy: Any, observations: Any, actions: Tensor | None) -> None:
+def _squashed_gaussian(policy: Any, observations: Any, actions: Tensor | None) -> None:
+    chosen = policy.actor(observations, deterministic=True)  # to measure is to draw no random number
+    policy.critic(observations, chosen if actions is None else actions)
+
+
+def _deterministic(policy: Any, observations: Any, actions: Tensor | None) -> None:
     chosen = policy.actor(observations)
     policy.critic(observations, chosen if actions is None else actions)
 
@@ -80,6 +87,8 @@ class Kind:
     """Prefix of a target network -> prefix of its online network."""
     optimizers: tuple[str, ...]
     """Where the optimizers live, as attributes of the policy."""
+    shared_twice: bool = False
+    """Whether a features extractor that actor and critic share is in the optimizers of both."""
     statistics: dict[str, str] = field(default_factory=dict)
     """Where the algorithm lists running statistics, which it copies to the targets -> the network they are of."""
 
@@ -94,25 +103,50 @@ _BOTH = {
 
 KINDS: dict[type[BasePolicy], Kind] = {
     ActorCriticPolicy: Kind(ON_POLICY, _actor_critic, {}, ("optimizer",)),
-    SACPolicy: Kind(SQUASHED_GAUSSIAN, _separate, {"critic_target": "critic"}, _OWN, _CRITIC),
-    TQCPolicy: Kind(SQUASHED_GAUSSIAN, _separate, {"critic_target": "critic"}, _OWN, _CRITIC),
-    CrossQPolicy: Kind(SQUASHED_GAUSSIAN, _separate, {}, _OWN),
-    TD3Policy: Kind(DETERMINISTIC, _separate, {"actor_target": "actor", "critic_target": "critic"}, _OWN, _BOTH),
+    SACPolicy: Kind(SQUASHED_GAUSSIAN, _squashed_gaussian, {"critic_target": "critic"}, _OWN, statistics=_CRITIC),
+    TQCPolicy: Kind(SQUASHED_GAUSSIAN, _squashed_gaussian, {"critic_target": "critic"}, _OWN, statistics=_CRITIC),
+    CrossQPolicy: Kind(SQUASHED_GAUSSIAN, _squashed_gaussian, {}, _OWN),
+    TD3Policy: Kind(
+        DETERMINISTIC,
+        _deterministic,
+        {"actor_target": "actor", "critic_target": "critic"},
+        _OWN,
+        shared_twice=True,
+        statistics=_BOTH,
+    ),
     DQNPolicy: Kind(
         Q_NETWORK,
         _q_network,
         {"q_net_target": "q_net"},
         ("optimizer",),
-        {"batch_norm_stats": "q_net", "batch_norm_stats_target": "q_net_target"},
+        statistics={"batch_norm_stats": "q_net", "batch_norm_stats_target": "q_net_target"},
     ),
     QRDQNPolicy: Kind(
         QUANTILE_NETWORK,
         _quantile_network,
         {"quantile_net_target": "quantile_net"},
         ("optimizer",),
-        {"batch_norm_stats": "quantile_net", "batch_norm_stats_target": "quantile_net_target"},
+        statistics={"batch_norm_stats": "quantile_net", "batch_norm_stats_target": "quantile_net_target"},
     ),
 }
+
+
+def optimizer_settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What an optimizer of the same class has to be made with to be like this one.
+
+    :raises AgentError: its parameter groups differ in more than the learning rate
+    """
+    accepted = inspect.signature(type(optimizer)).parameters  # AdamW's defaults have one that it does not take
+    settings = {name: value for name, value in optimizer.defaults.items() if name in accepted}
+    for name in settings.keys() - {"lr", "foreach", "fused"}:
+        values = [group.get(name, settings[name]) for group in optimizer.param_groups]
+        if any(value != values[0] for value in values):
+            raise AgentError(
+                f"The groups of {type(optimizer).__name__} have different values of {name}, {values}: groups are "
+                "what a method makes, so give the optimizer one value before."
+            )
+        settings[name] = values[0]
+    return settings
 
 
 def _last_linears(policy: nn.Module) -> dict[str, str]:
@@ -136,7 +170,7 @@ class Networks:
     def __init__(self, policy: BasePolicy) -> None:
         self.policy = policy
         kind = next((kind for cls, kind in KINDS.items() if isinstance(policy, cls)), None)
-        if kind is None:
+        if kind is None or isinstance(policy, RecurrentActorCriticPolicy):
             known = ", ".join(cls.__name__ for cls in KINDS)
             raise AgentError(f"Unknown kind of policy {type(policy).__name__}. Known are {known} and their kin.")
         self.kind = kind
@@ -160,6 +194,11 @@ class Networks:
     def set_optimizer(self, path: str, optimizer: torch.optim.Optimizer) -> None:
         """Replace the optimizer at ``path``, one of :meth:`optimizers`."""
         self._owner(path).optimizer = optimizer  # type: ignore[assignment]
+
+    def online_parameters(self, path: str) -> dict[str, nn.Parameter]:
+        """Those of the network whose optimizer is at ``path``, by their names there, in the order that SB3 has them."""
+        named = self._owner(path).named_parameters()
+        return {name: p for name, p in named if path != "optimizer" or not self.is_target(name)}
 
     def _owner(self, path: str) -> Any:
         prefix = path.rpartition(".")[0]

@@ -32,7 +32,10 @@ from daft_rl.errors import AgentError
 from daft_rl.hyperparameters import constructor_arguments, find_activation, find_policy
 from daft_rl.vecnormalize import apply_vecnormalize, find_vecnormalize, read_vecnormalize
 
-__all__ = ["SUPPORTED", "ArchiveContents", "apply_vecnormalize", "load_agent", "read_archive", "read_vecnormalize"]
+__all__ = [
+    *("SUPPORTED", "ArchiveContents", "apply_vecnormalize", "check_hyperparameters", "load_agent", "read_archive"),
+    "read_vecnormalize",
+]
 
 _COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates", "_n_calls")
 _OPTIMIZER_STATE: dict[str, set[str]] = {"RMSprop": {"square_avg"}, "RMSpropTFLike": {"square_avg"}, "SGD": set()}
@@ -79,6 +82,8 @@ def load_agent(
     :raises AgentError: no such file; damaged or hostile; an algorithm that is not supported, or not ``algo``;
         an ``env`` with other spaces; or something that must be passed by name because it cannot be read
     """
+    if not isinstance(trust, bool):
+        raise AgentError(f"trust={trust!r}: expected True or False.")
     file = find_archive(path)
     asked = None if algo is None else _find_algorithm(algo)
     if trust:
@@ -88,12 +93,12 @@ def load_agent(
             kind = asked or _choose_algorithm(read_archive(file).algorithm, None, file)
         except AgentError as error:
             raise AgentError(f"{error} With algo=..., trust=True does not have to read the file beforehand.") from error
-        _check_overrides(kind, overrides)
+        check_hyperparameters(kind, overrides)
         return _load_trusted(file, kind, _prepare_env(env, file, False), device, policy_kwargs, overrides)
 
     contents = read_archive(file)
     kind = _choose_algorithm(contents.algorithm, asked, file)
-    _check_overrides(kind, overrides)
+    check_hyperparameters(kind, overrides)
     if contents.policy_kwargs is None and policy_kwargs is None:
         raise AgentError(
             f"{file} does not describe its policy_kwargs. Pass policy_kwargs=... ({{}} for SB3's defaults; "
@@ -139,7 +144,10 @@ def _choose_algorithm(guess: str | None, asked: type[BaseAlgorithm] | None, path
     return asked or SUPPORTED[guess]
 
 
-def _check_overrides(kind: type[BaseAlgorithm], overrides: Mapping[str, Any]) -> None:
+def check_hyperparameters(kind: type[BaseAlgorithm], overrides: Mapping[str, Any]) -> None:
+    """
+    :raises AgentError: the constructor has no such argument
+    """
     known = constructor_arguments(SUPPORTED[_base_name(kind)])
     for name in overrides:
         if name not in known:

@@ -58,8 +58,11 @@ class Distortion:
         self.features = self._features()
         self.weights = {name: p.detach().clone() for group in anatomy.groups.values() for name, p in group.items()}
 
-    def _features(self) -> dict[str, Tensor]:
-        """What every encoder layer puts out (by its name), and what enters each head (by the head's name)."""
+    def _features(self, layers: bool = True) -> dict[str, Tensor]:
+        """What every encoder layer puts out (by its name), and what enters each head (by the head's name).
+
+        :param layers: ``False`` leaves it at the heads
+        """
         found: dict[str, list[Tensor]] = {}
         handles = []
         heads = self.anatomy.heads()
@@ -72,7 +75,7 @@ class Distortion:
                 continue
             if name in heads:
                 handles.append(module.register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0])))
-            elif not list(module.children()) and list(module.parameters()):
+            elif layers and not list(module.children()) and list(module.parameters()):
                 handles.append(module.register_forward_hook(lambda _, __, out, name=name: keep(name, out)))
         try:
             with evaluation_mode(self.anatomy.policy), torch.no_grad():
@@ -102,7 +105,7 @@ class Distortion:
 
     def summary(self) -> dict[str, float]:
         """Mean feature distance where features enter the heads, for actor and critic."""
-        now = self._features()
+        now = self._features(layers=False)
         result = {}
         for role in ("actor", "critic"):
             heads = [name for name in self.anatomy.heads() if self.anatomy.group_of(name + ".") == f"{role}_head"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from daft_rl.errors import TaskError
@@ -147,15 +149,33 @@ def evaluate_all(model: BaseAlgorithm, venvs: Mapping[str, VecEnv], episodes: in
     return {name: stage.result() for name, stage in stages.items()}
 
 
-def _explore(model: BaseAlgorithm, observations: Any) -> np.ndarray:
-    """Actions as in training: SB3's ``predict`` leaves out the noise that TD3 and DDPG act with."""
-    actions, _ = model.predict(observations, deterministic=False)
-    noise = getattr(model, "action_noise", None)
-    noise = getattr(noise, "base_noise", noise)  # of a batch of another size
-    if noise is None:
-        return actions
-    scaled = model.policy.scale_action(actions) + np.stack([noise() for _ in actions])
-    return model.policy.unscale_action(np.clip(scaled, -1.0, 1.0))
+class _Explorer:
+    """Acts as in training, where SB3's ``predict`` does not: with the noise of TD3 and DDPG, and fresh noise of gSDE.
+
+    :param model: any SB3 algorithm object
+    :param num_envs: how many environments it acts in
+    """
+
+    def __init__(self, model: Any, num_envs: int) -> None:
+        self.model, self.num_envs = model, num_envs
+        noise = getattr(model, "action_noise", None)
+        noise = getattr(noise, "base_noise", noise)  # of a batch of another size
+        self.noises = [] if noise is None else [copy.deepcopy(noise) for _ in range(num_envs)]
+        for own in self.noises:
+            own.reset()
+        self.redraw: int | None = None
+        if getattr(model, "use_sde", False):  # one matrix per environment, as long as SB3 keeps one
+            rollout = model.n_steps if isinstance(model, OnPolicyAlgorithm) else model.train_freq.frequency
+            self.redraw = model.sde_sample_freq if model.sde_sample_freq > 0 else rollout
+
+    def act(self, observations: Any, step: int) -> np.ndarray:
+        if self.redraw is not None and step % self.redraw == 0:
+            self.model.policy.reset_noise(self.num_envs)
+        actions, _ = self.model.predict(observations, deterministic=False)
+        if not self.noises:
+            return actions
+        scaled = self.model.policy.scale_action(actions) + np.stack([noise() for noise in self.noises])
+        return self.model.policy.unscale_action(np.clip(scaled, -1.0, 1.0))
 
 
 def visit(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int) -> tuple[Any, np.ndarray]:
@@ -173,8 +193,9 @@ def visit(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int) -> tuple[An
     observations = _normalize(normalizer, venv.reset())
     seen: list[Any] = []
     taken: list[np.ndarray] = []
-    for _ in range(-(-steps // venv.num_envs)):
-        actions = _explore(model, observations)
+    explorer = _Explorer(model, venv.num_envs)
+    for step in range(-(-steps // venv.num_envs)):
+        actions = explorer.act(observations, step)
         seen.append(
             {k: v.copy() for k, v in observations.items()} if isinstance(observations, dict) else observations.copy()
         )

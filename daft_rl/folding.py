@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -40,13 +41,22 @@ def fold_normalization(model: BaseAlgorithm) -> list[str]:
     mean = torch.as_tensor(statistics.mean, device=model.device)
     std = torch.as_tensor(np.sqrt(statistics.var + normalizer.epsilon), device=model.device)
     policy: Any = model.policy
-    layers = batchnorm_layers(policy)
-    first = _first_layers(Networks(policy), len(mean))
+    layers, networks = batchnorm_layers(policy), Networks(policy)
+    first = _first_layers(networks, len(mean))
+    normalized = torch.randn(64, len(mean), generator=torch.Generator().manual_seed(0)).to(model.device)
+    before, kept = _linear_outputs(networks, normalized), copy.deepcopy(policy.state_dict())
     for name in first:
         if name in layers:
             _fold_into_batchnorm(layers[name], mean, std)
         else:
             _fold_into_linear(name, policy.get_submodule(name), mean, std)
+    after = _linear_outputs(networks, (normalized.double() * std + mean).to(normalized.dtype))
+    if not all(torch.allclose(after[name], output, rtol=1e-2, atol=1e-2) for name, output in before.items()):
+        policy.load_state_dict(kept)
+        raise AgentError(
+            "agent.normalize=fold: more of the policy reads the observation than the layers it goes into first, "
+            f"{', '.join(first)}. Use frozen."
+        )
     warnings.warn(
         f"agent.normalize=fold: observations are no longer clipped at {normalizer.clip_obs:g} standard deviations.",
         stacklevel=2,
@@ -89,6 +99,23 @@ def _first_layers(networks: Networks, size: int) -> list[str]:
                 found[target + name[len(online) :]] = None
     unique = {id(policy.get_submodule(name)): name for name in found}  # a shared extractor has several names
     return list(unique.values())
+
+
+def _linear_outputs(networks: Networks, observations: Tensor) -> dict[str, Tensor]:
+    """What every linear layer of the online networks puts out."""
+    found: dict[str, Tensor] = {}
+    handles = [
+        module.register_forward_hook(lambda _, __, output, name=name: found.update({name: output}))
+        for name, module in networks.policy.named_modules()
+        if isinstance(module, nn.Linear) and not networks.is_target(name)
+    ]
+    try:
+        with evaluation_mode(networks.policy):
+            networks.forward(observations)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def _fold_into_linear(name: str, layer: nn.Linear, mean: Tensor, std: Tensor) -> None:

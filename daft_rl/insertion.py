@@ -15,7 +15,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import get_parameters_by_name
 
 from daft_rl.agents.policies import add_batchnorm, with_batchnorm
-from daft_rl.anatomy import Networks
+from daft_rl.anatomy import Networks, optimizer_settings
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.errors import AgentError
 from daft_rl.methods import Method
@@ -85,15 +85,12 @@ def _extend_optimizers(networks: Networks) -> None:
     owned = {id(p) for optimizer in networks.optimizers().values() for g in optimizer.param_groups for p in g["params"]}
     for path, optimizer in networks.optimizers().items():
         own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        network = path.rpartition(".")[0]
         parameters = [
             parameter
-            for name, parameter in networks.policy.named_parameters()
-            if not networks.is_target(name)
-            and name.startswith(network)
-            and (id(parameter) in own or id(parameter) not in owned)
+            for parameter in networks.online_parameters(path).values()
+            if networks.kind.shared_twice or id(parameter) in own or id(parameter) not in owned
         ]
         owned |= {id(parameter) for parameter in parameters}
-        fresh = type(optimizer)(parameters, **optimizer.defaults)
+        fresh = type(optimizer)(parameters, **optimizer_settings(optimizer))
         fresh.state.update(optimizer.state)
         networks.set_optimizer(path, fresh)

@@ -19,7 +19,7 @@ class Lagrangian(VecEnvWrapper):
     The multiplier rises while finished episodes cost more than the limit, and falls, not below zero, while they
     cost less (Ray et al., "Benchmarking Safe Exploration in Deep Reinforcement Learning", 2019, section 5; the
     division keeps the scale of rewards). It is updated once per batch of ``venv.num_envs`` finished episodes, by
-    ``rate * (mean cost / limit - 1)``.
+    ``rate * (mean cost / limit - 1)``. What lies in a replay buffer keeps the penalty of its time.
 
     :param venv: an environment whose ``info`` has ``cost`` and ``episode_cost``
     :param limit: mean cost of an episode that is allowed, above 0

@@ -115,6 +115,8 @@ class Method:
     def __post_init__(self) -> None:
         _one_of("conversion", self.conversion, ("none", "once", "each_rollout"))
         _one_of("bn_mode", self.bn_mode, ("train", "eval"))
+        if not isinstance(self.preserve_function, bool):
+            raise MethodError(f"preserve_function: expected true or false, got {self.preserve_function!r}.")
         if not (isinstance(self.l2_sp, int | float) and math.isfinite(self.l2_sp) and self.l2_sp >= 0):
             raise MethodError(f"l2_sp: expected a finite number >= 0, got {self.l2_sp!r}.")
         for name in ("actor_encoder", "critic_encoder"):
@@ -172,8 +174,10 @@ class Method:
         return cls(**{**values, **groups})
 
 
-def _check_fields(where: str, values: Mapping[str, Any], cls: type) -> None:
+def _check_fields(where: str, values: Any, cls: type) -> None:
     known = [f.name for f in fields(cls)]
+    if not isinstance(values, Mapping):
+        raise MethodError(f"{where}: expected fields and values, got {values!r}. What exists: {', '.join(known)}.")
     for name in values:
         if name not in known:
             raise MethodError(f"{where}.{name} does not exist. What exists: {', '.join(known)}.")

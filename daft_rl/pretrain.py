@@ -18,6 +18,7 @@ from daft_rl.envs import read_shift
 from daft_rl.envs.domains import Domain
 from daft_rl.envs.packages import check_installed
 from daft_rl.envs.tasks import get_task
+from daft_rl.errors import ConfigError
 from daft_rl.methods import Method
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     :raises DaftError: something in the configuration does not exist or does not fit
     """
     started = time.perf_counter()
+    ignored = [item for item in overrides if item.lstrip("+").startswith("algo.")]
+    if ignored:
+        raise ConfigError(
+            f"{ignored[0]} is for fine-tuning. A source learns as its recipe says: set recipe.settings.NAME=... there."
+        )
     task = cfg.env.name
     check_installed(get_task(task).package)
     domain = Domain(task, read_shift(task, plain(cfg.env.shift)))

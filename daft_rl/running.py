@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
@@ -25,7 +26,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize, unwrap_vec_wrapper
 
 from daft_rl.agents import BatchNormExtractor, fuse_batch_renorm
-from daft_rl.checkpoint import apply_vecnormalize, load_agent, read_vecnormalize
+from daft_rl.checkpoint import apply_vecnormalize, check_hyperparameters, load_agent, read_vecnormalize
 from daft_rl.cli import plain
 from daft_rl.envs.domains import Domain
 from daft_rl.envs.tasks import load_object
@@ -40,9 +41,12 @@ __all__ = ["Workspace", "bound_exploration", "find_constraint", "save_agent"]
 
 COUNTS = (
     *("num_envs", "total_timesteps", "calibration.steps", "calibration.held_out"),
-    *("evaluation.every", "evaluation.episodes", "evaluation.episodes_during"),
+    *("evaluation.every", "evaluation.episodes", "evaluation.episodes_during", "torch_threads"),
 )
 """Settings of which there is at least one."""
+SEEDS = ("seed", "evaluation.seed")
+FLAGS = ("render", "progress_bar", "agent.trust", "agent.adapt_spaces")
+"""Settings that are true or false. YAML 1.2, which Hydra reads, takes ``no`` and ``off`` for texts."""
 
 FOR_ARCHIVES = ("policy", "policy_kwargs", "activation", "trust", "adapt_spaces")
 """Settings of ``agent`` that tell how to read a file."""
@@ -55,16 +59,21 @@ def save_agent(model: BaseAlgorithm, path: Path, prefix: str = "") -> None:
     :param path: of the archive, ending in ``.zip``
     :param prefix: of the names beside it; ``best_`` keeps what belongs to ``best.zip`` from ``final.zip``
     """
-    beside = {name: path.with_name(f"{prefix}{name}") for name in ("vecnormalize.pkl", "constraint.json")}
+    normalizer, constraint = model.get_vec_normalize_env(), find_constraint(model.get_env())
+    with TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
+        unfinished = Path(folder)
+        model.save(unfinished / path.name)
+        if normalizer is not None:
+            normalizer.save(str(unfinished / "vecnormalize.pkl"))
+        if constraint is not None:
+            write_json(unfinished / "constraint.json", constraint.state())
+        # the archive after what it needs: whenever the process is killed, no agent lies here without its statistics
+        beside = {name: path.with_name(f"{prefix}{name}") for name in ("vecnormalize.pkl", "constraint.json")}
+        for name in (saved.name for saved in list(unfinished.iterdir()) if saved.name in beside):
+            (unfinished / name).replace(beside.pop(name))
+        (unfinished / path.name).replace(path)
     for old in beside.values():  # of an agent that was here before
         old.unlink(missing_ok=True)
-    model.save(path)
-    normalizer = model.get_vec_normalize_env()
-    if normalizer is not None:
-        normalizer.save(str(beside["vecnormalize.pkl"]))
-    constraint = find_constraint(model.get_env())
-    if constraint is not None:
-        write_json(beside["constraint.json"], constraint.state())
 
 
 def _saved_multiplier(agent: Path | BaseAlgorithm | None) -> float | None:
@@ -95,13 +104,27 @@ def bound_exploration(model: BaseAlgorithm, least: float | None, most: float | N
     :param least: standard deviation of each action, in units of the action space; for TD3 and DDPG without action
         noise, that of the noise they get, in units of half the range. ``None`` is no bound
     :param most: likewise, for Gaussian policies
+    :raises ConfigError: a bound that is not above 0
     """
+    for name, bound in (("exploration_std", least), ("most_exploration_std", most)):
+        if bound is not None and not (isinstance(bound, int | float) and 0 < bound < math.inf):
+            raise ConfigError(f"algo.{name}: expected a finite number above 0, or null, got {bound!r}.")
     if isinstance(model, TD3) and model.action_noise is None and least is not None:
         size = model.action_space.shape or ()
         model.action_noise = NormalActionNoise(np.zeros(size), np.full(size, least))
     if isinstance(getattr(model.policy, "action_dist", None), DiagGaussianDistribution):
         low, high = (-math.inf if least is None else math.log(least)), (math.inf if most is None else math.log(most))
         model.policy.log_std.clamp_(low, high)  # type: ignore[operator, union-attr]
+
+
+def _check_device(device: str) -> None:
+    """SB3 goes on without CUDA in silence."""
+    try:
+        kind = torch.device("cpu" if device == "auto" else device).type
+    except RuntimeError as error:
+        raise ConfigError(f"device={device}: expected auto, cpu, cuda, or one of several, cuda:1.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={device}: PyTorch {torch.__version__} finds no CUDA here. Take device=auto or cpu.")
 
 
 def _import_classes(kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -140,6 +163,15 @@ class Workspace:
             count = OmegaConf.select(self.cfg, key)
             if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
                 raise ConfigError(f"{key}: expected a whole number >= 1, such as 10000, got {count!r}.")
+        for key in SEEDS:
+            seed = OmegaConf.select(self.cfg, key)
+            if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+                raise ConfigError(f"{key}: expected a whole number from 0 to 2^32 - 1, got {seed!r}.")
+        for key in FLAGS:
+            flag = OmegaConf.select(self.cfg, key)
+            if flag is not None and not isinstance(flag, bool):
+                raise ConfigError(f"{key}: expected true or false, got {flag!r}.")
+        _check_device(self.cfg.device)
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.cfg, self.folder / "config.yaml", resolve=True)
         if self.cfg.torch_threads is not None:
@@ -230,7 +262,7 @@ class Workspace:
         recipe = self.cfg.recipe
         settings = plain(recipe.settings)
         if recipe.normalize_reward:
-            venv = VecNormalize(venv, norm_obs=False, norm_reward=True, gamma=settings["gamma"])
+            venv = VecNormalize(venv, norm_obs=False, norm_reward=True, gamma=settings.get("gamma", 0.99))
         policy_kwargs = plain(recipe.policy)
         if recipe.extractor is not None:
             policy_kwargs |= {
@@ -253,7 +285,13 @@ class Workspace:
         """
         given, algo = plain(self.cfg.agent), self.cfg.algo
         settings = {key: value for key, value in algo.settings.items() if value is not None}
+        kind: type[BaseAlgorithm] = load_object(algo["class"])
         if isinstance(agent, BaseAlgorithm):
+            if not isinstance(agent, kind):
+                raise AgentError(
+                    f"algo={algo.name} is for agents of {kind.__name__}, got one of {type(agent).__name__}."
+                )
+            check_hyperparameters(kind, settings)
             ignored = [name for name in FOR_ARCHIVES if given[name]]
             if ignored:
                 raise AgentError(f"agent.{ignored[0]} is for archives; an agent that is passed is taken as it is.")
@@ -278,7 +316,7 @@ class Workspace:
             model = load_agent(
                 agent,
                 env=venv,
-                algo=load_object(algo["class"]),
+                algo=kind,
                 trust=given["trust"],
                 device=self.cfg.device,
                 policy_kwargs=_import_classes(given["policy_kwargs"]),
@@ -287,6 +325,10 @@ class Workspace:
                 **settings,
             )
         _treat_normalization(model, given["normalize"])
+        if (
+            getattr(model, "action_noise", None) is not None
+        ):  # SB3 keeps noise for as many environments as it was made for
+            model.action_noise = getattr(model.action_noise, "base_noise", model.action_noise)  # type: ignore[attr-defined]
         bound_exploration(model, algo.exploration_std, algo.get("most_exploration_std"))
         fuse_batch_renorm(model.policy)
         model.set_random_seed(self.cfg.seed)

@@ -186,9 +186,10 @@ def transfer(
         if source is None:
             raise AgentError("For an environment of your own no source is shipped: pass source=...")
     if agent is not None:
-        algo = algo or type(agent).__name__.lower()
+        algo = algo or _algorithm(agent)
     elif source is not None:
-        chosen.append(f"agent.path='{source}'")
+        quoted = str(source).replace("'", "\\'")
+        chosen.append(f"agent.path='{quoted}'")
     if algo is not None:
         chosen.append(f"algo={algo}")
     if total_timesteps is not None:
@@ -216,6 +217,14 @@ def transfer(
             replaced.append("method.")
         apply_overrides(cfg, [item for item in overrides if item.lstrip("+").startswith(tuple(replaced))])
     return run(cfg, domains, agent)
+
+
+def _algorithm(agent: BaseAlgorithm) -> str:
+    """Its name in ``configs/algo``: that of SB3's class, also of an agent of a class derived from it."""
+    from daft_rl.archive import SUPPORTED
+
+    names = [kind.__name__ for kind in type(agent).__mro__]
+    return next((name for name in names if name in SUPPORTED), names[0]).lower()
 
 
 def main(cfg: DictConfig) -> None:

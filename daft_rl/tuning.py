@@ -20,7 +20,7 @@ from stable_baselines3.common.utils import update_learning_rate
 from torch import nn
 from torch.optim import Adam
 
-from daft_rl.anatomy import Anatomy
+from daft_rl.anatomy import Anatomy, optimizer_settings
 from daft_rl.batchnorm import Statistics, mix_statistics
 from daft_rl.errors import MethodError
 from daft_rl.experience import recent_experience, rollout_minibatch
@@ -90,6 +90,7 @@ class Tuner:
     :param actor_scale: factor on the learning rate of the actor's groups beside the method's own, unless the method
         starts them from random weights
     :raises MethodError: the settings cannot be applied to this agent
+    :raises AgentError: nor can any others
     """
 
     def __init__(
@@ -223,8 +224,8 @@ class Tuner:
 
         Adam is computed in one kernel per group: a PPO update takes a seventh less time, and differs in the last bits.
         """
-        self._defaults[path] = optimizer.defaults
-        settings = optimizer.defaults | ({"fused": True, "foreach": None} if isinstance(optimizer, Adam) else {})
+        plain = self._defaults[path] = optimizer_settings(optimizer)
+        settings = plain | ({"fused": True, "foreach": None} if isinstance(optimizer, Adam) else {})
         self._order[path] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         owned = {id(parameter) for parameter in self._order[path]}
         groups = [

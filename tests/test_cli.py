@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from daft_rl.cli import apply_overrides, compose_config
 from daft_rl.errors import ConfigError
+from daft_rl.pretrain import run as pretrain
 from daft_rl.running import Workspace
 from daft_rl.sources import find_agent
 from daft_rl.transfer import run
@@ -137,3 +139,35 @@ def test_a_script_may_be_a_hydra_application_itself() -> None:
         with pytest.raises(ConfigError):
             compose_config("transfer", ["env=Nope"])
         assert compose(overrides=["+mine=1"]).mine == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=-1", "seed: expected a whole number from 0"),
+        ("evaluation.seed=1.5", "evaluation.seed: expected a whole number"),
+        ("torch_threads=0", "torch_threads: expected a whole number >= 1"),
+        ("agent.trust=no", "agent.trust: expected true or false, got 'no'"),
+        ("render=off", "render: expected true or false"),
+        ("device=gpu", "device=gpu: expected auto, cpu, cuda"),
+    ],
+)
+def test_settings_of_other_kinds_are_refused(override: str, message: str, tmp_path: Path) -> None:
+    cfg = compose_config("transfer", [override, f"output_dir={tmp_path}"])
+    with pytest.raises(ConfigError, match=message), Workspace(cfg):
+        pass
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
+def test_cuda_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match="finds no CUDA here"),
+        Workspace(compose_config("transfer", ["device=cuda:0", f"output_dir={tmp_path}"])),
+    ):
+        pass
+
+
+def test_pretraining_has_the_settings_of_its_recipe() -> None:
+    overrides = ["env=Ant", "output_dir=nowhere", "algo.settings.n_epochs=3"]
+    with pytest.raises(ConfigError, match=r"recipe\.settings"):
+        pretrain(compose_config("pretrain", overrides), overrides)

@@ -86,3 +86,16 @@ def test_alignment_of_wide_features_is_the_same_quantity(width: int) -> None:
 
 def test_agents_without_batchnorm_have_no_drift() -> None:
     assert StatisticsDrift(torch.nn.Linear(2, 2)).measure() == {}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_measuring_draws_no_random_number(algorithm: str) -> None:
+    """How often a run is evaluated does not change what it learns."""
+    model = build(algorithm)
+    distortion = Distortion(Anatomy(model.policy), *data(model))
+    generator = torch.get_rng_state()
+    summary, layers = distortion.summary(), distortion.measure()
+    assert torch.equal(generator, torch.get_rng_state())
+    heads = {name for name in Anatomy(model.policy).heads() if name.startswith("critic")}
+    if heads and "critic_l2" in summary:
+        assert summary["critic_l2"] == np.mean([layers[name]["l2"] for name in heads])

@@ -8,7 +8,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -144,3 +145,21 @@ def test_normalization_of_the_agent_is_used_and_not_moved() -> None:
     count = normalizer.obs_rms.count
     evaluate(model, raw, episodes=1, seed=0)
     assert normalizer.obs_rms.count == count
+
+
+@pytest.mark.parametrize("kind", [PPO, SAC])
+def test_visits_of_gsde_explore_with_fresh_noise(kind: type[BaseAlgorithm]) -> None:
+    """A matrix of noise per environment, and another after as many steps as in training."""
+    settings = {"n_steps": 8, "batch_size": 8} if kind is PPO else {"train_freq": 8}
+    model = kind("MlpPolicy", DummyVecEnv([PointMass] * 3), use_sde=True, seed=0, device="cpu", **settings)
+    matrices = []
+    actor: Any = model.policy if kind is PPO else model.policy.actor  # type: ignore[union-attr]
+    draw = actor.reset_noise
+    actor.reset_noise = lambda batch_size: (
+        draw(batch_size),
+        matrices.append(actor.action_dist.exploration_matrices.clone()),
+    )
+    visit(model, DummyVecEnv([PointMass] * 3), steps=48, seed=0)
+    assert [len(matrix) for matrix in matrices] == [3, 3]
+    assert not torch.equal(matrices[0], matrices[1])
+    assert not torch.equal(matrices[0][0], matrices[0][1])

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import nn
 
 from daft_rl.agents import BatchNormExtractor
 from daft_rl.errors import AgentError
@@ -107,3 +110,28 @@ def test_other_words_are_refused(tmp_path: Path) -> None:
             lambda: PointMass(), source=tmp_path / "agent.zip", output_dir=tmp_path / "run",
             overrides=["agent.normalize=nope", *TINY],
         )  # fmt: skip
+
+
+class Twice(BaseFeaturesExtractor):
+    """Reads the observation beside its first layer too: partly, or around it."""
+
+    def __init__(self, space: spaces.Box, how: str) -> None:
+        super().__init__(space, 6)
+        self.how, self.first, self.second = how, nn.Linear(3, 3), nn.Linear(2, 3)
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        other = self.second(observations[:, 1:]) if self.how == "part" else observations
+        return torch.cat([self.first(observations).tanh(), other], 1)
+
+
+@pytest.mark.parametrize("how", ["part", "around"])
+def test_a_policy_that_reads_observations_elsewhere_is_left_as_it_is(how: str) -> None:
+    venv = VecNormalize(DummyVecEnv([PointMass]))
+    kwargs = {"features_extractor_class": Twice, "features_extractor_kwargs": {"how": how}, "net_arch": [8]}
+    model = ALGORITHMS["PPO"]("MlpPolicy", venv, policy_kwargs=kwargs, n_steps=64, seed=0, device="cpu").learn(64)
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    with pytest.raises(AgentError, match=r"more of the policy reads the observation"):
+        fold_normalization(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.policy.state_dict().items())
+    assert model.get_vec_normalize_env() is venv
+    assert venv.norm_obs

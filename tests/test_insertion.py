@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from sb3_contrib import CrossQ, RecurrentPPO
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from daft_rl import insert_batchnorm, load_agent
@@ -177,3 +179,47 @@ def test_a_subclass_of_the_users(tmp_path: Path) -> None:
         model.predict(observations.numpy(), deterministic=True)[0],
     )
     assert isinstance(loaded.action_space, spaces.Box)
+
+
+class Hidden(BaseFeaturesExtractor):
+    """Layers that actor and critic may share."""
+
+    def __init__(self, space: spaces.Box) -> None:
+        super().__init__(space, 8)
+        self.net = nn.Sequential(nn.Linear(3, 8), nn.ReLU())
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return self.net(observations)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("algorithm", ["SAC", "TD3", "DDPG", "TQC"])
+def test_a_shared_extractor_stays_in_the_optimizers_that_had_it(algorithm: str, shared: bool, tmp_path: Path) -> None:
+    kind = ALGORITHMS[algorithm]
+    kwargs = {"net_arch": [8], "features_extractor_class": Hidden, "share_features_extractor": shared}
+    model = kind("MlpPolicy", PointMass(), policy_kwargs=kwargs, learning_starts=20, buffer_size=1000, device="cpu")
+    insert_batchnorm(model.learn(40), [tensors(model)])
+    model.learn(40)
+    model.save(tmp_path / "agent.zip")
+    loaded = kind.load(tmp_path / "agent.zip", env=PointMass())
+    for name, value in model.policy.state_dict().items():
+        torch.testing.assert_close(loaded.policy.state_dict()[name], value)
+    loaded.learn(40)
+
+
+def test_crossq_without_its_own(tmp_path: Path) -> None:
+    kwargs = {"net_arch": [16], "batch_norm": False}
+    model = CrossQ("MlpPolicy", PointMass(), policy_kwargs=kwargs, learning_starts=20, buffer_size=1000, device="cpu")
+    assert insert_batchnorm(model, [tensors(model)])
+    model.save(tmp_path / "agent.zip")
+    observation = np.ones(3, np.float32)
+    expected = model.predict(observation, deterministic=True)[0]
+    for loaded in (load_agent(tmp_path / "agent.zip"), CrossQ.load(tmp_path / "agent.zip")):
+        np.testing.assert_allclose(loaded.predict(observation, deterministic=True)[0], expected, rtol=1e-5)
+
+
+def test_recurrent_policies_are_refused_as_they_are() -> None:
+    model = RecurrentPPO("MlpLstmPolicy", PointMass(), n_steps=16, device="cpu")
+    with pytest.raises(AgentError, match="RecurrentActorCriticPolicy"):
+        insert_batchnorm(model, [torch.zeros(4, 3)])
+    assert not batchnorm_layers(model.policy)

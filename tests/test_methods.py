@@ -94,6 +94,8 @@ def test_schedules() -> None:
     [
         ({"speed": 1}, "What exists: name, conversion"),
         ({"conversion": "twice"}, "none, once, each_rollout"),
+        ({"preserve_function": "no"}, "true or false"),
+        ({"actor_head": 3}, "method.actor_head: expected fields"),
         ({"bn_mode": "frozen"}, "train, eval"),
         ({"l2_sp": -1}, "l2_sp"),
         ({"actor_head": {"scale": -0.1}}, "scale"),

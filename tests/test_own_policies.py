@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
@@ -187,3 +189,41 @@ def test_the_example(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Glider-v0" in done.stdout
+
+
+@pytest.mark.parametrize(("kind", "algo"), [(SAC, "ppo"), (PPO, "sac")])
+def test_an_agent_of_another_algorithm_is_refused(kind: type[BaseAlgorithm], algo: str, tmp_path: Path) -> None:
+    with pytest.raises(AgentError, match=f"got one of {kind.__name__}"):
+        transfer(PointMass, source=kind("MlpPolicy", PointMass()), algo=algo, output_dir=tmp_path / "run")
+
+
+class MyPPO(PPO):
+    """A user's algorithm."""
+
+
+def test_a_class_derived_from_an_algorithm_is_that_algorithm(tmp_path: Path) -> None:
+    result = transfer(
+        PointMass, source=MyPPO("MlpPolicy", PointMass(), device="cpu"), total_timesteps=64,
+        output_dir=tmp_path / "run's", overrides=[*TINY, *ON_POLICY],
+    )  # fmt: skip
+    assert result.algo == "ppo"
+    source = tmp_path / "run's" / "final.zip"  # a name with an apostrophe
+    result = transfer(
+        PointMass, source=source, total_timesteps=64, output_dir=tmp_path / "run", overrides=[*TINY, *ON_POLICY]
+    )
+    assert (result.source, result.algo) == (str(source), "ppo")
+
+
+@pytest.mark.parametrize("trust", [None, True])
+def test_noise_of_another_number_of_environments(trust: bool | None, tmp_path: Path) -> None:
+    """As SB3 keeps it in an agent, and in its archive."""
+    venv = DummyVecEnv([PointMass] * 3)
+    noise = NormalActionNoise(np.zeros(2), np.full(2, 0.1))
+    model = TD3("MlpPolicy", venv, action_noise=noise, learning_starts=10, buffer_size=100, device="cpu").learn(30)
+    model.save(tmp_path / "agent.zip")
+    source, overrides = (model, []) if trust is None else (tmp_path / "agent.zip", ["agent.trust=true"])
+    result = transfer(
+        PointMass, source=source, total_timesteps=64, output_dir=tmp_path / "run",
+        overrides=[*overrides, *TINY, *OFF_POLICY],
+    )  # fmt: skip
+    assert result.timesteps >= 64

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from daft_rl.anatomy import Anatomy
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.errors import AgentError, MethodError
+from daft_rl.insertion import insert_batchnorm
 from daft_rl.methods import GROUPS, Group, Method
 from daft_rl.tuning import Reconversion, Tuner
-from tests.conftest import ALGORITHMS, DISCRETE, build, data, outputs
+from tests.conftest import ALGORITHMS, DISCRETE, PointMass, build, data, outputs
 
 EVERY = pytest.mark.parametrize("algorithm", ALGORITHMS)
 WITH_RATES = pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "TRPO"])
@@ -373,3 +375,26 @@ def test_scratch_forgets_the_entropy_coefficient(algorithm: str) -> None:
     Tuner(model, Method(name="mine", **dict.fromkeys(GROUPS, Group(init="random"))))
     assert float(model.log_ent_coef.exp()) == pytest.approx(0.1)
     assert not model.ent_coef_optimizer.state
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.NAdam, torch.optim.RMSprop])
+def test_optimizers_of_other_classes(optimizer: type[torch.optim.Optimizer], tmp_path: Path) -> None:
+    kwargs = {"net_arch": [16], "optimizer_class": optimizer, "optimizer_kwargs": {"weight_decay": 0.01}}
+    model = PPO("MlpPolicy", PointMass(), policy_kwargs=kwargs, n_steps=64, batch_size=32, device="cpu").learn(64)
+    insert_batchnorm(model, Anatomy(model.policy).batches(*data(model)))
+    tuner = Tuner(model, Method(name="mine"))
+    groups = model.policy.optimizer.param_groups
+    assert [(type(model.policy.optimizer), group["weight_decay"]) for group in groups] == [(optimizer, 0.01)] * 4
+    model.learn(64)
+    tuner.detach()
+    model.save(tmp_path / "agent.zip")
+    assert PPO.load(tmp_path / "agent.zip").policy.optimizer.param_groups[0]["weight_decay"] == 0.01
+
+
+def test_options_of_the_users_own_groups_are_not_dropped_in_silence() -> None:
+    model = build("PPO")
+    parameters = list(model.policy.parameters())
+    groups = [{"params": parameters[:3], "weight_decay": 0.1}, {"params": parameters[3:]}]
+    model.policy.optimizer = torch.optim.Adam(groups)
+    with pytest.raises(AgentError, match=r"weight_decay, \[0.1, 0\]"):
+        Tuner(model, Method(name="mine"))
