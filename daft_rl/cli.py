@@ -51,10 +51,18 @@ def expand(overrides: list[str]) -> list[str]:
 
     :param overrides: as on the command line
     :raises AgentError: there is no such agent, or its algorithm is not supported
+    :raises ConfigError: a shift is given twice
     """
     overrides = [re.sub("^agent=", "agent.path=", item) for item in overrides]
     # the default shift of a task may have patterns already, to which these are added
     overrides = [re.sub(r"^(env\.shift\.\w+=\{)", r"++\1", item) for item in overrides]
+    level = next((item for item in overrides if re.match(r"[+]*env\.shift=[^{]", item)), None)
+    value = next((item for item in overrides if re.match(r"[+~]*env\.shift\.", item)), None)
+    if level and value:
+        raise ConfigError(
+            f"{level} and {value}: a level replaces the shift, a single value changes the default one. "
+            "Give the level's own values one by one (configs/levels.yaml)."
+        )
     paths = [path for item in overrides if item.startswith("agent.path=") for path in _values(item)]
     if any(item.startswith("algo=") for item in overrides) or paths in ([], [None]):
         return overrides

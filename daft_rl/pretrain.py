@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 
 from daft_rl.cli import plain, run_command
-from daft_rl.envs import read_shift
-from daft_rl.envs.domains import Domain
-from daft_rl.envs.packages import check_installed
+from daft_rl.envs.domains import read_domains
 from daft_rl.envs.tasks import get_task
 from daft_rl.errors import ConfigError
 from daft_rl.methods import Method
@@ -48,8 +46,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
             f"{ignored[0]} is for fine-tuning. A source learns as its recipe says: set recipe.settings.NAME=... there."
         )
     task = cfg.env.name
-    check_installed(get_task(task).package)
-    domain = Domain(task, read_shift(task, plain(cfg.env.shift)))
+    domain = read_domains(plain(cfg.env))["target"]
     method = Method.from_dict(plain(cfg.method))
 
     from daft_rl.evaluation import visit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -33,8 +32,9 @@ class EpisodeCosts(VecEnvWrapper):
         """
         observations, rewards, dones, infos = self.venv.step_wait()
         for i, info in enumerate(infos):
-            if isinstance(info.get("cost"), Real):
-                self._sums[i] += float(info["cost"])
+            cost = np.asarray(info.get("cost"))
+            if cost.size == 1 and cost.dtype.kind in "biuf":
+                self._sums[i] += cost.item()
                 info.setdefault("episode_cost", float(self._sums[i]))
         self._sums[dones.astype(bool)] = 0.0
         return observations, rewards, dones, infos

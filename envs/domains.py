@@ -73,6 +73,8 @@ def read_domains(env: Mapping[str, Any], elsewhere: Sequence[str] = ()) -> dict[
     :raises TaskError: an unknown task or field, an impossible value, a level elsewhere that is the target, or a
         simulator that is not installed
     """
+    if isinstance(elsewhere, str):
+        raise TaskError(f"evaluation.elsewhere={elsewhere}: expected a list of levels, [{elsewhere}].")
     target, source = env["name"], source_of(env["name"])
     check_installed(get_task(target).package)
 
@@ -80,8 +82,13 @@ def read_domains(env: Mapping[str, Any], elsewhere: Sequence[str] = ()) -> dict[
         """``env=gymnasium`` has keywords and wrappers, which hold under every shift."""
         read = read_shift(name, shift)
         if isinstance(read, RegisteredShift):
-            wrappers = (*env.get("wrappers", ()), *read.wrappers)
-            read = replace(read, kwargs={**env.get(keywords, {}), **read.kwargs}, wrappers=wrappers)
+            wrappers, given = env.get("wrappers", ()), env.get(keywords, {})
+            if isinstance(wrappers, str) or not isinstance(given, Mapping):
+                raise TaskError(
+                    f"env.wrappers={wrappers!r}, env.{keywords}={given!r}: expected a list of import paths, "
+                    "['my_package:MyWrapper'], and keywords with values."
+                )
+            read = replace(read, kwargs={**given, **read.kwargs}, wrappers=(*wrappers, *read.wrappers))
         return Domain(name, read)
 
     domains = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -16,7 +17,7 @@ from daft_rl.envs.shift import Scale, Shift, check_number, resolve_pattern
 from daft_rl.envs.wrappers import shift_interface
 from daft_rl.errors import TaskError
 
-__all__ = ["MujocoShift", "make_mujoco", "scale_model", "shifted_class"]
+__all__ = ["MujocoShift", "element_names", "make_mujoco", "scale_model", "shifted_class"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,8 @@ class MujocoShift(Shift):
     joint_range: Scale = 1.0
     """Factor on the range of limited joints, about their rest position."""
     limb_size: Scale = 1.0
-    """Factor on length and radius of geoms; a body that is attached moves along with the nearest geom."""
+    """Factor on length and radius of geoms; a body that is attached moves along with the nearest geom. Masses follow,
+    but HalfCheetah's file fixes the total mass at 14 kg: there the rest of the body gets heavier as limbs shrink."""
     density: float = 0.0
     """Density of the medium (kg/m^3; air 1.2, water 1000). Without it wind has no effect."""
     wind: tuple[float, float, float] = field(default=(0.0, 0.0, 0.0))
@@ -55,7 +57,7 @@ class MujocoShift(Shift):
             self._check_scale(name, positive=True)
         for name in ("friction", "damping", "gear", "joint_range"):
             self._check_scale(name, positive=False)
-        wind = tuple(self.wind)
+        wind = tuple(self.wind) if isinstance(self.wind, Sequence) and not isinstance(self.wind, str) else ()
         if len(wind) != 3:
             raise TaskError(f"shift.wind: expected three velocities (m/s), got {self.wind!r}.")
         object.__setattr__(self, "wind", tuple(check_number("wind", value, None) for value in wind))
@@ -63,7 +65,8 @@ class MujocoShift(Shift):
             raise TaskError("shift.wind has no effect in a vacuum: set shift.density too (air 1.2 kg/m^3).")
 
 
-def _names(model: mujoco.MjModel, kind: mujoco.mjtObj, count: int) -> list[str]:
+def element_names(model: mujoco.MjModel, kind: mujoco.mjtObj, count: int) -> list[str]:
+    """The names of a model's bodies, geoms, joints or actuators; ``body_3`` where the file gives none."""
     return [mujoco.mj_id2name(model, kind, i) or f"{kind.name[6:].lower()}_{i}" for i in range(count)]
 
 
@@ -103,9 +106,9 @@ def scale_model(
     joint_range: Scale = 1.0,
 ) -> None:
     """Multiply fields of a compiled model, in place. The arguments are those of :class:`MujocoShift`."""
-    geoms = _names(model, mujoco.mjtObj.mjOBJ_GEOM, model.ngeom)
-    bodies = _names(model, mujoco.mjtObj.mjOBJ_BODY, model.nbody)
-    joints = _names(model, mujoco.mjtObj.mjOBJ_JOINT, model.njnt)
+    geoms = element_names(model, mujoco.mjtObj.mjOBJ_GEOM, model.ngeom)
+    bodies = element_names(model, mujoco.mjtObj.mjOBJ_BODY, model.nbody)
+    joints = element_names(model, mujoco.mjtObj.mjOBJ_JOINT, model.njnt)
 
     for name, factor in resolve_pattern("friction", friction, geoms).items():
         model.geom_friction[geoms.index(name)] *= factor
@@ -118,7 +121,7 @@ def scale_model(
 
     actuators = {
         joints[model.actuator_trnid[i, 0]] if model.actuator_trntype[i] == mujoco.mjtTrn.mjTRN_JOINT else name: i
-        for i, name in enumerate(_names(model, mujoco.mjtObj.mjOBJ_ACTUATOR, model.nu))
+        for i, name in enumerate(element_names(model, mujoco.mjtObj.mjOBJ_ACTUATOR, model.nu))
     }
     for name, factor in resolve_pattern("gear", gear, actuators).items():
         model.actuator_gear[actuators[name]] *= factor

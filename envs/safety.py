@@ -11,7 +11,7 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
-from daft_rl.envs.mujoco import scale_model
+from daft_rl.envs.mujoco import element_names, scale_model
 from daft_rl.envs.safety_package import Blueprint, blueprints
 from daft_rl.envs.safety_speed import speed_up
 from daft_rl.envs.shift import Scale, Shift, check_number, resolve_pattern
@@ -34,9 +34,12 @@ class SafetyShift(Shift):
     damping: Scale = 1.0
     """Factor on the damping of the robot's joints."""
     gear: Scale = 1.0
-    """Factor on the gear (strength) of actuators, by their joint or, where they act on a site, by their own name."""
+    """Factor on the gear of actuators, by their joint or, where they act on a site, by their own name. For motors
+    (all of Car, the thrust ``x`` of Point) that is strength. Point's steering ``z`` and Racecar's motors are servos:
+    twice the gear halves the velocity they aim at, and Point's steering then oscillates."""
     floor_friction: float = 1.0
-    """Factor on the friction of the floor. Point slides on joints: of it only what it pushes feels it."""
+    """Factor on the friction of the floor, which holds for whatever touches it. Point slides on joints: of it only
+    what it pushes feels it."""
     hazards: int | None = None
     """How many hazards there are; ``None`` keeps the task's number."""
     hazard_size: float = 1.0
@@ -51,11 +54,15 @@ class SafetyShift(Shift):
             self._check_scale(name, positive=False)
         check_number("floor_friction", self.floor_friction, 0.0)
         check_number("hazard_size", self.hazard_size, 0.0, exclusive=True)
-        for name, least in (("hazards", 1), ("level", 0)):  # the package's lidar cannot look at no hazards
+        # the package's lidar cannot look at no hazards, and its search for places takes minutes where there are many
+        for name, least, most in (("hazards", 1, 30), ("level", 0, 9)):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most
+            ):
                 raise TaskError(
-                    f"shift.{name}: expected a whole number >= {least}, or null for the task's own, got {value!r}."
+                    f"shift.{name}: expected a whole number from {least} to {most}, or null for the task's own, "
+                    f"got {value!r}."
                 )
 
 
@@ -81,6 +88,8 @@ class SafetyEnv(gym.Env[np.ndarray, np.ndarray]):
         render_mode: str | None = None,
         fast: bool = True,
     ) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise TaskError(f"Safety-Gymnasium's tasks render as rgb_array or None, got '{render_mode}'.")
         state = np.random.get_state()  # the package draws its first seed from the global generator
         self._env: Any = load_object(blueprint.entry_point)(**blueprint.kwargs)
         np.random.set_state(state)
@@ -166,7 +175,13 @@ def _prepare(shift: SafetyShift) -> Callable[[Any], None]:
             raise TaskError(f"shift.hazards and shift.hazard_size: {type(task).__name__} has no hazards.")
         if shift.hazards is not None:
             task.hazards.num = shift.hazards
-        task.hazards.size *= shift.hazard_size
+        size, room = task.hazards.size * shift.hazard_size, task.hazards.keepout + task.agent.keepout
+        if size > room:
+            raise TaskError(
+                f"shift.hazard_size={shift.hazard_size:g}: hazards of radius {size:g} could reach the agent at the "
+                f"start, where {room:g} is kept free. At most {room / task.hazards.size:.3g} is possible."
+            )
+        task.hazards.size = size
 
     return prepare
 
@@ -176,8 +191,11 @@ def _edit(shift: SafetyShift) -> Callable[[mujoco.MjModel], None] | None:
         return None
 
     def edit(model: mujoco.MjModel) -> None:
-        root = model.body("agent").id if "agent" in _body_names(model) else 1
-        robot = [name for i, name in enumerate(_body_names(model)) if model.body_rootid[i] == root]
+        bodies = element_names(model, mujoco.mjtObj.mjOBJ_BODY, model.nbody)
+        root = bodies.index("agent") if "agent" in bodies else 1
+        robot = [name for i, name in enumerate(bodies) if model.body_rootid[i] == root]
+        if shift.floor_friction != 1.0:  # else a contact takes the larger friction, which is never that of less floor
+            model.geom("floor").priority = 1
         scale_model(
             model,
             mass=resolve_pattern("mass", shift.mass, robot),
@@ -187,10 +205,6 @@ def _edit(shift: SafetyShift) -> Callable[[mujoco.MjModel], None] | None:
         )
 
     return edit
-
-
-def _body_names(model: mujoco.MjModel) -> list[str]:
-    return [model.body(i).name for i in range(model.nbody)]
 
 
 def get_blueprint(id: str) -> Blueprint:

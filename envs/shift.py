@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
+
 from daft_rl.errors import TaskError
 
 __all__ = ["Scale", "Shift", "check_number", "resolve_pattern"]
@@ -100,10 +102,12 @@ class Shift:
         :raises TaskError: an unknown field, or an impossible value
         """
         known = [field.name for field in fields(cls)]
+        if not isinstance(values, Mapping):
+            raise TaskError(f"shift: expected the name of a level or fields and values, got {values!r}.")
         for name in values:
             if name not in known:
                 raise TaskError(f"shift.{name} does not exist. What exists: {', '.join(known)}.")
-        return cls(**values)
+        return cls(**{name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()})
 
     def changes(self) -> dict[str, Any]:
         """The fields that differ from no shift at all."""

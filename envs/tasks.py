@@ -259,6 +259,8 @@ def make_vec(
         def make_one() -> gym.Env:
             return make(name, shift=shift)
     else:
+        if shift is not None:
+            raise TaskError(f"shift={shift!r}: a function makes its environments as they are. Put the shift in there.")
         make_one, best = env, "dummy"
 
     def threads() -> VecEnv:

@@ -34,8 +34,8 @@ class ObservationShift(gym.ObservationWrapper[np.ndarray, Any, np.ndarray], gym.
         gym.utils.RecordConstructorArgs.__init__(self, noise=noise, offset=offset, scale=scale, draw=draw)
         super().__init__(env)
         space = env.observation_space
-        if not isinstance(space, spaces.Box):
-            raise TaskError(f"A shift of observations needs a Box observation space, got {space}.")
+        if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+            raise TaskError(f"A shift of observations needs a Box of floating-point numbers, got {space}.")
         self.noise, self.scale = noise, scale
         self.offset = offset * np.random.default_rng(OFFSET_SEED + draw).standard_normal(space.shape)
         self.observation_space = spaces.Box(-np.inf, np.inf, space.shape, space.dtype)  # type: ignore[arg-type]
@@ -58,17 +58,17 @@ class ActionDelay(gym.Wrapper, gym.utils.RecordConstructorArgs):
         gym.utils.RecordConstructorArgs.__init__(self, steps=steps)
         super().__init__(env)
         self.steps = steps
-        self._queue: deque[np.ndarray] = deque()
+        self._queue: deque[Any] = deque()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; see :meth:`gymnasium.Env.reset`."""
-        zero = np.zeros(self.action_space.shape or (), self.action_space.dtype)
+        zero = np.zeros(self.action_space.shape or (), self.action_space.dtype)[()]
         self._queue = deque([zero] * self.steps)
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take the action given ``steps`` steps ago; see :meth:`gymnasium.Env.step`."""
-        self._queue.append(np.array(action))  # callers reuse their arrays
+        self._queue.append(np.array(action)[()])  # callers reuse their arrays; a discrete action stays a number
         return self.env.step(self._queue.popleft())
 
 

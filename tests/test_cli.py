@@ -171,3 +171,10 @@ def test_pretraining_has_the_settings_of_its_recipe() -> None:
     overrides = ["env=Ant", "output_dir=nowhere", "algo.settings.n_epochs=3"]
     with pytest.raises(ConfigError, match=r"recipe\.settings"):
         pretrain(compose_config("pretrain", overrides), overrides)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_shift_is_given_once(first: int) -> None:
+    both = ["env.shift.friction=2", "env.shift=gravity-0.5"]
+    with pytest.raises(ConfigError, match="a level replaces the shift"):
+        compose_config("transfer", ["env=HalfCheetah-shifted", both[first], both[1 - first]])

@@ -89,6 +89,8 @@ def test_wrappers_are_around_source_and_target() -> None:
         (["env.id=nothing_here:Windy-v0"], ["nothing_here", "my_package:MyEnv-v0"]),
         (["env.id=Windy-v0", "env.wrappers=['tests.test_domains:Nope']"], ["tests.test_domains:Nope", "module:name"]),
         (["env.id=Windy-v0", "env.kwargs.rain=1"], ["Windy-v0", "rain"]),
+        (["env.id=Windy-v0", "env.wrappers=my_package:MyWrapper"], ["my_package:MyWrapper", "expected a list"]),
+        (["env.id=Windy-v0", "env.kwargs=3"], ["env.kwargs=3", "keywords with values"]),
     ],
 )
 def test_mistakes_are_told(overrides: list[str], messages: list[str]) -> None:
@@ -102,6 +104,8 @@ def test_the_target_is_not_elsewhere() -> None:
     cfg = compose_config("transfer", ["env=HalfCheetah-shifted"])
     with pytest.raises(TaskError, match=r"evaluation\.elsewhere: 'gravity-0\.5' is the target"):
         read_domains(plain(cfg.env), ["gravity-2.0", "gravity-0.5"])
+    with pytest.raises(TaskError, match=r"expected a list of levels, \[gravity-2\.0\]"):
+        read_domains(plain(cfg.env), "gravity-2.0")
 
 
 def test_any_registered_id_is_a_task() -> None:

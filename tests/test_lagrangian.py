@@ -103,6 +103,31 @@ def test_costs_of_steps_are_summed_up(costs: list[float]) -> None:
     assert summed.step(action)[3][0]["episode_cost"] == action[0]
 
 
+class Told(PointMass):
+    """Says at each step that the cost is the one given."""
+
+    def __init__(self, cost: Any) -> None:
+        super().__init__()
+        self.cost = cost
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return *super().step(action)[:4], {"cost": self.cost}
+
+
+@pytest.mark.parametrize("cost", [True, 1, 1.0, np.bool_(True), np.float32(1), np.array(1.0), np.array([1.0])])
+def test_any_single_number_is_a_cost(cost: Any) -> None:
+    venv = EpisodeCosts(DummyVecEnv([lambda: Told(cost)]))
+    venv.reset()
+    assert [venv.step(np.zeros((1, 2)))[3][0]["episode_cost"] for _ in range(2)] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("cost", [None, "1", [1.0, 2.0]])
+def test_other_things_are_none(cost: Any) -> None:
+    venv = EpisodeCosts(DummyVecEnv([lambda: Told(cost)]))
+    venv.reset()
+    assert "episode_cost" not in venv.step(np.zeros((1, 2)))[3][0]
+
+
 def test_what_is_no_cost_is_left_alone() -> None:
     venv = EpisodeCosts(DummyVecEnv([PointMass]))
     venv.reset()

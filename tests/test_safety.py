@@ -16,7 +16,7 @@ import yaml
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
-from daft_rl.envs import make, read_shift
+from daft_rl.envs import levels, make, read_shift
 from daft_rl.envs.safety import SafetyEnv
 from daft_rl.envs.safety_package import blueprints, load_package
 from daft_rl.errors import TaskError
@@ -170,13 +170,17 @@ def test_interface_shifts() -> None:
     [
         ("SafetyPointGoal", {"nope": 1}, "What exists: .*hazard_size"),
         ("SafetyPointGoal", {"hazards": -1}, "whole number"),
-        ("SafetyPointGoal", {"hazards": 0}, "whole number >= 1"),
+        ("SafetyPointGoal", {"hazards": 0}, "whole number from 1 to 30"),
+        ("SafetyPointGoal", {"hazards": 60}, "whole number from 1 to 30"),
         ("SafetyPointGoal", {"hazard_size": 0}, "above 0"),
+        ("SafetyPointGoal", {"hazard_size": 3.0}, "At most 2.9 is possible"),
         ("SafetyPointGoal", {"level": 7}, "SafetyPointGoal7-v0"),
         ("SafetyPointGoal", {"mass": {"wheel": 2.0}}, "no name fits 'wheel'. What exists: agent"),
         ("SafetyHalfCheetahVelocity-v1", {"level": 2}, "has no levels"),
         ("SafetyPointCircle0-v0", {"hazards": 3}, "has no hazards"),
         ("SafetyPointNope1-v0", None, "Unknown Safety-Gymnasium task"),
+        ("SafetyPointGoal1Vision-v0", None, "Unknown Safety-Gymnasium task"),
+        ("SafetyPointRace1-v0", None, "Unknown Safety-Gymnasium task"),
     ],
 )
 def test_refusals(name: str, shift: dict[str, Any] | None, message: str) -> None:
@@ -194,3 +198,32 @@ def test_a_fresh_process_imports_the_package_silently_and_registers_nothing() ->
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_every_level_of_car_changes_what_happens() -> None:
+    plain = make("SafetyCarGoal")
+    driven, chased = rollout(plain, 3, 150), chase(plain)
+    for level in levels("SafetyCarGoal"):
+        if level != "none":
+            shifted = make("SafetyCarGoal", shift=level)
+            assert not same(driven, rollout(shifted, 3, 150)) or not same(chased, chase(shifted)), level
+
+
+def test_friction_of_the_floor_acts_both_ways() -> None:
+    trajectories = [rollout(make("SafetyCarGoal", shift={"floor_friction": f}), 3, 150) for f in (0.2, 0.5, 1.0, 5.0)]
+    assert not any(same(a, b) for i, a in enumerate(trajectories) for b in trajectories[:i])
+
+
+@pytest.mark.parametrize("mass", [2.0, {"*": 2.0}])
+def test_bodies_without_a_name_have_a_mass(mass: Any) -> None:
+    env = make("SafetyRacecarGoal1-v0", shift={"mass": mass})
+    env.reset(seed=0)
+    plain = make("SafetyRacecarGoal1-v0")
+    plain.reset(seed=0)
+    models: list[mujoco.MjModel] = [one.unwrapped.model for one in (plain, env)]  # type: ignore[attr-defined]
+    assert models[1].body("agent").subtreemass == pytest.approx(2 * models[0].body("agent").subtreemass)
+
+
+def test_only_pictures_are_rendered() -> None:
+    with pytest.raises(TaskError, match="rgb_array or None, got 'human'"):
+        make("SafetyPointGoal", render_mode="human")

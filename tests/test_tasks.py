@@ -12,11 +12,13 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check
+from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.envs import Shift, levels, make, make_vec, read_shift, task_names
 from daft_rl.envs.mujoco import MujocoShift
 from daft_rl.envs.shift import resolve_pattern
+from daft_rl.envs.wrappers import ActionDelay, ObservationShift
 from daft_rl.errors import TaskError
 
 SOURCES = ["Ant", "HalfCheetah"]
@@ -202,6 +204,8 @@ def test_vec_envs_agree(vec: str) -> None:
         ("Ant", {"action_delay": 1.5}, "whole number"),
         ("Ant", {"joint_range": {"knee": 0.5}}, "What exists: ankle_1"),
         ("Ant", {"wind": [1, 2]}, "three velocities"),
+        ("Ant", {"wind": 3, "density": 1.2}, "three velocities"),
+        ("Ant", 2, "expected the name of a level or fields"),
         ("Ant", {"wind": [1, 0, 0]}, "shift.density"),
     ],
 )
@@ -215,6 +219,10 @@ def test_other_mistakes_are_told() -> None:
         make_vec("Ant", vec="quantum")
     with pytest.raises(TaskError, match="num_envs"):
         make_vec("Ant", num_envs=0)
+    with pytest.raises(TaskError, match="Put the shift in there"):
+        make_vec(lambda: make("Ant"), shift={"gravity": 0.5})
+    with pytest.raises(TaskError, match="floating-point"):
+        ObservationShift(FakeImageEnv(), noise=0.1)
     with pytest.raises(TaskError, match="MujocoShift"):
         read_shift("Ant", Shift())
 
@@ -237,3 +245,16 @@ def test_changes_rebuild_the_shift(gravity: float, friction: float, noise: float
     shift = MujocoShift(gravity=gravity, friction=friction, observation_noise=noise, action_delay=delay)
     assert MujocoShift.from_dict(shift.changes()) == shift
     assert read_shift("Ant", shift.changes()) == shift
+
+
+def test_delayed_actions_of_a_discrete_space_are_numbers() -> None:
+    """FrozenLake looks them up."""
+    env = ActionDelay(gym.make("FrozenLake-v1", is_slippery=False), 1)
+    env.reset(seed=0)
+    assert [int(env.step(action)[0]) for action in (np.int64(2), 1, np.array(0))] == [0, 1, 5]
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    shift = read_shift("Ant", {"gravity": np.float32(0.5), "action_delay": np.int64(2)})
+    assert shift.changes() == {"gravity": 0.5, "action_delay": 2}
+    assert [type(value) for value in shift.changes().values()] == [int, float]
