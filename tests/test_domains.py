@@ -19,6 +19,7 @@ from daft_rl.envs.domains import own_domains, read_domains
 from daft_rl.envs.tasks import own_maker
 from daft_rl.errors import AgentError, DaftError, TaskError
 from daft_rl.methods import Method
+from daft_rl.pretrain import run as pretrain
 from daft_rl.transfer import transfer
 from tests.conftest import PointMass
 
@@ -278,3 +279,13 @@ def test_overrides_win(agent: Path, tmp_path: Path) -> None:
     assert (result.seed, result.method, result.folder) == (3, "zero_shot", tmp_path / "other")
     assert result.task == "own"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_source_learns_in_ones_own_environment_as_it_is_configured(tmp_path: Path) -> None:
+    overrides = [
+        "env=gymnasium", "env.id=Windy-v0", "env.kwargs.wind=1000", "env.wrappers=['tests.test_domains:Doubled']",
+        "recipe=Ant-ppo", "recipe.extractor.hidden=[8]", "recipe.settings.n_steps=32", "recipe.settings.batch_size=32",
+        "total_timesteps=64", f"output_dir={tmp_path / 'source'}", *TINY[:4], TINY[-1],
+    ]  # fmt: skip
+    card = pretrain(compose_config("pretrain", overrides), overrides)
+    assert card["returns"]["mean"] < -20_000, "of 20 steps in a storm, doubled"
