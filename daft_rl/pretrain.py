@@ -94,7 +94,10 @@ def card_text(card: dict[str, Any]) -> str:
 
     :param card: what stands in ``card.json``
     """
+    from daft_rl.archive import SUPPORTED
+
     returns, recipe, method = card["returns"], card["recipe"], card["method"]
+    algorithm = next(name for name in SUPPORTED if name.lower() == card["algo"])
     settings = "\n".join(f"- `{name}`: {value}" for name, value in (recipe["settings"] | recipe["policy"]).items())
     versions = ", ".join(f"{name} {number}" for name, number in card["versions"].items())
     extractor = recipe["extractor"]
@@ -108,7 +111,7 @@ def card_text(card: dict[str, Any]) -> str:
     cost = f"- cost of an episode: {returns['mean_cost']:.1f}\n" if "mean_cost" in returns else ""
     return f"""# {card["name"]}
 
-{card["algo"].upper()} on `{card["task"]}` ({shifted}), BatchNorm on the observation and in every hidden layer of
+{algorithm} on `{card["task"]}` ({shifted}), BatchNorm on the observation and in every hidden layer of
 actor and critic.
 
     {card["command"]}
