@@ -46,7 +46,7 @@ COUNTS = (
 """Settings of which there is at least one."""
 SEEDS = ("seed", "evaluation.seed")
 FLAGS = ("render", "progress_bar", "agent.trust", "agent.adapt_spaces")
-"""Settings that are true or false. YAML 1.2, which Hydra reads, takes ``no`` and ``off`` for texts."""
+"""Settings that are true or false. To Hydra ``no`` and ``off`` are texts, which would count as true."""
 
 FOR_ARCHIVES = ("policy", "policy_kwargs", "activation", "trust", "adapt_spaces")
 """Settings of ``agent`` that tell how to read a file."""
@@ -325,10 +325,9 @@ class Workspace:
                 **settings,
             )
         _treat_normalization(model, given["normalize"])
-        if (
-            getattr(model, "action_noise", None) is not None
-        ):  # SB3 keeps noise for as many environments as it was made for
-            model.action_noise = getattr(model.action_noise, "base_noise", model.action_noise)  # type: ignore[attr-defined]
+        noise = getattr(model, "action_noise", None)
+        if noise is not None:  # SB3 would keep it for as many environments as it was made for
+            model.action_noise = getattr(noise, "base_noise", noise)  # type: ignore[attr-defined]
         bound_exploration(model, algo.exploration_std, algo.get("most_exploration_std"))
         fuse_batch_renorm(model.policy)
         model.set_random_seed(self.cfg.seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -57,7 +56,7 @@ class MujocoShift(Shift):
             self._check_scale(name, positive=True)
         for name in ("friction", "damping", "gear", "joint_range"):
             self._check_scale(name, positive=False)
-        wind = tuple(self.wind) if isinstance(self.wind, Sequence) and not isinstance(self.wind, str) else ()
+        wind = tuple(self.wind) if np.ndim(self.wind) == 1 else ()
         if len(wind) != 3:
             raise TaskError(f"shift.wind: expected three velocities (m/s), got {self.wind!r}.")
         object.__setattr__(self, "wind", tuple(check_number("wind", value, None) for value in wind))
