@@ -165,7 +165,7 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "2 finished, 1 failed" in done.stdout
-    assert "ValueError" in done.stdout.splitlines()[-1]
+    assert "ConfigError: seed" in done.stdout.splitlines()[-1]
     assert "Done   3 out of   3" in done.stderr, "how far the grid is"
     assert "Traceback" not in done.stderr
 
