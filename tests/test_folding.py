@@ -32,7 +32,7 @@ def build_normalized(name: str, batchnorm: bool, norm_reward: bool = False) -> B
         kwargs |= {"features_extractor_class": BatchNormExtractor, "features_extractor_kwargs": {"hidden": [8]}}
     settings: dict[str, Any] = {"learning_starts": 20} if name in OFF_POLICY else {"n_steps": 64}
     model = ALGORITHMS[name]("MlpPolicy", venv, policy_kwargs=kwargs, seed=0, device="cpu", **settings)
-    return model.learn(128)
+    return model.learn(64)
 
 
 @pytest.mark.parametrize("batchnorm", [False, True])
@@ -52,7 +52,7 @@ def test_every_network_takes_raw_observations(algorithm: str, batchnorm: bool) -
     for old, now in zip(before, outputs(model, torch.as_tensor(raw), actions), strict=True):
         torch.testing.assert_close(now, old, rtol=1e-3, atol=1e-4)
     assert model.get_vec_normalize_env() is None
-    model.learn(64)
+    model.learn(32)
 
 
 def test_rewards_stay_scaled() -> None:

@@ -64,7 +64,7 @@ def test_it_goes_on_learning_and_opens_in_plain_sb3(algorithm: str, tmp_path: Pa
     insert_batchnorm(model, [observations])
     start = {name: p.clone() for name, p in model.policy.named_parameters()}
     before = {name: layer.mean.clone() for name, layer in batchnorm_layers(model.policy).items()}
-    model.learn(128)
+    model.learn(64)
     layers = batchnorm_layers(model.policy)
     new = [name for name in layers if "_target" not in name]
     assert all(not torch.equal(start[f"{name}.weight"], layers[name].module.weight) for name in new)
@@ -84,7 +84,7 @@ def test_daft_applies_to_it(algorithm: str, tmp_path: Path) -> None:
     insert_batchnorm(model, Anatomy(model.policy).batches(observations, actions))
     tuner = Tuner(model, Method(name="mine", conversion="once", bn_mode="eval"))
     tuner.convert(observations + 1, actions)
-    model.learn(128)
+    model.learn(64)
     tuner.detach()
     assert all(torch.isfinite(value).all() for value in model.policy.state_dict().values())
     model.save(tmp_path / "agent.zip")

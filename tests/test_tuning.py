@@ -95,7 +95,7 @@ def test_learning_rates_in_the_optimizers_are_the_intended_ones(algorithm: str) 
     )
     tuner = Tuner(model, method)
     recorder = Recorder(model, tuner)
-    model.learn(320, callback=recorder)
+    model.learn(256, callback=recorder)
     assert len({progress for progress, _, _ in recorder.seen}) >= 4
     for progress, name, rate in recorder.seen:
         base = 1e-3 * (2 - progress)
@@ -146,7 +146,7 @@ def test_entropy_coefficient_rests_while_the_actor_does(algorithm: str) -> None:
         seen.append((bool(tuner.frozen), model.log_ent_coef.item()))
 
     tuner.before_update = update
-    model.learn(200)
+    model.learn(128)
     start, end = build(algorithm).log_ent_coef.item(), model.log_ent_coef.item()
     assert {value for frozen, value in seen if frozen} == {start}
     assert end != start
@@ -162,7 +162,7 @@ def test_frozen_encoder_changes_in_no_bit(algorithm: str, bn_mode: str) -> None:
         for group in optimizer.param_groups:
             group["weight_decay"] = 0.1
     before = state(model)
-    model.learn(200)
+    model.learn(128)
     after = state(model)
     for name, value in before.items():
         if "_target" in name:
@@ -180,7 +180,7 @@ def test_unfrozen_encoder_learns_after_its_time(algorithm: str) -> None:
     late = Group(frozen_until=0.5)
     tuner = Tuner(model, Method(name="mine", bn_mode="eval", actor_encoder=late, critic_encoder=late))
     before = state(model)
-    model.learn(384)
+    model.learn(256)
     encoder = tuner.anatomy.groups["critic_encoder"]
     assert any(not torch.equal(before[name], parameter) for name, parameter in encoder.items())
 
@@ -191,7 +191,7 @@ def test_evaluation_mode_keeps_statistics_and_training_mode_moves_them(algorithm
         model = build(algorithm)
         tuner = Tuner(model, Method(name="mine", bn_mode=mode))
         before = {name: layer.mean.clone() for name, layer in batchnorm_layers(model.policy).items()}
-        model.learn(200)
+        model.learn(128)
         for name, layer in batchnorm_layers(model.policy).items():
             if not tuner.anatomy.is_target(name + "."):
                 assert torch.equal(before[name], layer.mean) == (mode == "eval"), (mode, name)
@@ -241,7 +241,7 @@ def test_archives_are_plain(algorithm: str, tmp_path: Path) -> None:
     model = build(algorithm)
     plain_class = type(model)
     tuner = Tuner(model, Method(name="mine", critic_encoder=Group(scale=0.1)))
-    model.learn(200)
+    model.learn(128)
     model.save(tmp_path / "during.zip")
     tuner.detach()
     assert type(model) is plain_class
