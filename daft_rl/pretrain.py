@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from daft_rl.cli import plain, run_command
 from daft_rl.envs.domains import read_domains
-from daft_rl.envs.tasks import get_task
+from daft_rl.envs.tasks import TASKS, get_task
 from daft_rl.errors import ConfigError
 from daft_rl.methods import Method
 
@@ -109,13 +109,15 @@ def card_text(card: dict[str, Any]) -> str:
     reward = "rewards were divided by a running scale (`vecnormalize.pkl`; observations are not normalized there)"
     shifted = ", ".join(f"{name} {value}" for name, value in card["shift"].items()) or "nothing shifted"
     cost = f"- cost of an episode: {returns['mean_cost']:.1f}\n" if "mean_cost" in returns else ""
+    command = f"python -m daft_rl.transfer env={card['task']}-shifted agent=agent.zip"
+    move = f"\nTo move it, here: `{command}`.\n" if card["task"] in TASKS else ""
     return f"""# {card["name"]}
 
 {algorithm} on `{card["task"]}` ({shifted}), BatchNorm on the observation and in every hidden layer of
 actor and critic.
 
     {card["command"]}
-
+{move}
 - return over {len(returns["returns"])} deterministic episodes: {returns["mean"]:.1f} (standard deviation
   {returns["std"]:.1f}; lowest {min(returns["returns"]):.1f})
 {cost}- seed {card["seed"]}, {card["timesteps"]} steps, {card["wall_seconds"] / 60:.0f} minutes, one run of this recipe,

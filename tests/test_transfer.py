@@ -189,6 +189,7 @@ def test_every_family_pretrains_and_transfers(task: str, algo: str, tmp_path: Pa
     assert json.loads((tmp_path / "source" / "card.json").read_text())["returns"] == card["returns"]
     assert f"    {card['command']}\n" in (tmp_path / "source" / "README.md").read_text()
     assert "nothing shifted" in (tmp_path / "source" / "README.md").read_text()
+    assert f"env={task}-shifted agent=agent.zip" in (tmp_path / "source" / "README.md").read_text()
     assert card["command"].endswith(" ".join(overrides))
     settings = ["learning_starts=200", "buffer_size=2000"] if algo != "ppo" else ["n_steps=150", "batch_size=300"]
     result = transfer(
