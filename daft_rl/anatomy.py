@@ -195,10 +195,10 @@ class Networks:
         """Replace the optimizer at ``path``, one of :meth:`optimizers`."""
         self._owner(path).optimizer = optimizer  # type: ignore[assignment]
 
-    def online_parameters(self, path: str) -> dict[str, nn.Parameter]:
-        """Those of the network whose optimizer is at ``path``, by their names there, in the order that SB3 has them."""
+    def online_parameters(self, path: str) -> list[nn.Parameter]:
+        """Those of the network whose optimizer is at ``path``, in the order that SB3 has them."""
         named = self._owner(path).named_parameters()
-        return {name: p for name, p in named if path != "optimizer" or not self.is_target(name)}
+        return [parameter for name, parameter in named if path != "optimizer" or not self.is_target(name)]
 
     def _owner(self, path: str) -> Any:
         prefix = path.rpartition(".")[0]

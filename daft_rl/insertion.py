@@ -87,7 +87,7 @@ def _extend_optimizers(networks: Networks) -> None:
         own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         parameters = [
             parameter
-            for parameter in networks.online_parameters(path).values()
+            for parameter in networks.online_parameters(path)
             if networks.kind.shared_twice or id(parameter) in own or id(parameter) not in owned
         ]
         owned |= {id(parameter) for parameter in parameters}
