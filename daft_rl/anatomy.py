@@ -23,7 +23,14 @@ from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 
-from daft_rl.batchnorm import Moments, Statistics, apply_statistics, batchnorm_layers, measure_statistics
+from daft_rl.batchnorm import (
+    Moments,
+    Statistics,
+    apply_statistics,
+    batchnorm_layers,
+    evaluation_mode,
+    measure_statistics,
+)
 from daft_rl.errors import AgentError
 from daft_rl.methods import GROUPS
 
@@ -234,6 +241,39 @@ class Networks:
                     if aliases[id(twin)] in statistics:
                         statistics = {**statistics, name: statistics[aliases[id(twin)]]}
         apply_statistics(self.policy, statistics, preserve_function)
+
+    def first_layers(self, size: int) -> list[str]:
+        """Names of linear and BatchNorm layers whose input begins with the observation, and of their twins in target
+        networks.
+
+        :param size: entries of an observation, which is a vector
+        """
+        policy = self.policy
+        probe = torch.randn(7, size, generator=torch.Generator().manual_seed(0)).to(policy.device)
+        layers = batchnorm_layers(policy)
+        reading: list[str] = []
+        handles = []
+        for name, module in policy.named_modules():
+            if (isinstance(module, nn.Linear) or name in layers) and not self.is_target(name):
+
+                def look(_: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
+                    if args[0].shape[0] == 7 and torch.equal(args[0][:, :size], probe):
+                        reading.append(name)
+
+                handles.append(module.register_forward_pre_hook(look))
+        try:
+            with evaluation_mode(policy), torch.no_grad():
+                self.forward(probe)
+        finally:
+            for handle in handles:
+                handle.remove()
+        found = dict.fromkeys(reading)
+        for target, online in self.kind.targets.items():
+            for name in reading:
+                if name.startswith(online + "."):
+                    found[target + name[len(online) :]] = None
+        unique = {id(policy.get_submodule(name)): name for name in found}  # a shared extractor has several names
+        return list(unique.values())
 
     def synchronize_targets(self) -> None:
         """Copy the online networks into their target networks."""

@@ -42,7 +42,9 @@ def fold_normalization(model: BaseAlgorithm) -> list[str]:
     std = torch.as_tensor(np.sqrt(statistics.var + normalizer.epsilon), device=model.device)
     policy: Any = model.policy
     layers, networks = batchnorm_layers(policy), Networks(policy)
-    first = _first_layers(networks, len(mean))
+    first = networks.first_layers(len(mean))
+    if not first:
+        raise AgentError("agent.normalize=fold: no linear or BatchNorm layer reads the observation first. Use frozen.")
     normalized = torch.randn(64, len(mean), generator=torch.Generator().manual_seed(0)).to(model.device)
     before, kept = _linear_outputs(networks, normalized), copy.deepcopy(policy.state_dict())
     for name in first:
@@ -67,38 +69,6 @@ def fold_normalization(model: BaseAlgorithm) -> list[str]:
         model.env = normalizer.venv
         model._vec_normalize_env = None
     return first
-
-
-def _first_layers(networks: Networks, size: int) -> list[str]:
-    """Linear and BatchNorm layers whose input begins with the observation, with their twins in target networks."""
-    policy = networks.policy
-    probe = torch.randn(7, size, device=policy.device)
-    layers = batchnorm_layers(policy)
-    reading: list[str] = []
-    handles = []
-    for name, module in policy.named_modules():
-        if (isinstance(module, nn.Linear) or name in layers) and not networks.is_target(name):
-
-            def look(_: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-                if args[0].shape[0] == 7 and torch.equal(args[0][:, :size], probe):
-                    reading.append(name)
-
-            handles.append(module.register_forward_pre_hook(look))
-    try:
-        with evaluation_mode(policy):
-            networks.forward(probe)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not reading:
-        raise AgentError("agent.normalize=fold: no linear or BatchNorm layer reads the observation first. Use frozen.")
-    found = dict.fromkeys(reading)
-    for target, online in networks.kind.targets.items():
-        for name in reading:
-            if name.startswith(online + "."):
-                found[target + name[len(online) :]] = None
-    unique = {id(policy.get_submodule(name)): name for name in found}  # a shared extractor has several names
-    return list(unique.values())
 
 
 def _linear_outputs(networks: Networks, observations: Tensor) -> dict[str, Tensor]:

@@ -105,6 +105,9 @@ class Method:
     how to train from random weights, which have no function to preserve."""
     bn_mode: str = "eval"
     """BatchNorm during updates: ``train`` (batch statistics) or ``eval`` (running statistics)."""
+    realign: float | None = None
+    """Before conversion, inputs whose mean is more than this many of the source's standard deviations from the
+    source's take over the target's mean, where that raises the reward (:func:`daft_rl.realignment.realign`)."""
     l2_sp: float = 0.0
     """Coefficient of ``||w - w_start||^2 / 2`` added to the loss (L2-SP; applied after gradient clipping)."""
     actor_encoder: Group = field(default_factory=Group)
@@ -119,6 +122,12 @@ class Method:
             raise MethodError(f"preserve_function: expected true or false, got {self.preserve_function!r}.")
         if not (isinstance(self.l2_sp, int | float) and math.isfinite(self.l2_sp) and self.l2_sp >= 0):
             raise MethodError(f"l2_sp: expected a finite number >= 0, got {self.l2_sp!r}.")
+        if self.realign is not None and not (
+            isinstance(self.realign, int | float) and math.isfinite(self.realign) and self.realign >= 0
+        ):
+            raise MethodError(f"realign: expected a finite number >= 0, or null, got {self.realign!r}.")
+        if self.realign is not None and self.from_scratch:
+            raise MethodError("realign brings inputs back to where the source knows them: it needs the source's actor.")
         for name in ("actor_encoder", "critic_encoder"):
             if getattr(self, name).init == "zero":
                 raise MethodError(f"{name}.init=zero would switch the agent off: only heads can start at zero.")

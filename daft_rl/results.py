@@ -73,6 +73,8 @@ class TransferResult:
     """Returns of the source policy on ``target`` and ``source``, and by level elsewhere."""
     final: dict[str, Returns]
     """Returns of the tuned policy there."""
+    realigned: dict[str, Any] | None = None
+    """What :class:`~daft_rl.realignment.Realignment` says, if the method realigns."""
     curve: list[dict[str, Any]]
     """Evaluations during learning."""
     distortion: dict[str, dict[str, float]]
@@ -111,6 +113,9 @@ class TransferResult:
                 table.add_row(when, name, f"{result.mean:.1f}", f"{result.std:.1f}", str(len(result.returns)), *cost)
         console = Console()
         console.print(table)
+        if self.realigned is not None:
+            told = "{moved} of {inputs} inputs realigned: reward of a step {before:.3g} -> {after:.3g}"
+            console.print(told.format(**self.realigned), highlight=False)
         shares = ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in self.phases.items() if seconds >= 0.5)
         console.print(
             f"{self.timesteps} target steps in {self.wall_seconds:.0f} s ({shares})", highlight=False, soft_wrap=True

@@ -58,6 +58,7 @@ def run(
     from daft_rl.evaluation import visit
     from daft_rl.insertion import insert_batchnorm, wants_batchnorm
     from daft_rl.monitoring import Monitoring
+    from daft_rl.realignment import realign
     from daft_rl.recall import recall
     from daft_rl.results import TransferResult, machine
     from daft_rl.running import Workspace, save_agent
@@ -87,7 +88,10 @@ def run(
                 insert_batchnorm(model, Networks(model.policy).batches(*visited))
             drift = StatisticsDrift(model.policy)
             tuner = Tuner(model, method, cfg.agent.head, cfg.agent.critic, work.phases, cfg.algo.actor_scale)
-            if method.from_scratch:  # the source's states would be knowledge of it
+            realigned = None
+            if method.realign is not None:
+                realigned = realign(model, training, cfg.calibration.steps, cfg.seed + 1, method.realign)
+            if method.from_scratch or realigned:  # another policy visits other states
                 visited = visit(model, training, cfg.calibration.steps, cfg.seed + 1)
             if method.conversion != "none":
                 tuner.convert(*visited, method.preserve_function)
@@ -101,7 +105,7 @@ def run(
             work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
 
         with work.phases("evaluation"):
-            changed = method.learns or inserted or method.conversion != "none" or method.initializes
+            changed = method.learns or inserted or realigned or method.conversion != "none" or method.initializes
             final = play(domains) if changed else zero_shot
             layers, layers_on_source = distortion.measure(), retained.measure() if retained else {}
         tuner.detach()
@@ -118,6 +122,7 @@ def run(
             shift=target.changes,
             zero_shot=zero_shot,
             final=final,
+            realigned=realigned.as_dict() if realigned else None,
             curve=monitoring.curve,
             distortion=layers,
             distortion_on_source=layers_on_source,

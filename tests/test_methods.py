@@ -14,7 +14,7 @@ from daft_rl.methods import GROUPS, Group, Method, method_names
 
 REQUIRED = {
     "zero_shot", "scratch", "ft", "ft_eval", "lp", "lp_ft", "l2_sp", "daft_paper", "daft",
-    "daft_conversion_only", "daft_fast_head_only", "adabn", "daft_gradual",
+    "daft_conversion_only", "daft_fast_head_only", "adabn", "daft_gradual", "daft_realign",
 }  # fmt: skip
 
 
@@ -51,6 +51,7 @@ def test_what_distinguishes_the_methods() -> None:
     assert len({group.scale for group in only.groups.values()}) == 1
     for name in ("daft", "daft_gradual"):
         assert [load(name, algo).bn_mode for algo in ("ppo", "sac", "crossq")] == ["eval", "eval", "train"]
+    assert load("daft_realign") == replace(load("daft"), name="daft_realign", realign=1.5)
     assert load("adabn") == replace(load("daft"), name="adabn", preserve_function=False, bn_mode=load("adabn").bn_mode)
     assert {group.init for group in load("scratch").groups.values()} == {"random"}
     for algo, how in {"ppo": ("each_rollout", "eval"), "crossq": ("none", "train")}.items():
@@ -98,6 +99,8 @@ def test_schedules() -> None:
         ({"actor_head": 3}, "method.actor_head: expected fields"),
         ({"bn_mode": "frozen"}, "train, eval"),
         ({"l2_sp": -1}, "l2_sp"),
+        ({"realign": -1}, "realign: expected a finite number"),
+        ({"realign": 1, "actor_encoder": {"init": "random"}, "actor_head": {"init": "random"}}, "source's actor"),
         ({"actor_head": {"scale": -0.1}}, "scale"),
         ({"actor_head": {"scale": float("nan")}}, "scale"),
         ({"actor_head": {"decay": "exponential"}}, "constant, linear, cosine"),
