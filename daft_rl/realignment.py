@@ -97,7 +97,7 @@ def realign(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int, beyond: f
     for _ in range(TURNS):
         networks.apply(means, preserve_function=False)
         counted = _Rewards(venv)
-        measured = networks.measure(networks.batches(*visit(model, counted, steps // TURNS, seed)))
+        measured = networks.measure(networks.batches(*visit(model, counted, -(-steps // TURNS), seed)))
         tried.append((counted.sums / counted.steps, means, moved))
         means, moved = {}, 0
         for name, at in source.items():
