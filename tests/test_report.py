@@ -20,11 +20,16 @@ from daft_rl.errors import ReportError
 from daft_rl.report import statistics
 from daft_rl.report.__main__ import build, main
 from daft_rl.report.cells import read_cells, read_failures, target_name
+from daft_rl.report.scales import Scale, choose, recovered, referred
 
 TARGETS = [{"gravity": 0.5}, {"friction": 2.0}]
 REFERENCES = {
     "Ant: gravity 0.5": {"random": -100.0, "expert": 900.0, "command": "made up"},
     "Ant: friction 2": {"random": 200.0, "expert": 2200.0, "command": "made up"},
+}
+SCALES = {
+    target: Scale(pair["random"], pair["expert"], "made up")  # type: ignore[arg-type]
+    for target, pair in REFERENCES.items()
 }
 MACHINE = {"processor": "x86_64", "cores": 2, "python": "3.11", "versions": {"torch": "2.13.0"}}
 
@@ -84,7 +89,7 @@ def test_cells(grid: Path) -> None:
 
 
 def test_statistics(grid: Path) -> None:
-    matrices = statistics.score_matrices(read_cells([grid]), REFERENCES)
+    matrices = statistics.score_matrices(read_cells([grid]), SCALES)
     np.testing.assert_allclose(matrices["ft"], [[0.4, 0.3], [0.41, 0.31], [5.42, 0.32]])  # by name: friction, gravity
     np.testing.assert_allclose(matrices["daft"] - matrices["ft"], 0.2)
     assert statistics.aggregate(matrices)["ft"].value == pytest.approx((0.31 + 0.32 + 0.4 + 0.41) / 4), (
@@ -103,7 +108,7 @@ def test_statistics(grid: Path) -> None:
 
 def test_sample_efficiency(grid: Path) -> None:
     cells = read_cells([grid])
-    found = statistics.efficiency(cells, REFERENCES)
+    found = statistics.efficiency(cells, SCALES)
     assert found is not None
     steps, estimates = found
     assert steps.tolist() == [0, 200, 1000]
@@ -119,7 +124,7 @@ def test_sample_efficiency(grid: Path) -> None:
     assert estimates["daft"][2].value == pytest.approx(metrics.aggregate_iqm(np.array(at_the_end)))
     assert estimates["daft"][2].low < estimates["daft"][2].value < estimates["daft"][2].high
     cells[0].data["curve"].pop(1)
-    assert statistics.efficiency(cells, REFERENCES) is None, "evaluated at other steps"
+    assert statistics.efficiency(cells, SCALES) is None, "evaluated at other steps"
 
 
 @settings(deadline=None)
@@ -138,7 +143,7 @@ def test_holes_are_not_left_out_in_silence(
     (grid / "ft-1-0" / "results.json").unlink()
     (grid / "ft-1-0" / "cell.json").write_text(json.dumps({"status": "failed", "error": "ValueError: too heavy"}))
     with pytest.raises(ReportError, match=r"not finished are Ant: gravity 0.5, ft, seed 1\. Run"):
-        statistics.score_matrices(read_cells([grid]), REFERENCES)
+        statistics.score_matrices(read_cells([grid]), SCALES)
     (tmp_path / "references.json").write_text(json.dumps(REFERENCES))
     saved = tmp_path / "unfinished.jsonl.gz"
     options = ["--save", str(saved), "--references", str(tmp_path / "references.json")]
@@ -148,15 +153,35 @@ def test_holes_are_not_left_out_in_silence(
     assert "too heavy" in capsys.readouterr().err, "why there is a hole"
     assert len(read_cells([saved])) == 11, "what there is can be kept, and joined with the rest later"
     make_cell(tmp_path / "rest" / "ft-1-0", "ft", 1, TARGETS[0], 310.0)
-    assert statistics.score_matrices(read_cells([saved, tmp_path / "rest"]), REFERENCES)["ft"].shape == (3, 2)
+    assert statistics.score_matrices(read_cells([saved, tmp_path / "rest"]), SCALES)["ft"].shape == (3, 2)
 
 
-def test_missing_references_are_told(grid: Path) -> None:
+def test_scales_by_references(grid: Path) -> None:
+    cells = read_cells([grid])
+    assert choose(cells, REFERENCES) == ("references", SCALES)
     with pytest.raises(ReportError, match="friction 2"):
-        statistics.score_matrices(read_cells([grid]), {"Ant: gravity 0.5": REFERENCES["Ant: gravity 0.5"]})
-    upside_down = REFERENCES | {"Ant: friction 2": {"random": 1.0, "expert": 1.0}}
+        choose(cells, {"Ant: gravity 0.5": REFERENCES["Ant: gravity 0.5"]})
     with pytest.raises(ReportError, match="not above the random"):
-        statistics.score_matrices(read_cells([grid]), upside_down)
+        referred(cells, REFERENCES | {"Ant: friction 2": {"random": 1.0, "expert": 1.0, "command": ""}})
+
+
+def test_scales_by_what_is_recovered(grid: Path) -> None:
+    """A return of 100 before, and on the source twice what is there after learning, which differs by run here."""
+    cells = read_cells([grid])
+    kind, found = choose(cells, {})
+    assert kind == "recovered"
+    assert found == choose(cells, REFERENCES, "recovered")[1]
+    for target, scale in found.items():
+        own = [cell for cell in cells if cell.target == target]
+        assert scale.zero == 100.0
+        assert scale.one == pytest.approx(np.mean([2 * cell.mean() for cell in own]))
+        assert scale.score([scale.at(-0.5), scale.at(2.0)]) == pytest.approx([-0.5, 2.0])
+    cells[0].data["zero_shot"]["target"]["mean"] = 1e6
+    with pytest.raises(ReportError, match=r"friction 2: .* nothing to recover"):
+        recovered(cells)
+    del cells[0].data["zero_shot"]["source"]
+    with pytest.raises(ReportError, match="need the returns on the source"):
+        recovered(cells)
 
 
 def test_lists_are_named_alike_in_python_and_in_json() -> None:
@@ -164,13 +189,20 @@ def test_lists_are_named_alike_in_python_and_in_json() -> None:
     assert target_name("Ant", {"wind": [3.0, 0.0, -1.0]}) == target_name("Ant", {"wind": (3.0, 0.0, -1.0)})
 
 
-def test_without_references_the_command_says_so(grid: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "daft_rl.report", str(grid)], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
+def test_without_references_the_command_needs_none(grid: Path, tmp_path: Path) -> None:
+    def report(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "daft_rl.report", str(grid), *options]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+
+    done = report("--references", "mistyped.json")
     assert done.returncode == 2
-    assert "benchmarks/references.py" in done.stderr
+    assert "mistyped.json" in done.stderr
+    done = report("--scores", "references")
+    assert done.returncode == 2
+    assert "--scores recovered" in done.stderr
     assert "Traceback" not in done.stderr
+    assert report().returncode == 0
+    assert "won back of what the shift costs" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_settings_do_not_mix(grid: Path) -> None:
@@ -212,7 +244,7 @@ def test_another_agent_by_the_same_name_is_not_compared(grid: Path) -> None:
 def test_a_cell_that_failed_after_its_results_does_not_count(grid: Path) -> None:
     (grid / "ft-1-0" / "cell.json").write_text(json.dumps({"status": "failed", "error": "OSError: disk"}))
     with pytest.raises(ReportError, match=r"gravity 0.5, ft, seed 1"):
-        statistics.score_matrices(read_cells([grid]), REFERENCES)
+        statistics.score_matrices(read_cells([grid]), SCALES)
 
 
 def test_one_seed_is_called_an_anecdote(grid: Path) -> None:

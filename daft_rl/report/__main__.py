@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from daft_rl.errors import DaftError, ReportError
-from daft_rl.report import figures, statistics
+from daft_rl.report import figures, scales, statistics
 from daft_rl.report.cells import Cell, read_cells, read_failures, save_cells
 
 LEARNING = ("simulation", "inference", "update", "calibration")
@@ -84,18 +84,17 @@ def _kept(cells: list[Cell], measure: Callable[[Cell, str], float | None]) -> st
     return f"{np.mean(shares):.2f}"
 
 
-def tables(cells: list[Cell], references: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
+def tables(cells: list[Cell], by_target: dict[str, scales.Scale]) -> dict[str, list[dict[str, str]]]:
     """One table per target: a row per method."""
     found = {}
     for target in sorted({cell.target for cell in cells}):
         rows = []
-        low, high = references[target]["random"], references[target]["expert"]
         for method in sorted({cell.method for cell in cells if cell.target == target}):
             group = [cell for cell in cells if cell.target == target and cell.method == method]
             row = {"method": method, "seeds": str(len(group))}
             row |= {name: _spread([measure(cell) for cell in group]) for name, measure in COLUMNS.items()}
             rows.append(
-                row | {f"steps to {share:g}": _steps_to(group, low + share * (high - low)) for share in THRESHOLDS}
+                row | {f"steps to {share:g}": _steps_to(group, by_target[target].at(share)) for share in THRESHOLDS}
             )
         found[target] = [{name: row[name] for name in row if any(other[name] for other in rows)} for row in rows]
     return found
@@ -122,16 +121,20 @@ def markdown(rows: list[dict[str, str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row[name] for name in names) + " |" for row in rows)])
 
 
-def build(folders: list[Path], references: dict[str, Any], baseline: str | None = None) -> dict[str, Any]:
+def build(
+    folders: list[Path], references: dict[str, Any], baseline: str | None = None, kind: str | None = None
+) -> dict[str, Any]:
     """Everything that a page shows.
 
     :param folders: where cells lie
     :param references: target -> ``random`` and ``expert`` return, and the ``command`` that measured them
     :param baseline: the method that the others are compared with; if ``None``, ``ft`` where it was run
-    :raises ReportError: the grid has holes, or a reference is missing, or ``baseline`` was not run
+    :param kind: of scores, see :func:`daft_rl.report.scales.choose`
+    :raises ReportError: the grid has holes, or scores have no 0 and 1, or ``baseline`` was not run
     """
     cells, failures = read_cells(folders), read_failures(folders)
-    matrices = statistics.score_matrices(cells, references)
+    kind, measured = scales.choose(cells, references, kind)
+    matrices = statistics.score_matrices(cells, measured)
     if baseline is not None and baseline not in matrices:
         raise ReportError(f"No runs of '{baseline}' to compare with: there are {', '.join(matrices)}.")
     baseline = baseline or "ft"
@@ -161,12 +164,12 @@ def build(folders: list[Path], references: dict[str, Any], baseline: str | None 
     thresholds = np.linspace(min(0.0, float(scores.min())), max(1.2, float(scores.max())), 50)
     labels = "normalised score", "share of runs above it"
     shown["profiles"] = figures.estimates(statistics.profile(matrices, thresholds), thresholds, labels)
-    efficiency = statistics.efficiency(cells, references)
+    efficiency = statistics.efficiency(cells, measured)
     if efficiency is not None:
         steps, estimates = efficiency
         labels = "target steps (thousands)", "interquartile mean of normalised scores"
         shown["sample efficiency"] = figures.estimates(estimates, steps / 1000, labels)
-    by_target = tables(cells, references)
+    by_target = tables(cells, measured)
     scores_by_target = [
         {"method": method}
         | {target: _spread(list(column)) for target, column in zip(by_target, matrices[method].T, strict=True)}
@@ -201,7 +204,8 @@ def build(folders: list[Path], references: dict[str, Any], baseline: str | None 
         "figures": {name: figures.as_png(figure) for name, figure in shown.items()},
         "targets": pages,
         "failures": failures,
-        "references": references,
+        "meaning": scales.MEANINGS[kind],
+        "scales": measured,
         "runs": len(cells),
         "shape": f"{len(by_target)} target{'s' * (len(by_target) > 1)} x {len(matrices)} methods x {counted}",
         "machines": sorted({_describe(cell.data["machine"]) for cell in cells if cell.data.get("machine")}),
@@ -229,7 +233,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m daft_rl.report", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders of a benchmark, or a file that --save wrote")
     parser.add_argument("--save", type=Path, help="also write what is shown of all runs into this .jsonl.gz")
-    parser.add_argument("--references", type=Path, default=REFERENCES, help="returns that are 0 and 1")
+    parser.add_argument("--references", type=Path, default=REFERENCES, help="random and expert returns of targets")
+    parser.add_argument(
+        "--scores",
+        choices=list(scales.MEANINGS),
+        help="; ".join(f"{kind}: {meaning}" for kind, meaning in scales.MEANINGS.items())
+        + " (references, unless no target has one)",
+    )
     parser.add_argument("--baseline", help="the method that the others are compared with (ft)")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder of report.html and report.md")
     arguments = parser.parse_args()
@@ -240,11 +250,12 @@ def main() -> None:
             kept = read_cells(arguments.folders)
             save_cells(kept, read_failures(arguments.folders), arguments.save)
             print(f"{len(kept)} runs kept in {arguments.save}")
-        if not arguments.references.is_file():
-            raise ReportError(
-                f"No reference returns in {arguments.references}: run python benchmarks/references.py first."
-            )
-        content = build(arguments.folders, json.loads(arguments.references.read_text("utf-8")), arguments.baseline)
+        references = {}
+        if arguments.references.is_file():
+            references = json.loads(arguments.references.read_text("utf-8"))
+        elif arguments.references != REFERENCES:
+            raise ReportError(f"No reference returns in {arguments.references}: the file does not exist.")
+        content = build(arguments.folders, references, arguments.baseline, arguments.scores)
     except DaftError as error:
         print(error, file=sys.stderr)
         for failure in read_failures(arguments.folders):
@@ -256,7 +267,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     page = environment.from_string(template).render(**content)
     (arguments.out / "report.html").write_text(page, encoding="utf-8")
-    text = [f"# All targets: {content['shape']}", markdown(content["summary"])]
+    text = [f"# All targets: {content['shape']}", f"Scores: {content['meaning']}.", markdown(content["summary"])]
     text += ["Scores by target, mean ± standard deviation over seeds:", markdown(content["scores"])]
     text += _write_figures(content["figures"], "all", arguments.out)
     if content["failures"]:

@@ -13,6 +13,7 @@ from scipy import stats
 
 from daft_rl.errors import ReportError
 from daft_rl.report.cells import Cell
+from daft_rl.report.scales import Scale
 
 __all__ = ["Estimate", "aggregate", "difference", "efficiency", "improvement", "profile", "score_matrices"]
 
@@ -34,32 +35,22 @@ class Estimate:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def score_matrices(cells: list[Cell], references: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Normalised final returns on the target: 0 is a random policy, 1 an agent trained from scratch in the target.
+def score_matrices(cells: list[Cell], scales: Mapping[str, Scale]) -> dict[str, np.ndarray]:
+    """Normalised final returns on the target.
 
     :param cells: finished transfers
-    :param references: target -> ``random`` and ``expert`` return
+    :param scales: target -> what is 0 and 1 there
     :return: method -> ``(seeds, targets)``
-    :raises ReportError: a target has no reference; or the grid has holes, since leaving out what is missing would
-        favour some method
+    :raises ReportError: the grid has holes, since leaving out what is missing would favour some method
     """
-    return _matrices(cells, references, Cell.mean)
+    return _matrices(cells, scales, Cell.mean)
 
 
-def _matrices(
-    cells: list[Cell], references: Mapping[str, Any], returns: Callable[[Cell], Any]
-) -> dict[str, np.ndarray]:
+def _matrices(cells: list[Cell], scales: Mapping[str, Scale], returns: Callable[[Cell], Any]) -> dict[str, np.ndarray]:
     """As :func:`score_matrices`, of other returns of a cell; of a list of them, ``(seeds, targets, list)``."""
     targets = sorted({cell.target for cell in cells})
     seeds = sorted({cell.seed for cell in cells})
     methods = sorted({cell.method for cell in cells})
-    missing = [target for target in targets if target not in references]
-    if missing:
-        raise ReportError(f"No reference returns for {', '.join(missing)}: run python benchmarks/references.py first.")
-    for target in targets:
-        low, high = references[target]["random"], references[target]["expert"]
-        if high <= low:
-            raise ReportError(f"{target}: the reference {high:g} from scratch is not above the random {low:g}.")
     by_key = {(cell.method, cell.seed, cell.target): cell for cell in cells}
     holes = [key for key in product(methods, seeds, targets) if key not in by_key]
     if holes:
@@ -70,8 +61,7 @@ def _matrices(
         )
 
     def score(method: str, seed: int, target: str) -> Any:
-        low, high = references[target]["random"], references[target]["expert"]
-        return (np.asarray(returns(by_key[method, seed, target])) - low) / (high - low)
+        return scales[target].score(returns(by_key[method, seed, target]))
 
     return {
         method: np.array([[score(method, seed, target) for target in targets] for seed in seeds]) for method in methods
@@ -97,7 +87,7 @@ def aggregate(matrices: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
     return {method: estimates[0] for method, estimates in found.items()}
 
 
-def efficiency(cells: list[Cell], references: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, list[Estimate]]] | None:
+def efficiency(cells: list[Cell], scales: Mapping[str, Scale]) -> tuple[np.ndarray, dict[str, list[Estimate]]] | None:
     """Interquartile means at each evaluation during learning (sample efficiency).
 
     :return: target steps, and method -> an estimate for each; ``None`` if runs were evaluated at different steps
@@ -105,7 +95,7 @@ def efficiency(cells: list[Cell], references: Mapping[str, Any]) -> tuple[np.nda
     learning = [cell for cell in cells if len(cell.data["curve"]) > 1]
     if len({tuple(cell.curve[0]) for cell in learning}) != 1:
         return None
-    matrices = _matrices(learning, references, lambda cell: cell.curve[1])
+    matrices = _matrices(learning, scales, lambda cell: cell.curve[1])
     estimates = _intervals(matrices, lambda x: stats.trim_mean(x.reshape(-1, x.shape[-1]), 0.25, axis=0), FOR_BANDS)
     return learning[0].curve[0], estimates
 
