@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 from sb3_contrib import CrossQ
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
 from daft_rl import load_agent
@@ -87,6 +87,26 @@ class Paid(PointMass):
         return observation, float(Paid.paid), *rest  # type: ignore[return-value]
 
 
+@pytest.mark.parametrize("beyond", [0.0, 1e9])
+def test_means_of_a_wrapper(beyond: float) -> None:
+    """What ``VecNormalize`` normalizes is where the range is known; its own clipping does not shorten the way there."""
+    raw = DummyVecEnv([Paid] * 2)
+    venv = VecNormalize(raw, clip_obs=0.01)
+    model = PPO("MlpPolicy", venv, n_steps=8, batch_size=8, device="cpu")
+    venv.obs_rms.mean, venv.obs_rms.var = np.full(3, 100.0), np.full(3, 4.0)  # type: ignore[union-attr]
+    before = state(model)
+    found = realign(model, raw, 160, 0, beyond)
+    assert not differing(before, state(model))
+    assert (venv.obs_rms.var == 4.0).all()  # type: ignore[union-attr]
+    mean = venv.obs_rms.mean  # type: ignore[union-attr]
+    if beyond == 0.0:
+        assert found.moved == 3
+        assert (np.abs(mean) < 10).all()  # where observations are
+    else:
+        assert found.moved == 0
+        assert (mean == 100.0).all()
+
+
 @pytest.mark.parametrize("beyond", [0.0, 1.0, 1e9])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_only_means_of_far_inputs_change(algorithm: str, beyond: float) -> None:
@@ -140,9 +160,9 @@ def test_a_transfer_begins_with_it(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_without_batchnorm_on_the_observation_it_is_refused(env: Any) -> None:
+def test_where_nothing_normalizes_the_observation_it_is_refused(env: Any) -> None:
     venv = DummyVecEnv([env])
     policy = "MultiInputPolicy" if isinstance(venv.observation_space, spaces.Dict) else "MlpPolicy"
     model = PPO(policy, venv, n_steps=8, batch_size=8, device="cpu")
-    with pytest.raises(MethodError, match="no BatchNorm layer reads the observation"):
+    with pytest.raises(MethodError, match="neither VecNormalize nor a BatchNorm layer"):
         realign(model, venv, 8, 0, 1.5)
