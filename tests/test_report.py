@@ -95,6 +95,10 @@ def test_statistics(grid: Path) -> None:
     assert statistics.aggregate(matrices)["ft"].value == pytest.approx((0.31 + 0.32 + 0.4 + 0.41) / 4), (
         "the middle half"
     )
+    outlier = statistics.aggregate(matrices, np.mean)["ft"]
+    assert outlier.value == pytest.approx((0.3 + 0.31 + 0.32 + 0.4 + 0.41 + 5.42) / 6)
+    assert outlier.high > 2, "a mean leaves nothing out"
+    assert statistics.difference(matrices, "ft", np.mean)["daft"].value == pytest.approx(0.2)
     difference = statistics.difference(matrices, "ft")["daft"]
     assert difference.value == pytest.approx(0.2)
     assert difference.low < difference.value < difference.high

@@ -138,14 +138,15 @@ def build(
     if baseline is not None and baseline not in matrices:
         raise ReportError(f"No runs of '{baseline}' to compare with: there are {', '.join(matrices)}.")
     baseline = baseline or "ft"
-    aggregate = statistics.aggregate(matrices)
+    aggregate, means = statistics.aggregate(matrices), statistics.aggregate(matrices, np.mean)
     shown: dict[str, Any] = {"aggregate": figures.intervals(aggregate, "interquartile mean of normalised scores")}
     compared = {}
     if baseline in matrices and len(matrices) > 1:
         differences = statistics.difference(matrices, baseline)
+        of_means = statistics.difference(matrices, baseline, np.mean)
         improvements = statistics.improvement(matrices, baseline)
         shown["difference"] = figures.intervals(differences, f"interquartile mean less that of {baseline}", 0.0)
-        compared = {name: (differences[name], improvements[name]) for name in differences}
+        compared = {name: (differences[name], of_means[name], improvements[name]) for name in differences}
 
     ranked = sorted(matrices, key=lambda name: -aggregate[name].value)
     summary = [
@@ -154,7 +155,9 @@ def build(
             "runs": str(matrices[method].size),
             "IQM": str(aggregate[method]),
             f"IQM - {baseline}": str(compared[method][0]) if method in compared else "",
-            f"P(> {baseline})": str(compared[method][1]) if method in compared else "",
+            "mean": str(means[method]),
+            f"mean - {baseline}": str(compared[method][1]) if method in compared else "",
+            f"P(> {baseline})": str(compared[method][2]) if method in compared else "",
             "source kept": _kept([cell for cell in cells if cell.method == method], _on_source),
             "elsewhere kept": _kept([cell for cell in cells if cell.method == method], Cell.elsewhere),
         }

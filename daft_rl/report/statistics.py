@@ -21,6 +21,8 @@ REPETITIONS = 10_000
 FOR_BANDS = 2_000
 """Repetitions for the intervals that figures show as bands, one of each kind per method."""
 LEVEL = 0.95
+Metric = Callable[[np.ndarray], float]
+"""Scores, shape ``(seeds, targets)``, as one number."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,9 @@ def _intervals(
     }
 
 
-def aggregate(matrices: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
-    """Interquartile mean of each method's scores."""
-    found = _intervals(matrices, lambda x: np.array([metrics.aggregate_iqm(x)]), REPETITIONS)
+def aggregate(matrices: Mapping[str, np.ndarray], metric: Metric = metrics.aggregate_iqm) -> dict[str, Estimate]:
+    """A metric of each method's scores, by default their interquartile mean."""
+    found = _intervals(matrices, lambda x: np.array([metric(x)]), REPETITIONS)
     return {method: estimates[0] for method, estimates in found.items()}
 
 
@@ -100,10 +102,12 @@ def efficiency(cells: list[Cell], scales: Mapping[str, Scale]) -> tuple[np.ndarr
     return learning[0].curve[0], estimates
 
 
-def difference(matrices: Mapping[str, np.ndarray], baseline: str) -> dict[str, Estimate]:
-    """Interquartile mean of each method less that of the baseline."""
+def difference(
+    matrices: Mapping[str, np.ndarray], baseline: str, metric: Metric = metrics.aggregate_iqm
+) -> dict[str, Estimate]:
+    """:func:`aggregate` of each method less that of the baseline."""
     pairs = {method: [scores, matrices[baseline]] for method, scores in matrices.items() if method != baseline}
-    found = _intervals(pairs, lambda x, y: np.array([metrics.aggregate_iqm(x) - metrics.aggregate_iqm(y)]), REPETITIONS)
+    found = _intervals(pairs, lambda x, y: np.array([metric(x) - metric(y)]), REPETITIONS)
     return {method: estimates[0] for method, estimates in found.items()}
 
 
