@@ -258,6 +258,14 @@ def test_one_seed_is_called_an_anecdote(grid: Path) -> None:
     assert "2 targets x 2 methods x 1 seed, which is an anecdote" in build([grid], REFERENCES)["shape"]
 
 
+def test_some_targets_alone(grid: Path) -> None:
+    content = build([grid], REFERENCES, only="Ant: grav")
+    assert content["shape"] == "1 target x 2 methods x 3 seeds"
+    assert list(content["scales"]) == ["Ant: gravity 0.5"]
+    with pytest.raises(ReportError, match=r"'Door': there are Ant: friction 2, Ant: gravity 0\.5"):
+        build([grid], REFERENCES, only="Door")
+
+
 def test_nothing_to_report(grid: Path, tmp_path: Path) -> None:
     with pytest.raises(ReportError, match=r"seeds0\.jsonl\.gz does not exist"):
         read_cells([grid, tmp_path / "seeds0.jsonl.gz"])

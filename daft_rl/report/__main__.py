@@ -122,7 +122,11 @@ def markdown(rows: list[dict[str, str]]) -> str:
 
 
 def build(
-    folders: list[Path], references: dict[str, Any], baseline: str | None = None, kind: str | None = None
+    folders: list[Path],
+    references: dict[str, Any],
+    baseline: str | None = None,
+    kind: str | None = None,
+    only: str = "",
 ) -> dict[str, Any]:
     """Everything that a page shows.
 
@@ -130,9 +134,13 @@ def build(
     :param references: target -> ``random`` and ``expert`` return, and the ``command`` that measured them
     :param baseline: the method that the others are compared with; if ``None``, ``ft`` where it was run
     :param kind: of scores, see :func:`daft_rl.report.scales.choose`
-    :raises ReportError: the grid has holes, or scores have no 0 and 1, or ``baseline`` was not run
+    :param only: how the names of targets begin that are reported; ``Ant``, or ``Ant: gravity``
+    :raises ReportError: the grid has holes, or scores have no 0 and 1, or ``baseline`` or ``only`` is not there
     """
-    cells, failures = read_cells(folders), read_failures(folders)
+    found, failures = read_cells(folders), read_failures(folders)
+    cells = [cell for cell in found if cell.target.startswith(only)]
+    if not cells:
+        raise ReportError(f"No target begins with '{only}': there are {', '.join(sorted({c.target for c in found}))}.")
     kind, measured = scales.choose(cells, references, kind)
     matrices = statistics.score_matrices(cells, measured)
     if baseline is not None and baseline not in matrices:
@@ -243,6 +251,7 @@ def main() -> None:
         help="; ".join(f"{kind}: {meaning}" for kind, meaning in scales.MEANINGS.items())
         + " (references, unless no target has one)",
     )
+    parser.add_argument("--only", default="", metavar="TARGET", help="only targets whose names begin like this: Ant")
     parser.add_argument("--baseline", help="the method that the others are compared with (ft)")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder of report.html and report.md")
     arguments = parser.parse_args()
@@ -258,7 +267,7 @@ def main() -> None:
             references = json.loads(arguments.references.read_text("utf-8"))
         elif arguments.references != REFERENCES:
             raise ReportError(f"No reference returns in {arguments.references}: the file does not exist.")
-        content = build(arguments.folders, references, arguments.baseline, arguments.scores)
+        content = build(arguments.folders, references, arguments.baseline, arguments.scores, arguments.only)
     except DaftError as error:
         print(error, file=sys.stderr)
         for failure in read_failures(arguments.folders):
