@@ -40,6 +40,7 @@ def read_rows(folders: list[Path]) -> list[dict[str, Any]]:
         rows.append(
             {key: data[key] for key in ("task", "shift", "algo", "method", "seed", "timesteps")}
             | {"agent": agent_name(data["source"])}
+            | ({"realigned": data["realigned"]} if data.get("realigned") else {})
             | {
                 f"{when}_{where}{suffix}": value
                 for when in ("zero_shot", "final")

@@ -2,8 +2,8 @@
 
     python benchmarks/realign.py --out benchmarks/results/realign.json
 
-On development shifts, none of which a benchmark learns on. Returns are deterministic, over ``--episodes`` episodes;
-realignment is repeated for ``--seeds``.
+On development shifts, none of which the preset `mujoco` learns on. Returns are deterministic, over ``--episodes``
+episodes; realignment is repeated for ``--seeds``.
 """
 
 from __future__ import annotations

@@ -242,11 +242,11 @@ class Networks:
                         statistics = {**statistics, name: statistics[aliases[id(twin)]]}
         apply_statistics(self.policy, statistics, preserve_function)
 
-    def first_layers(self, size: int) -> list[str]:
-        """Names of linear and BatchNorm layers whose input begins with the observation, and of their twins in target
-        networks.
+    def first_layers(self, size: int) -> dict[str, str]:
+        """Linear and BatchNorm layers whose input begins with the observation, and their twins in target networks.
 
         :param size: entries of an observation, which is a vector
+        :return: name -> name of the online layer, which is the same but for a twin
         """
         policy = self.policy
         probe = torch.randn(7, size, generator=torch.Generator().manual_seed(0)).to(policy.device)
@@ -267,13 +267,15 @@ class Networks:
         finally:
             for handle in handles:
                 handle.remove()
-        found = dict.fromkeys(reading)
-        for target, online in self.kind.targets.items():
-            for name in reading:
-                if name.startswith(online + "."):
-                    found[target + name[len(online) :]] = None
-        unique = {id(policy.get_submodule(name)): name for name in found}  # a shared extractor has several names
-        return list(unique.values())
+        found = {name: name for name in reading}
+        online = {id(policy.get_submodule(name)): name for name in reading}
+        for name, _ in policy.named_modules():
+            root, _, rest = name.partition(".")
+            if root in self.kind.targets and rest:  # by identity, since a shared extractor has several names
+                twin = id(policy.get_submodule(f"{self.kind.targets[root]}.{rest}"))
+                if twin in online:
+                    found[name] = online[twin]
+        return found
 
     def synchronize_targets(self) -> None:
         """Copy the online networks into their target networks."""

@@ -42,7 +42,7 @@ def fold_normalization(model: BaseAlgorithm) -> list[str]:
     std = torch.as_tensor(np.sqrt(statistics.var + normalizer.epsilon), device=model.device)
     policy: Any = model.policy
     layers, networks = batchnorm_layers(policy), Networks(policy)
-    first = networks.first_layers(len(mean))
+    first = list(networks.first_layers(len(mean)))
     if not first:
         raise AgentError("agent.normalize=fold: no linear or BatchNorm layer reads the observation first. Use frozen.")
     normalized = torch.randn(64, len(mean), generator=torch.Generator().manual_seed(0)).to(model.device)

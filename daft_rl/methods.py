@@ -123,7 +123,10 @@ class Method:
         if not (isinstance(self.l2_sp, int | float) and math.isfinite(self.l2_sp) and self.l2_sp >= 0):
             raise MethodError(f"l2_sp: expected a finite number >= 0, got {self.l2_sp!r}.")
         if self.realign is not None and not (
-            isinstance(self.realign, int | float) and math.isfinite(self.realign) and self.realign >= 0
+            isinstance(self.realign, int | float)
+            and not isinstance(self.realign, bool)
+            and math.isfinite(self.realign)
+            and self.realign >= 0
         ):
             raise MethodError(f"realign: expected a finite number >= 0, or null, got {self.realign!r}.")
         if self.realign is not None and self.from_scratch:

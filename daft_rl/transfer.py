@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daft_rl.cli import apply_overrides, compose_config, plain, run_command
-from daft_rl.digest import digest, digest_settings
+from daft_rl.digest import digest_method, digest_settings
 from daft_rl.envs.domains import Domain, Own, own_domains, read_domains
 from daft_rl.errors import AgentError, TaskError
 from daft_rl.methods import Method
@@ -58,7 +58,7 @@ def run(
     from daft_rl.evaluation import visit
     from daft_rl.insertion import insert_batchnorm, wants_batchnorm
     from daft_rl.monitoring import Monitoring
-    from daft_rl.realignment import realign
+    from daft_rl.realignment import known_range, realign
     from daft_rl.recall import recall
     from daft_rl.results import TransferResult, machine
     from daft_rl.running import Workspace, save_agent
@@ -69,6 +69,8 @@ def run(
         model = work.load(agent, work.monitored(training, target, agent))
         if method.learns:
             work.check_steps(model)
+        if method.realign is not None:
+            known_range(model, method.realign)  # told before anything is played
         if cfg.agent.adapt_spaces:
             domains = work.fitting(domains, model)
         asked = cfg.evaluation
@@ -82,8 +84,9 @@ def run(
             zero_shot = recall(played, cfg, agent, domains, play)
 
         with work.phases("calibration"):
-            visited = visit(model, training, cfg.calibration.steps, cfg.seed + 1)
             inserted = wants_batchnorm(model, method, cfg.agent.insert_batchnorm)
+            if inserted or method.realign is None:
+                visited = visit(model, training, cfg.calibration.steps, cfg.seed + 1)
             if inserted:
                 insert_batchnorm(model, Networks(model.policy).batches(*visited))
             drift = StatisticsDrift(model.policy)
@@ -127,7 +130,7 @@ def run(
             distortion=layers,
             distortion_on_source=layers_on_source,
             compared=digest_settings(cfg, without=("method", "seed")),
-            method_digest=digest(plain(cfg.method)),
+            method_digest=digest_method(plain(cfg.method)),
             machine=machine(),
             folder=work.folder,
         )

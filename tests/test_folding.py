@@ -24,21 +24,29 @@ from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, outputs
 from tests.test_domains import ON_POLICY, TINY
 
 
-def build_normalized(name: str, batchnorm: bool, norm_reward: bool = False) -> BaseAlgorithm:
+def build_normalized(name: str, batchnorm: bool, norm_reward: bool = False, shared: bool = False) -> BaseAlgorithm:
     """A small agent in a ``VecNormalize`` that has seen some data."""
     venv = VecNormalize(DummyVecEnv([lambda: PointMass(discrete=name in DISCRETE)]), norm_reward=norm_reward)
     kwargs: dict[str, Any] = {"net_arch": [16]}
     if batchnorm:
         kwargs |= {"features_extractor_class": BatchNormExtractor, "features_extractor_kwargs": {"hidden": [8]}}
+    if shared:
+        kwargs["share_features_extractor"] = True
     settings: dict[str, Any] = {"learning_starts": 20} if name in OFF_POLICY else {"n_steps": 64}
     model = ALGORITHMS[name]("MlpPolicy", venv, policy_kwargs=kwargs, seed=0, device="cpu", **settings)
     return model.learn(64)
 
 
+SHARING = ["SAC", "TD3"]
+"""Their actors and critics may share an extractor, which their targets have of their own."""
+
+
 @pytest.mark.parametrize("batchnorm", [False, True])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_every_network_takes_raw_observations(algorithm: str, batchnorm: bool) -> None:
-    model = build_normalized(algorithm, batchnorm)
+@pytest.mark.parametrize(
+    ("algorithm", "shared"), [*((name, False) for name in ALGORITHMS), *((n, True) for n in SHARING)]
+)
+def test_every_network_takes_raw_observations(algorithm: str, shared: bool, batchnorm: bool) -> None:
+    model = build_normalized(algorithm, batchnorm, shared=shared)
     normalizer = model.get_vec_normalize_env()
     assert normalizer is not None
     raw = np.random.default_rng(0).normal(0.5, 1.0, (50, 3)).astype(np.float32)

@@ -22,7 +22,7 @@ from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.envs import make_vec
 from daft_rl.errors import MethodError
 from daft_rl.methods import GROUPS
-from daft_rl.realignment import realign
+from daft_rl.realignment import _Watch, realign
 from daft_rl.sources import find_agent
 from daft_rl.transfer import transfer
 from tests.conftest import ALGORITHMS, DISCRETE, PointMass, build
@@ -128,6 +128,48 @@ def test_only_means_of_far_inputs_change(algorithm: str, beyond: float) -> None:
         for name in reading:
             if name.startswith(target + "."):
                 assert torch.equal(layers[name].mean, layers[online + name[len(target) :]].mean)
+
+
+@pytest.mark.parametrize("beyond", [0.0, 1e9])
+def test_target_networks_keep_what_is_theirs(beyond: float) -> None:
+    """Between two of its updates a target network of DQN has statistics of its own."""
+    model = build("DQN")
+    networks, layers = Networks(model.policy), batchnorm_layers(model.policy)
+    read = {name: online for name, online in networks.first_layers(3).items() if name in layers}
+    twins = {name: online for name, online in read.items() if name != online}
+    assert twins
+    for name in twins:
+        layers[name].mean.add_(5.0)
+        layers[name].var.mul_(2.0)
+    before = state(model)
+    found = realign(model, DummyVecEnv([lambda: Paid(discrete=True)] * 2), 160, 0, beyond)
+    assert (found.moved > 0) == (beyond == 0.0)
+    changed = differing(before, state(model))
+    assert all(name.endswith("running_mean") for name in changed)
+    assert {name.removesuffix(".running_mean") for name in changed} == (set(read) if beyond == 0.0 else set())
+    for name, online in twins.items() if beyond == 0.0 else ():
+        assert torch.equal(layers[name].mean, layers[online].mean)
+
+
+class EndsEarly(PointMass):
+    """Three points a step, for two steps."""
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        observation, _, _, truncated, info = super().step(action)
+        return observation, 3.0, self.steps >= 2, truncated, info
+
+
+def test_an_episode_that_is_over_gets_nothing_further() -> None:
+    """By the reward of a step, ending at once would be the best of all."""
+    watch = _Watch(DummyVecEnv([EndsEarly, PointMass]))
+    watch.reset()
+    paid = np.zeros(2)
+    for _ in range(6):
+        paid += watch.step(np.zeros((2, 2), dtype=np.float32))[1]
+    assert paid[0] == 18.0
+    assert watch.returns[0] == 6.0
+    assert watch.returns[1] == pytest.approx(paid[1])
+    assert watch.steps == 6
 
 
 def test_a_critic_keeps_the_means_of_its_actions() -> None:

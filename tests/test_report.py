@@ -205,7 +205,13 @@ def test_without_references_the_command_needs_none(grid: Path, tmp_path: Path) -
     assert done.returncode == 2
     assert "--scores recovered" in done.stderr
     assert "Traceback" not in done.stderr
-    assert report().returncode == 0
+    (tmp_path / "others.json").write_text(json.dumps({"Door: no shift": {}}))
+    done = report("--references", "others.json")
+    assert done.returncode == 2, "a file that was asked for is not ignored"
+    assert "Ant: friction 2" in done.stderr
+    done = report()
+    assert done.returncode == 0
+    assert "won back" in done.stdout
     assert "won back of what the shift costs" in (tmp_path / "report" / "report.md").read_text()
 
 

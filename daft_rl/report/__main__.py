@@ -244,12 +244,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m daft_rl.report", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders of a benchmark, or a file that --save wrote")
     parser.add_argument("--save", type=Path, help="also write what is shown of all runs into this .jsonl.gz")
-    parser.add_argument("--references", type=Path, default=REFERENCES, help="random and expert returns of targets")
+    parser.add_argument("--references", type=Path, help=f"random and expert returns of targets ({REFERENCES})")
     parser.add_argument(
         "--scores",
         choices=list(scales.MEANINGS),
         help="; ".join(f"{kind}: {meaning}" for kind, meaning in scales.MEANINGS.items())
-        + " (references, unless no target has one)",
+        + " (references where --references is given or a target has one in its default)",
     )
     parser.add_argument("--only", default="", metavar="TARGET", help="only targets whose names begin like this: Ant")
     parser.add_argument("--baseline", help="the method that the others are compared with (ft)")
@@ -262,12 +262,13 @@ def main() -> None:
             kept = read_cells(arguments.folders)
             save_cells(kept, read_failures(arguments.folders), arguments.save)
             print(f"{len(kept)} runs kept in {arguments.save}")
-        references = {}
-        if arguments.references.is_file():
-            references = json.loads(arguments.references.read_text("utf-8"))
-        elif arguments.references != REFERENCES:
-            raise ReportError(f"No reference returns in {arguments.references}: the file does not exist.")
-        content = build(arguments.folders, references, arguments.baseline, arguments.scores, arguments.only)
+        kind, path = arguments.scores, arguments.references or REFERENCES
+        if arguments.references is not None:
+            kind = kind or "references"
+            if not path.is_file():
+                raise ReportError(f"No reference returns in {path}: the file does not exist.")
+        references = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        content = build(arguments.folders, references, arguments.baseline, kind, arguments.only)
     except DaftError as error:
         print(error, file=sys.stderr)
         for failure in read_failures(arguments.folders):
@@ -288,6 +289,7 @@ def main() -> None:
         text += [f"# {part['target']}", markdown(part["rows"])]
         text += _write_figures(part["figures"], part["target"], arguments.out)
     (arguments.out / "report.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    print(f"Scores: {content['meaning']}.")
     print(f"{content['runs']} runs, {len(content['failures'])} failed: {arguments.out / 'report.html'}")
 
 

@@ -17,7 +17,7 @@ __all__ = ["Cell", "Failure", "read_cells", "read_failures", "save_cells", "targ
 
 SAVED = (
     *("task", "shift", "algo", "method", "seed", "timesteps", "wall_seconds", "peak_memory_mb", "phases", "curve"),
-    *("compared", "method_digest", "content", "machine"),
+    *("compared", "method_digest", "content", "machine", "realigned"),
 )
 """What is saved as it is."""
 
