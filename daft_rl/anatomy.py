@@ -233,14 +233,8 @@ class Networks:
         A target network gets the statistics of its online network, because SB3 copies them at each update
         (SB3 issue #996), and compensates with its own weights: its function is preserved too.
         """
-        aliases = {id(layer.module): name for name, layer in batchnorm_layers(self.policy).items()}
-        for target, online in self.kind.targets.items():
-            for name in list(batchnorm_layers(self.policy)):
-                if name.startswith(target + "."):
-                    twin = self.policy.get_submodule(online + name[len(target) :])
-                    if aliases[id(twin)] in statistics:
-                        statistics = {**statistics, name: statistics[aliases[id(twin)]]}
-        apply_statistics(self.policy, statistics, preserve_function)
+        twins = {name: statistics[online] for name, online in self._twins().items() if online in statistics}
+        apply_statistics(self.policy, {**statistics, **twins}, preserve_function)
 
     def first_layers(self, size: int) -> dict[str, str]:
         """Linear and BatchNorm layers whose input begins with the observation, and their twins in target networks.
@@ -267,15 +261,21 @@ class Networks:
         finally:
             for handle in handles:
                 handle.remove()
-        found = {name: name for name in reading}
-        online = {id(policy.get_submodule(name)): name for name in reading}
-        for name, _ in policy.named_modules():
-            root, _, rest = name.partition(".")
-            if root in self.kind.targets and rest:  # by identity, since a shared extractor has several names
-                twin = id(policy.get_submodule(f"{self.kind.targets[root]}.{rest}"))
-                if twin in online:
-                    found[name] = online[twin]
-        return found
+        return {name: name for name in reading} | {
+            name: online for name, online in self._twins().items() if online in reading
+        }
+
+    def _twins(self) -> dict[str, str]:
+        """Modules of target networks -> those of online networks. Each has the name that the policy lists it under,
+        since an extractor that two networks share has two."""
+        policy = self.policy
+        listed = {id(module): name for name, module in policy.named_modules()}
+        return {
+            listed[id(policy.get_submodule(f"{target}.{name}"))]: listed[id(module)]
+            for target, online in self.kind.targets.items()
+            for name, module in policy.get_submodule(online).named_modules()
+            if name
+        }
 
     def synchronize_targets(self) -> None:
         """Copy the online networks into their target networks."""

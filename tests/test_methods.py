@@ -100,6 +100,7 @@ def test_schedules() -> None:
         ({"bn_mode": "frozen"}, "train, eval"),
         ({"l2_sp": -1}, "l2_sp"),
         ({"realign": -1}, "realign: expected a finite number"),
+        ({"realign": True}, "realign: expected a finite number"),
         ({"realign": 1, "actor_encoder": {"init": "random"}, "actor_head": {"init": "random"}}, "source's actor"),
         ({"actor_head": {"scale": -0.1}}, "scale"),
         ({"actor_head": {"scale": float("nan")}}, "scale"),

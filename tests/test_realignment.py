@@ -193,13 +193,16 @@ def test_a_transfer_begins_with_it(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "results.json").read_text())["realigned"] == result.realigned
 
 
+def observed(change: Any, space: spaces.Space) -> Any:
+    return lambda: gym.wrappers.TransformObservation(PointMass(), change, space)
+
+
 @pytest.mark.parametrize(
     "env",
     [
         PointMass,
-        lambda: gym.wrappers.TransformObservation(
-            PointMass(), lambda o: {"all": o}, spaces.Dict(all=spaces.Box(-9, 9, (3,)))
-        ),
+        observed(lambda o: {"all": o}, spaces.Dict(all=spaces.Box(-9, 9, (3,)))),
+        observed(lambda o: (o > 0).astype(int), spaces.MultiDiscrete([2, 2, 2])),
     ],
 )
 def test_where_nothing_normalizes_the_observation_it_is_refused(env: Any) -> None:
@@ -208,3 +211,12 @@ def test_where_nothing_normalizes_the_observation_it_is_refused(env: Any) -> Non
     model = PPO(policy, venv, n_steps=8, batch_size=8, device="cpu")
     with pytest.raises(MethodError, match="neither VecNormalize nor a BatchNorm layer"):
         realign(model, venv, 8, 0, 1.5)
+
+
+def test_a_transfer_refuses_it_before_anything_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played: list[Any] = []
+    monkeypatch.setattr(PointMass, "step", lambda *args: played.append(args))
+    model = PPO("MlpPolicy", PointMass(), device="cpu")
+    with pytest.raises(MethodError, match="neither VecNormalize nor a BatchNorm layer"):
+        transfer(PointMass, "daft_realign", source=model, output_dir=tmp_path / "run")
+    assert not played
