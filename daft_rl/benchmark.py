@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import open_dict
 
@@ -86,6 +87,10 @@ def _run_cell(cfg: DictConfig, noted: Path) -> dict[str, Any]:
 
 class Summary(Callback):
     """At the end of a grid: how many cells its folder has, and what went wrong in those that failed."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """The folder is named by the preset, which Hydra tells in jobs only: launchers need it before."""
+        HydraConfig.instance().set_config(config)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Ends the process with status 1 if a cell has failed."""

@@ -161,10 +161,9 @@ def test_a_failed_cell_is_told_and_tried_again(tmp_path: Path, monkeypatch: pyte
 
 def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "daft_rl.benchmark", *CHEAP, "method=zero_shot", "seed=-1,0,1"]
-    done = subprocess.run(
-        [*command, f"benchmark.folder={tmp_path}"], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
+    assert len(list((tmp_path / "runs" / "benchmark" / "smoke").rglob("cell.json"))) == 3, "where no folder is given"
     assert "2 finished, 1 failed" in done.stdout
     assert "ConfigError: seed" in done.stdout.splitlines()[-1]
     assert "Done   3 out of   3" in done.stderr, "how far the grid is"
