@@ -45,6 +45,11 @@ class Returns:
         """Mean cost of an episode."""
         return None if self.costs is None else float(np.mean(self.costs))
 
+    def first(self, episodes: int) -> Returns:
+        """Those of the first episodes."""
+        costs = None if self.costs is None else self.costs[:episodes]
+        return Returns(self.returns[:episodes], self.lengths[:episodes], costs)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as in ``results.json``."""
         data = {"mean": self.mean, "std": self.std, "returns": self.returns, "lengths": self.lengths}

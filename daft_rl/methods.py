@@ -160,6 +160,11 @@ class Method:
         return any(group.init != "keep" for group in self.groups.values())
 
     @property
+    def changes_function(self) -> bool:
+        """Whether the agent is another function before it learns, realignment aside."""
+        return self.initializes or (self.conversion != "none" and not self.preserve_function)
+
+    @property
     def learns(self) -> bool:
         """Whether any parameter ever changes by learning."""
         return not all(group.always_frozen for group in self.groups.values())

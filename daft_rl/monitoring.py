@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ class Monitoring(BaseCallback):
     :param phases: where the time of evaluations is written down
     :param distortion: remembers the features at the start
     :param drift: remembers the running statistics at the start
+    :param known: returns of the policy that learning begins with, by name, where its first episodes were played
+        before: it is not played again
     """
 
     def __init__(
@@ -39,18 +42,23 @@ class Monitoring(BaseCallback):
         phases: Phases,
         distortion: Distortion | None = None,
         drift: StatisticsDrift | None = None,
+        known: Mapping[str, Returns] | None = None,
     ) -> None:
         super().__init__()
         self.envs, self.settings = envs, settings
         self.best_path, self.best = best_path, (False, -float("inf"))
         self.phases = phases
         self.distortion, self.drift = distortion, drift
+        self.known = known or {}
         self.curve: list[dict[str, Any]] = []
         """One entry per evaluation: ``timesteps``, mean return by environment, distances."""
         self._next = settings.every
 
     def _on_training_start(self) -> None:
-        self.evaluate()
+        episodes = self.settings.episodes_during
+        known = {name: self.known[name].first(episodes) for name in self.envs if name in self.known}
+        complete = len(known) == len(self.envs) and all(len(one.returns) == episodes for one in known.values())
+        self.evaluate(known if complete else None)
 
     def _on_step(self) -> bool:
         if self.num_timesteps >= self._next:
@@ -66,13 +74,17 @@ class Monitoring(BaseCallback):
         if constraint is not None:
             self.logger.record("constraint/multiplier", constraint.multiplier)
 
-    def evaluate(self) -> None:
-        """Log returns and distances, and save the policy if it is the best so far."""
-        with self.phases("evaluation"):
-            self._evaluate()
+    def evaluate(self, returns: Mapping[str, Returns] | None = None) -> None:
+        """Log returns and distances, and save the policy if it is the best so far.
 
-    def _evaluate(self) -> None:
-        returns = evaluate_all(self.model, self.envs, self.settings.episodes_during, self.settings.seed)
+        :param returns: those of the policy, by name; ``None`` plays
+        """
+        with self.phases("evaluation"):
+            if returns is None:
+                returns = evaluate_all(self.model, self.envs, self.settings.episodes_during, self.settings.seed)
+            self._note(returns)
+
+    def _note(self, returns: Mapping[str, Returns]) -> None:
         point: dict[str, Any] = {"timesteps": self.num_timesteps}
         for name, result in returns.items():
             point[name] = result.mean

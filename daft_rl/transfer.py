@@ -103,7 +103,8 @@ def run(
             distortion = Distortion(tuner.anatomy, *visit(model, training, *held_out))
             retained = Distortion(tuner.anatomy, *visit(model, envs["source"], *held_out)) if "source" in envs else None
 
-        monitoring = Monitoring(envs, asked, work.folder / "best.zip", work.phases, distortion, drift)
+        known = None if realigned or method.changes_function else zero_shot
+        monitoring = Monitoring(envs, asked, work.folder / "best.zip", work.phases, distortion, drift, known)
         if method.learns:
             work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
 

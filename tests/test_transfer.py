@@ -91,6 +91,22 @@ def test_final_archive_is_the_final_policy(tmp_path: Path) -> None:
     assert again == result.final
 
 
+@pytest.mark.parametrize(("method", "episodes", "plays"), [("daft", 2, 1), ("daft", 1, 2), ("adabn", 2, 2)])
+def test_what_was_played_before_is_not_played_again(
+    method: str, episodes: int, plays: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The curve begins with the first zero-shot episodes, unless the policy is another one by then."""
+    played = []
+    monkeypatch.setattr("daft_rl.monitoring.evaluate_all", lambda *args: played.append(1) or evaluate_all(*args))
+    overrides = [*TINY, f"evaluation.episodes={episodes}", "evaluation.episodes_during=2", "evaluation.every=512"]
+    result = transfer("HalfCheetah-shifted", method, total_timesteps=512, output_dir=tmp_path, overrides=overrides)
+    assert len(played) == plays
+    assert [point["timesteps"] for point in result.curve] == [0, 512]
+    if plays == 1:
+        assert result.curve[0]["target"] == pytest.approx(np.mean(result.zero_shot["target"].returns[:2]))
+    assert (tmp_path / "best.zip").exists()
+
+
 def test_elsewhere_is_played_before_and_after(tmp_path: Path) -> None:
     overrides = [*TINY, "evaluation.elsewhere=[none,gravity-2.0]"]
     result = transfer("HalfCheetah-shifted", total_timesteps=512, output_dir=tmp_path, overrides=overrides)
