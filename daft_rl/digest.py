@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["digest", "digest_agent", "digest_method", "digest_settings"]
 
-IRRELEVANT = {"benchmark", "output_dir", "progress_bar", "render", "render_steps"}
-IRRELEVANT |= {"device", "vec", "torch_threads", "update_threads"}
+IRRELEVANT = {"benchmark", "output_dir", "progress_bar", "render", "render_steps", "device", "vec", "torch_threads"}
 """Settings that returns do not depend on, or not on purpose."""
 
 

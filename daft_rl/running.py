@@ -41,7 +41,7 @@ __all__ = ["Workspace", "bound_exploration", "find_constraint", "save_agent"]
 
 COUNTS = (
     *("num_envs", "total_timesteps", "calibration.steps", "calibration.held_out"),
-    *("evaluation.every", "evaluation.episodes", "evaluation.episodes_during", "torch_threads", "update_threads"),
+    *("evaluation.every", "evaluation.episodes", "evaluation.episodes_during", "torch_threads"),
 )
 """Settings of which there is at least one."""
 SEEDS = ("seed", "evaluation.seed")
@@ -145,33 +145,6 @@ def _treat_normalization(model: BaseAlgorithm, how: str) -> None:
         fold_normalization(model)
 
 
-class UpdateThreads(BaseCallback):
-    """Lets PyTorch use more threads while it updates: minibatches are large enough to be shared out, what is acted on
-    step by step is not.
-
-    :param count: how many; outside of updates it is as many as when learning began
-    """
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.count = count
-
-    def _on_training_start(self) -> None:
-        self.otherwise = torch.get_num_threads()
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_start(self) -> None:
-        torch.set_num_threads(self.otherwise)
-
-    def _on_rollout_end(self) -> None:
-        torch.set_num_threads(self.count)
-
-    def _on_training_end(self) -> None:
-        torch.set_num_threads(self.otherwise)
-
-
 class Workspace:
     """The folder of a run, with its resolved configuration; closes every environment it opened.
 
@@ -200,10 +173,6 @@ class Workspace:
                 raise ConfigError(f"{key}: expected true or false, got {flag!r}.")
         _check_device(self.cfg.device)
         self.folder.mkdir(parents=True, exist_ok=True)
-        found = torch.get_num_threads()  # one per core, or as many as OMP_NUM_THREADS and a pool of jobs leave
-        self._stack.callback(torch.set_num_threads, found)
-        if self.cfg.update_threads is not None:
-            self.cfg.update_threads = min(self.cfg.update_threads, found)
         OmegaConf.save(self.cfg, self.folder / "config.yaml", resolve=True)
         if self.cfg.torch_threads is not None:
             torch.set_num_threads(self.cfg.torch_threads)
@@ -394,8 +363,6 @@ class Workspace:
         env.seed(self.cfg.seed)
         logger = configure(str(self.folder / "tensorboard"), ["tensorboard"])
         model.set_logger(logger)
-        if self.cfg.update_threads is not None:
-            callbacks = [*callbacks, UpdateThreads(self.cfg.update_threads)]
         try:
             model.learn(self.cfg.total_timesteps, callback=callbacks, progress_bar=self.cfg.progress_bar)
         finally:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
@@ -46,6 +46,14 @@ def speed_up(task: Any) -> None:
         hazards.cal_cost = partial(_hazard_cost, hazards, bodies)
 
 
+class _Lidars(NamedTuple):
+    """Lidars that are read together: their names, the rows of what they see, and which of them sees it."""
+
+    names: list[str]
+    rows: np.ndarray
+    group: np.ndarray
+
+
 class _Bodies:
     """Where the agent and the things around it are, read by their rows in MuJoCo's arrays.
 
@@ -78,6 +86,18 @@ class _Bodies:
                 rows = None
             self._rows[obstacle.name] = rows
         return self._rows[obstacle.name]
+
+    @cached_property
+    def lidars(self) -> _Lidars:
+        """Those of obstacles that are bodies."""
+        rows = {
+            f"{obstacle.name}_lidar": self.rows(obstacle)
+            for obstacle in self.task._obstacles
+            if obstacle.is_lidar_observed and self.task.lidar_conf.type == "pseudo"
+        }
+        bodies = {name: found for name, found in rows.items() if found is not None}
+        group = np.repeat(np.arange(len(bodies)), [len(found) for found in bodies.values()])
+        return _Lidars(list(bodies), np.concatenate([*bodies.values(), group[:0]]), group)
 
     @property
     def agent(self) -> tuple[np.ndarray, np.ndarray]:
@@ -174,18 +194,13 @@ def _observe(task: Any, bodies: _Bodies, settled: bool) -> np.ndarray:
     if not settled:
         mujoco.mj_forward(task.model, task.data)
     seen = task.agent.obs_sensor()
-    together: dict[str, np.ndarray] = {}
+    lidars = bodies.lidars
     for obstacle in task._obstacles:
-        if obstacle.is_lidar_observed:
-            rows = bodies.rows(obstacle) if task.lidar_conf.type == "pseudo" else None
-            if rows is None:
-                seen[obstacle.name + "_lidar"] = task._obs_lidar(obstacle.pos, obstacle.group)
-            else:
-                together[obstacle.name + "_lidar"] = rows
+        if obstacle.is_lidar_observed and obstacle.name + "_lidar" not in lidars.names:
+            seen[obstacle.name + "_lidar"] = task._obs_lidar(obstacle.pos, obstacle.group)
         if getattr(obstacle, "is_comp_observed", False):
             seen[obstacle.name + "_comp"] = task._obs_compass(obstacle.pos)
-    if together:
-        rows = np.concatenate(list(together.values()))
-        group = np.repeat(np.arange(len(together)), [len(part) for part in together.values()])
-        seen |= zip(together, _lidars(task.lidar_conf, bodies, task.data.xpos[rows], group, len(together)), strict=True)
+    if lidars.names:
+        close = _lidars(task.lidar_conf, bodies, task.data.xpos[lidars.rows], lidars.group, len(lidars.names))
+        seen |= zip(lidars.names, close, strict=True)
     return np.concatenate([seen[name].ravel() for name in task.obs_info.obs_space_dict])
