@@ -288,8 +288,9 @@ def test_shipped_agents_are_what_their_cards_say(name: str) -> None:
     model = load_object(algorithm).load(archive, device="cpu")
     actor, critic = ("pi_features_extractor", "vf_features_extractor") if card["algo"] == "ppo" else ("actor", "critic")
     assert all(len(batchnorm_layers(getattr(model.policy, part))) >= 3 for part in (actor, critic))
-    played = evaluate(model, make_vec(card["task"], num_envs=10, vec="dummy"), episodes=10, seed=10_000)
-    assert played.mean + 2 * played.std / 10**0.5 >= FLOORS[name]  # ten episodes of a chaotic simulation
+    episodes = 4 if card["task"] in ("Door", "Wipe") else 10  # robosuite takes ten times as long
+    played = evaluate(model, make_vec(card["task"], num_envs=episodes, vec="dummy"), episodes, seed=10_000)
+    assert played.mean + 2 * played.std / episodes**0.5 >= FLOORS[name]  # few episodes of a chaotic simulation
 
 
 def test_missing_agents_are_told() -> None:
