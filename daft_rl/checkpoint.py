@@ -183,6 +183,15 @@ def _prepare_env(env: gym.Env | VecEnv | None, path: Path, adapt: bool) -> VecEn
     return apply_vecnormalize(venv, resize_statistics(found, venv.observation_space) if adapt else found)
 
 
+def _brief(space: spaces.Space) -> str:
+    """A space in one line: bounds of a vector that are all alike, or none."""
+    if not isinstance(space, spaces.Box):
+        return str(space)
+    bounds = [np.unique(bound) for bound in (space.low, space.high)]
+    told = [str(bound[0]) if len(bound) == 1 else f"from {bound[0]} to {bound[-1]}" for bound in bounds]
+    return f"Box({', '.join(told)}, shape {space.shape}, {space.dtype})"
+
+
 def _find_spaces(contents: ArchiveContents, venv: VecEnv | None, adapt: bool) -> tuple[spaces.Space, spaces.Space]:
     """Observation and action space: the environment's, which must fit the archive's, or else the archive's."""
     found = []
@@ -196,8 +205,8 @@ def _find_spaces(contents: ArchiveContents, venv: VecEnv | None, adapt: bool) ->
         fits = venv is None or stored is None or not differs(stored, actual, bounds_matter=what == "action")
         if stored is not None and not fits and not adapt:
             raise AgentError(
-                f"{contents.path} was trained on the {what} space {stored} of shape {stored.shape}, the environment "
-                f"has {actual} of shape {actual.shape}. Wrap the environment so that they agree "
+                f"{contents.path} was trained on the {what} space {_brief(stored)}, the environment "
+                f"has {_brief(actual)}. Wrap the environment so that they agree "
                 "(gymnasium.wrappers.RescaleAction, FlattenObservation, ...); or, for vectors of another length, pass "
                 "adapt_spaces=True (agent.adapt_spaces=true on the command line)."
             )

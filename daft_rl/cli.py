@@ -126,7 +126,8 @@ def _beside_another_hydra() -> Iterator[None]:
 
 def _explain(error: Exception) -> str:
     """One message: what was wrong, and what exists."""
-    lines = [str(error).strip()]
+    told = str(error).strip().splitlines()
+    lines = [line for line in told if not line.startswith("To append to your config")]  # which nothing would read
     cause: BaseException | None = error
     while cause is not None:
         parent = getattr(cause, "parent_node", None)
@@ -161,6 +162,9 @@ def run_command(name: str, run: Callable[[DictConfig], Any]) -> None:
     except (DaftError, HydraException, OmegaConfBaseException) as error:
         print(_explain(error), file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
 
 
 def plain(node: Any) -> Any:

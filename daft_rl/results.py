@@ -114,8 +114,9 @@ class TransferResult:
         console = Console()
         console.print(table)
         if self.realigned is not None:
-            told = "{moved} of {inputs} inputs realigned: reward of a step {before:.3g} -> {after:.3g}"
-            console.print(told.format(**self.realigned), highlight=False)
+            told = "{moved} of {inputs} inputs realigned: reward of first steps {before:.3g} -> {after:.3g}"
+            told += "" if self.realigned["moved"] else " is not enough to tell"
+            console.print(told.format(**self.realigned), highlight=False, soft_wrap=True)
         shares = ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in self.phases.items() if seconds >= 0.5)
         console.print(
             f"{self.timesteps} target steps in {self.wall_seconds:.0f} s ({shares})", highlight=False, soft_wrap=True

@@ -22,6 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize, unwrap_vec_wrapper
 
@@ -172,8 +173,12 @@ class Workspace:
             if flag is not None and not isinstance(flag, bool):
                 raise ConfigError(f"{key}: expected true or false, got {flag!r}.")
         _check_device(self.cfg.device)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.cfg, self.folder / "config.yaml", resolve=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "results.json").unlink(missing_ok=True)  # of an earlier run, whose settings go next
+            OmegaConf.save(self.cfg, self.folder / "config.yaml", resolve=True)
+        except OSError as error:
+            raise ConfigError(f"output_dir={self.folder}: nothing can be written there: {error}.") from error
         if self.cfg.torch_threads is not None:
             torch.set_num_threads(self.cfg.torch_threads)
         set_random_seed(self.cfg.seed)
@@ -334,11 +339,18 @@ class Workspace:
         return model
 
     def check_steps(self, model: BaseAlgorithm) -> None:
-        """Whether there are steps left to learn from.
+        """Whether there are steps left to learn from; of a single rollout it is told that rates have fallen by then.
 
         :raises ConfigError: an off-policy algorithm would only fill its replay buffer
         """
         total, idle = self.cfg.total_timesteps, getattr(model, "learning_starts", 0)
+        rollout = model.n_steps * model.n_envs if isinstance(model, OnPolicyAlgorithm) else 0
+        if total <= rollout:
+            print(
+                f"total_timesteps={total} is one rollout, of {rollout} steps, after which learning rates that decay "
+                "are 0. To learn, take more steps, or fewer num_envs or algo.settings.n_steps.",
+                file=sys.stderr,
+            )
         if total <= idle:
             raise ConfigError(
                 f"total_timesteps={total}: learning would begin after {idle} steps. Take more, or set "

@@ -47,7 +47,8 @@ class Glider(gym.Env):
         return np.array([self.height, self.speed], np.float32)
 
 
-gym.register("Glider-v0", entry_point=Glider, max_episode_steps=100)
+if "Glider-v0" not in gym.registry:  # the command line imports this file by its name, beside the running script
+    gym.register("Glider-v0", entry_point=Glider, max_episode_steps=100)
 
 
 class Trunk(nn.Module):

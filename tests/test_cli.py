@@ -14,8 +14,9 @@ import torch
 from hydra import compose, initialize
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from stable_baselines3 import PPO
 
-from daft_rl.cli import apply_overrides, compose_config
+from daft_rl.cli import apply_overrides, compose_config, run_command
 from daft_rl.errors import ConfigError
 from daft_rl.pretrain import run as pretrain
 from daft_rl.running import Workspace
@@ -178,3 +179,41 @@ def test_a_shift_is_given_once(first: int) -> None:
     both = ["env.shift.friction=2", "env.shift=gravity-0.5"]
     with pytest.raises(ConfigError, match="a level replaces the shift"):
         compose_config("transfer", ["env=HalfCheetah-shifted", both[first], both[1 - first]])
+
+
+def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["transfer", "env=Ant-shifted"])
+    monkeypatch.setattr("daft_rl.cli.hydra.main", lambda **_: lambda job: interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        run_command("transfer", print)
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_a_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cfg = compose_config("transfer", [f"output_dir={tmp_path / 'file' / 'run'}"])
+    with pytest.raises(ConfigError, match=r"output_dir=.*nothing can be written"), Workspace(cfg):
+        pass
+
+
+def test_results_of_an_earlier_run_go(tmp_path: Path) -> None:
+    """Its settings are overwritten at once, so what is left would seem to be theirs."""
+    (tmp_path / "results.json").write_text("{}")
+    with Workspace(compose_config("transfer", [f"output_dir={tmp_path}"])):
+        assert not (tmp_path / "results.json").exists()
+
+
+def test_mistyped_settings_are_not_to_be_added() -> None:
+    with pytest.raises(ConfigError, match="total_timestep") as told:
+        compose_config("transfer", ["total_timestep=100"])
+    assert "append" not in str(told.value)
+
+
+def test_a_single_rollout_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = PPO("MlpPolicy", "Pendulum-v1", n_steps=64, device="cpu")
+    for steps, told in ((64, True), (65, False)):
+        Workspace(compose_config("transfer", [f"output_dir={tmp_path}", f"total_timesteps={steps}"])).check_steps(model)
+        assert ("one rollout, of 64 steps" in capsys.readouterr().err) is told

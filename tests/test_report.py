@@ -328,3 +328,10 @@ def test_scores_by_target_and_another_baseline(grid: Path) -> None:
     assert {row["IQM - daft"] != "" for row in content["summary"] if row["method"] == "ft"} == {True}
     with pytest.raises(ReportError, match=r"No runs of 'fft' to compare with: there are daft, ft"):
         build([grid], REFERENCES, "fft")
+
+
+@pytest.mark.parametrize("content", [b"{}\n", b"", b"\x1f\x8bnot really"])
+def test_files_of_another_kind_are_told(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "door.json").write_bytes(content)
+    with pytest.raises(ReportError, match=r"door\.json: expected run folders|No results\.json"):
+        read_cells([tmp_path / "door.json"])

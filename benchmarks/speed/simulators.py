@@ -20,6 +20,7 @@ import numpy as np
 
 from daft_rl.envs.robosuite import RobosuiteEnv, RobosuiteShift
 from daft_rl.envs.safety import SafetyEnv, get_blueprint
+from daft_rl.results import machine
 
 TASKS = {
     "Door": lambda fast: RobosuiteEnv("Door", RobosuiteShift(), fast=fast),
@@ -71,7 +72,8 @@ def main() -> None:
         }
         print(name, results[name])
     if arguments.out is not None:
-        data = {"command": "python benchmarks/speed/simulators.py", "ratio": "median, least, most", "tasks": results}
+        command = "OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/speed/simulators.py"
+        data = {"command": command, "machine": machine(), "ratio": "median, least, most", "tasks": results}
         arguments.out.write_text(json.dumps(data, indent=1) + "\n")
 
 

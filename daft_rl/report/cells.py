@@ -143,7 +143,7 @@ def read_cells(folders: Iterable[Path]) -> list[Cell]:
         if key in seen:
             raise ReportError(
                 f"{cell.target}, {cell.method}, seed {cell.seed} stands in {seen[key].folder} and in {cell.folder}: "
-                "runs with different settings do not belong in one report."
+                "a run belongs in a report once, and runs with different settings do not belong in one."
             )
         seen[key] = cell
     for setting, reason in (
@@ -174,8 +174,11 @@ def _read_saved(path: Path) -> list[dict[str, Any]]:
     """What :func:`save_cells` wrote; nothing if it is a folder."""
     if not path.is_file():
         return []
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: expected run folders, or a file that --save wrote (.jsonl.gz): {error}.") from error
 
 
 def _rounded(value: Any) -> Any:
