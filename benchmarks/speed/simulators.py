@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -72,7 +73,7 @@ def main() -> None:
         }
         print(name, results[name])
     if arguments.out is not None:
-        command = "OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/speed/simulators.py"
+        command = " ".join(["OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/speed/simulators.py", *sys.argv[1:]])
         data = {"command": command, "machine": machine(), "ratio": "median, least, most", "tasks": results}
         arguments.out.write_text(json.dumps(data, indent=1) + "\n")
 
