@@ -184,7 +184,7 @@ def _prepare_env(env: gym.Env | VecEnv | None, path: Path, adapt: bool) -> VecEn
 
 
 def _brief(space: spaces.Space) -> str:
-    """A space in one line: bounds of a vector that are all alike, or none."""
+    """A space in one line: of an array of bounds, the range."""
     if not isinstance(space, spaces.Box):
         return str(space)
     bounds = [np.unique(bound) for bound in (space.low, space.high)]
