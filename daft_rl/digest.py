@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["digest", "digest_agent", "digest_method", "digest_settings"]
 
-IRRELEVANT = {"benchmark", "output_dir", "progress_bar", "render", "render_steps", "device", "vec", "torch_threads"}
+IRRELEVANT = {
+    *("benchmark", "output_dir", "progress_bar", "render", "render_steps"),
+    *("device", "vec", "torch_threads", "evaluate_beside"),
+}
 """Settings that returns do not depend on, or not on purpose."""
 
 

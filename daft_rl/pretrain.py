@@ -62,7 +62,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if method.conversion != "none":
             tuner.convert(*visit(model, training, cfg.calibration.steps, cfg.seed + 1), method.preserve_function)
         env = work.env(domain, cfg.evaluation.episodes_during)
-        monitoring = Monitoring({"source": env}, cfg.evaluation, work.folder / "best.zip", work.phases)
+        begin = work.beside(model, [domain], [env])
+        monitoring = Monitoring({"source": env}, cfg.evaluation, work.folder / "best.zip", work.phases, begin)
         work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
         tuner.detach()
         for optimizer in tuner.anatomy.optimizers().values():

@@ -67,6 +67,8 @@ class TransferResult:
     wall_seconds: float
     phases: dict[str, float]
     """Seconds by what was done; what comes before the first environment is in none of them."""
+    seconds_beside: float
+    """How long other processes evaluated meanwhile."""
     shift: dict[str, Any]
     """The fields of the shift that change something."""
     zero_shot: dict[str, Returns]
@@ -118,6 +120,8 @@ class TransferResult:
             told += "" if self.realigned["moved"] else " is not enough to tell"
             console.print(told.format(**self.realigned), highlight=False, soft_wrap=True)
         shares = ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in self.phases.items() if seconds >= 0.5)
+        if self.seconds_beside >= 0.5:
+            shares += f"; meanwhile, in another process, evaluation {self.seconds_beside:.0f}"
         console.print(
             f"{self.timesteps} target steps in {self.wall_seconds:.0f} s ({shares})", highlight=False, soft_wrap=True
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,10 +28,13 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize, unwrap_vec_wrapper
 
 from daft_rl.agents import BatchNormExtractor, fuse_batch_renorm
+from daft_rl.beside import Call
 from daft_rl.checkpoint import apply_vecnormalize, check_hyperparameters, load_agent, read_vecnormalize
 from daft_rl.cli import plain
+from daft_rl.envs.cores import usable_cores
 from daft_rl.envs.domains import Domain
 from daft_rl.envs.tasks import load_object
+from daft_rl.envs.workers import WorkerVecEnv
 from daft_rl.errors import AgentError, ConfigError
 from daft_rl.evaluation import Returns, evaluate, evaluate_all
 from daft_rl.folding import fold_normalization
@@ -39,6 +43,8 @@ from daft_rl.phases import Phases, TimedVecEnv
 from daft_rl.results import write_json
 
 __all__ = ["Workspace", "bound_exploration", "find_constraint", "save_agent"]
+
+T = TypeVar("T")
 
 COUNTS = (
     *("num_envs", "total_timesteps", "calibration.steps", "calibration.held_out"),
@@ -158,6 +164,7 @@ class Workspace:
         self.phases = Phases()
         """Where the time of the run goes."""
         self._stack = ExitStack()
+        self._calls: list[Call[Any]] = []
 
     def __enter__(self) -> Workspace:
         for key in COUNTS:
@@ -242,6 +249,50 @@ class Workspace:
                 venv = at_hand[role] if role in at_hand else self.env(domains[role], asked.episodes_during, stack)
                 returns[role] = evaluate(model, venv, asked.episodes, asked.seed)
         return {role: returns[role] for role in domains}
+
+    def beside(
+        self, model: BaseAlgorithm, domains: Iterable[Domain], venvs: Iterable[VecEnv]
+    ) -> Callable[[Callable[[], T]], Call[T]]:
+        """How evaluations begin: in another process while this one goes on, or here.
+
+        ``evaluate_beside=auto`` takes another process where a core may be idle and nothing forbids a fork, and leaves
+        environments of the user's alone, which may hold what cannot be copied.
+
+        :param model: who plays
+        :param domains: where
+        :param venvs: the batches that are at hand for it
+        :return: takes what is to be called
+        :raises ConfigError: ``evaluate_beside=true`` where that is impossible
+        """
+        asked, fork = self.cfg.evaluate_beside, False
+        if asked not in ("auto", True, False):
+            raise ConfigError(f"evaluate_beside: expected auto, true or false, got {asked!r}.")
+        if asked:
+            workers = any(isinstance(venv.unwrapped, WorkerVecEnv) for venv in venvs)
+            reasons = {
+                "only Linux has what it takes": sys.platform != "linux",
+                "a process that computes on a GPU cannot be copied": model.device.type != "cpu",
+                f"torch_threads={torch.get_num_threads()}, which do not survive a copy": torch.get_num_threads() > 1,
+                "worker processes serve one master (vec=dummy goes)": workers,
+                "this process may have none beside it": multiprocessing.current_process().daemon,
+            }
+            reason = next((told for told, holds in reasons.items() if holds), None)
+            if asked is True and reason is not None:
+                raise ConfigError(f"evaluate_beside=true: {reason}. Take auto or false.")
+            ours = all(domain.is_ours for domain in domains)
+            fork = reason is None and (asked is True or (ours and usable_cores() > 1))
+
+        def begin(function: Callable[[], T]) -> Call[T]:
+            self._calls.append(Call(function, fork))
+            self._stack.callback(self._calls[-1].cancel)
+            return self._calls[-1]
+
+        return begin
+
+    @property
+    def seconds_beside(self) -> float:
+        """How long other processes evaluated while this one learnt."""
+        return sum(call.seconds for call in self._calls)
 
     def monitored(self, venv: VecEnv, domain: Domain, agent: Path | BaseAlgorithm | None = None) -> VecEnv:
         """What to learn from: each finished episode is a line in ``monitor.csv``, costs are limited.

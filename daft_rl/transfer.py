@@ -80,8 +80,9 @@ def run(
         def play(where: Mapping[str, Domain]) -> dict[str, Returns]:
             return work.play(model, where, envs)
 
+        begin = work.beside(model, domains.values(), envs.values())
         with work.phases("evaluation"):
-            zero_shot = recall(played, cfg, agent, domains, play)
+            zero_shot = begin(lambda: recall(played, cfg, agent, domains, play))
 
         with work.phases("calibration"):
             inserted = wants_batchnorm(model, method, cfg.agent.insert_batchnorm)
@@ -103,14 +104,16 @@ def run(
             distortion = Distortion(tuner.anatomy, *visit(model, training, *held_out))
             retained = Distortion(tuner.anatomy, *visit(model, envs["source"], *held_out)) if "source" in envs else None
 
-        known = None if realigned or method.changes_function else zero_shot
-        monitoring = Monitoring(envs, asked, work.folder / "best.zip", work.phases, distortion, drift, known)
+        known = zero_shot
+        if realigned or method.changes_function or asked.episodes < asked.episodes_during:
+            known = None
+        monitoring = Monitoring(envs, asked, work.folder / "best.zip", work.phases, begin, distortion, drift, known)
         if method.learns:
             work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
 
         with work.phases("evaluation"):
             changed = method.learns or inserted or realigned or method.conversion != "none" or method.initializes
-            final = play(domains) if changed else zero_shot
+            final = play(domains) if changed else zero_shot.result()
             layers, layers_on_source = distortion.measure(), retained.measure() if retained else {}
         tuner.detach()
         save_agent(model, work.folder / "final.zip")
@@ -123,8 +126,9 @@ def run(
             timesteps=model.num_timesteps if method.learns else 0,
             wall_seconds=time.perf_counter() - started,
             phases=work.phases.as_dict(),
+            seconds_beside=work.seconds_beside,
             shift=target.changes,
-            zero_shot=zero_shot,
+            zero_shot=zero_shot.result(),
             final=final,
             realigned=realigned.as_dict() if realigned else None,
             curve=monitoring.curve,

@@ -22,6 +22,7 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from daft_rl.envs.cores import usable_cores
 from daft_rl.envs.rules import RULES, Rule
 from daft_rl.envs.wrappers import ActionDelay, ObservationShift
 from daft_rl.errors import TaskError
@@ -150,15 +151,20 @@ class Crew:
 
     Whoever is free takes the next environment: an iterator over a list can be shared between threads. A thread
     that comes too late finds nothing left, and nobody waits for it: that matters when cores are busy otherwise.
+    In a fork of the process, which threads do not follow, new ones start.
 
     :param size: how many threads, the caller's among them
     """
 
     def __init__(self, size: int) -> None:
-        self._inbox: SimpleQueue[tuple[Iterator[Job], SimpleQueue] | None] = SimpleQueue()
         self._outbox: SimpleQueue[BaseException | None] = SimpleQueue()
         self._jobs: Iterator[Job] = iter(())
         self._pending = 0
+        self._hire(size)
+
+    def _hire(self, size: int) -> None:
+        self._process = os.getpid()
+        self._inbox: SimpleQueue[tuple[Iterator[Job], SimpleQueue] | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=serve, args=(self._inbox,), name=f"mujoco-{i}", daemon=True) for i in range(1, size)
         ]
@@ -168,6 +174,8 @@ class Crew:
     def start(self, jobs: Iterable[Job]) -> None:
         """Begin to step environments; the caller goes on."""
         self.finish()
+        if self._process != os.getpid():
+            self._hire(len(self._threads) + 1)
         batch = list(jobs)
         self._jobs, self._pending, self._outbox = iter(batch), len(batch), SimpleQueue()
         for _ in self._threads:
@@ -212,7 +220,7 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
 
     def __init__(self, env_fns: list[Callable[[], gym.Env]], num_threads: int | None = None) -> None:
         if num_threads is None:
-            num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            num_threads = usable_cores()
         if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
             raise TaskError(f"num_threads: expected a whole number >= 1, got {num_threads!r}.")
         super().__init__(env_fns)

@@ -30,6 +30,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
+from daft_rl.envs.cores import usable_cores
 from daft_rl.envs.worker import GRACE, class_name
 from daft_rl.errors import TaskError, WorkerError
 
@@ -151,7 +152,7 @@ def shares(num_envs: int, workers: int | None) -> list[range]:
     :raises TaskError: an impossible number of workers
     """
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = usable_cores()
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise TaskError(f"workers: expected a whole number >= 1, got {workers!r}.")
     if num_envs < 1:

@@ -99,6 +99,7 @@ def test_what_was_played_before_is_not_played_again(
     played = []
     monkeypatch.setattr("daft_rl.monitoring.evaluate_all", lambda *args: played.append(1) or evaluate_all(*args))
     overrides = [*TINY, f"evaluation.episodes={episodes}", "evaluation.episodes_during=2", "evaluation.every=512"]
+    overrides += ["evaluate_beside=false"]  # where this process counts
     result = transfer("HalfCheetah-shifted", method, total_timesteps=512, output_dir=tmp_path, overrides=overrides)
     assert len(played) == plays
     assert [point["timesteps"] for point in result.curve] == [0, 512]
@@ -167,7 +168,7 @@ def test_same_seed_same_result(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         transfer("HalfCheetah-shifted", total_timesteps=1024, seed=seed, output_dir=tmp_path / name, overrides=TINY)
         data = json.loads((tmp_path / name / "results.json").read_text())
-        del data["wall_seconds"], data["phases"], data["seed"]
+        del data["wall_seconds"], data["phases"], data["seconds_beside"], data["seed"]
         results.append(data)
     assert results[0] == results[1]
     assert results[0] != results[2]
