@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import select
 import signal
 import sys
 import threading
@@ -49,10 +50,12 @@ class Call(Generic[T]):
             # Python 3.12 warns of locks that other threads may hold: the copy uses nothing that belongs to one
             warnings.simplefilter("ignore", DeprecationWarning)
             self._process.start()
+        self._poll = select.poll()  # the connection's own poll() makes one each time, which an agent's step would feel
+        self._poll.register(self._connection, select.POLLIN)
 
     def ready(self) -> bool:
         """Whether :meth:`result` would not wait."""
-        return self._outcome is not None or self._connection.poll()
+        return self._outcome is not None or bool(self._poll.poll(0))
 
     def result(self) -> T:
         """Wait for what the function returns.

@@ -29,7 +29,7 @@ class Monitoring(BaseCallback):
     """Evaluates every ``every`` steps, logs to TensorBoard, and keeps the best policy.
 
     Learning goes on while an evaluation is played in another process; what it finds is logged at the step of the
-    policy that played.
+    policy that played. After learning, :meth:`finish` waits for the last one.
 
     :param envs: name (``target``, ``source``) -> environment of raw observations and rewards
     :param settings: ``every`` (steps between evaluations), ``episodes_during`` (episodes each) and ``seed``
@@ -89,9 +89,6 @@ class Monitoring(BaseCallback):
         constraint = find_constraint(self.training_env)
         if constraint is not None:
             self.logger.record("constraint/multiplier", constraint.multiplier)
-
-    def _on_training_end(self) -> None:
-        self.finish()
 
     def evaluate(self) -> None:
         """Begin to play with the policy as it is now, after the evaluation before has been finished."""

@@ -65,6 +65,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         begin = work.beside(model, [domain], [env])
         monitoring = Monitoring({"source": env}, cfg.evaluation, work.folder / "best.zip", work.phases, begin)
         work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
+        monitoring.finish()
         tuner.detach()
         for optimizer in tuner.anatomy.optimizers().values():
             optimizer.state.clear()  # two thirds of an archive, and fine-tuning starts with fresh moments

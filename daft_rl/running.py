@@ -420,13 +420,11 @@ class Workspace:
             print(f"render: no {name}.mp4. {error}", file=sys.stderr)
 
     def learn(self, model: BaseAlgorithm, callbacks: list[BaseCallback]) -> None:
-        """Learn with TensorBoard files in the run folder."""
+        """Learn with TensorBoard files in the run folder, which are closed with the workspace."""
         env = model.get_env()
         assert env is not None
         env.seed(self.cfg.seed)
         logger = configure(str(self.folder / "tensorboard"), ["tensorboard"])
+        self._stack.callback(logger.close)
         model.set_logger(logger)
-        try:
-            model.learn(self.cfg.total_timesteps, callback=callbacks, progress_bar=self.cfg.progress_bar)
-        finally:
-            logger.close()
+        model.learn(self.cfg.total_timesteps, callback=callbacks, progress_bar=self.cfg.progress_bar)

@@ -114,6 +114,7 @@ def run(
         with work.phases("evaluation"):
             changed = method.learns or inserted or realigned or method.conversion != "none" or method.initializes
             final = play(domains) if changed else zero_shot.result()
+            monitoring.finish()
             layers, layers_on_source = distortion.measure(), retained.measure() if retained else {}
         tuner.detach()
         save_agent(model, work.folder / "final.zip")
