@@ -24,6 +24,9 @@ T = TypeVar("T")
 NICENESS = 5
 """Of the copy: the process that learns goes before. Much more, and it would starve where other programs run."""
 
+GRACE = 5.0
+"""Seconds in which a copy may end of its own accord."""
+
 
 class Call(Generic[T]):
     """One call, begun on construction.
@@ -85,6 +88,8 @@ class Call(Generic[T]):
         """End the copy, if it still runs."""
         if self._process is not None:
             self._process.terminate()
+            self._process.join(GRACE)
+            self._process.kill()  # one that does not listen
             self._process.join()
             self._connection.close()
 

@@ -21,7 +21,6 @@ from daft_rl.running import find_constraint, save_agent
 
 __all__ = ["Monitoring"]
 
-
 Play = Callable[[], dict[str, Returns]]
 
 
@@ -37,7 +36,7 @@ class Monitoring(BaseCallback):
     :param best_path: where the policy with the best return on the first of ``envs``, within the limit on costs if there
         is one, is saved
     :param phases: where the time of evaluations is written down
-    :param begin: begins an evaluation, here or in another process
+    :param begin: begins an evaluation, here or in another process; ``None`` plays here
     :param distortion: remembers the features at the start
     :param drift: remembers the running statistics at the start
     :param known: returns of the policy that learning begins with, by name, at least ``episodes_during`` of the same
@@ -50,7 +49,7 @@ class Monitoring(BaseCallback):
         settings: DictConfig,
         best_path: Path,
         phases: Phases,
-        begin: Callable[[Play], Call[dict[str, Returns]]] = partial(Call, fork=False),
+        begin: Callable[[Play], Call[dict[str, Returns]]] | None = None,
         distortion: Distortion | None = None,
         drift: StatisticsDrift | None = None,
         known: Call[dict[str, Returns]] | None = None,
@@ -58,7 +57,7 @@ class Monitoring(BaseCallback):
         super().__init__()
         self.envs, self.settings = envs, settings
         self.best_path, self.best = best_path, (False, -float("inf"))
-        self.phases, self.begin = phases, begin
+        self.phases, self.begin = phases, begin or partial(Call, fork=False)
         self.distortion, self.drift = distortion, drift
         self.known = known
         self.curve: list[dict[str, Any]] = []

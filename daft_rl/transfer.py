@@ -104,9 +104,8 @@ def run(
             distortion = Distortion(tuner.anatomy, *visit(model, training, *held_out))
             retained = Distortion(tuner.anatomy, *visit(model, envs["source"], *held_out)) if "source" in envs else None
 
-        known = zero_shot
-        if realigned or method.changes_function or asked.episodes < asked.episodes_during:
-            known = None
+        another = realigned or method.changes_function or asked.episodes < asked.episodes_during
+        known = None if another else zero_shot
         monitoring = Monitoring(envs, asked, work.folder / "best.zip", work.phases, begin, distortion, drift, known)
         if method.learns:
             work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
