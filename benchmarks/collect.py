@@ -52,6 +52,7 @@ def read_rows(folders: list[Path]) -> list[dict[str, Any]]:
                 "episodes": len(data["final"]["target"]["returns"]),
                 "wall_seconds": round(data["wall_seconds"], 1),
                 "phases": {phase: round(seconds, 1) for phase, seconds in data["phases"].items()},
+                "seconds_beside": round(data.get("seconds_beside", 0.0), 1),
                 "curve": [[point["timesteps"], round(point["target"], 1)] for point in data["curve"]],
             }
         )

@@ -24,11 +24,6 @@ from daft_rl.transfer import transfer
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere everything is called here")
 
 
-def forever() -> None:
-    """Until somebody ends this process."""
-    signal.pause()
-
-
 def rollout(venv: Any) -> bytes:
     """The bits of some steps from a reset."""
     venv.seed(3)
@@ -81,7 +76,7 @@ def test_cancel_ends_it_and_what_it_has_begun_is_undone(tmp_path: Path) -> None:
     def begin() -> None:
         try:
             os.write(write, b"x")
-            forever()
+            signal.pause()
         finally:
             (tmp_path / "undone").touch()
 
