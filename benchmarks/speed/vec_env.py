@@ -4,10 +4,10 @@
     python benchmarks/speed/vec_env.py --tasks Ant --num-envs 1 4 16 64 256 --threads 1 2 --out FILE
 
 Every engine takes the same actions from the same seeds, so they do the same work (which is checked, by the sum of
-rewards; not for EnvPool, which has its own simulator). "physics" is the upper limit for our engines: the same
-threads step the same models without ever waiting for each other, observing or rewarding anything, and reset at the
-same steps. Engines take turns within a round, and ratios are taken within a round, because other programs may share
-the machine.
+rewards; not for EnvPool, which has its own simulator). "physics" is the upper limit for our engines: as many threads
+step the same models by the same compiled loop, without ever waiting for each other, observing or rewarding anything,
+and reset at the same steps. Engines take turns within a round, and ratios are taken within a round, because other
+programs may share the machine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from daft_rl.envs import make
-from daft_rl.envs.threads import ThreadedMujocoVecEnv
+from daft_rl.envs.stepping import Physics
+from daft_rl.envs.threads import ThreadedMujocoVecEnv, find_rule
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed_vec_env.json"
 PACKAGES = ("gymnasium", "mujoco", "numpy", "stable-baselines3", "torch", "envpool")
@@ -84,21 +85,26 @@ def step_engine(venv: VecEnv, work: Work) -> float:
 def step_physics(envs: list[gym.Env], work: Work, num_threads: int) -> float:
     for i, env in enumerate(envs):
         env.reset(seed=i)
-    cores: list[Any] = [env.unwrapped for env in envs]
+    num_threads = min(num_threads, len(envs))
+    rule, ready = find_rule(envs[0]), threading.Barrier(num_threads + 1)
 
-    def step(share: range) -> None:
-        for action, done in zip(work.actions, work.dones, strict=True):
-            for i in share:
-                cores[i]._step_mujoco_simulation(action[i], cores[i].frame_skip)
-                if done[i]:
-                    envs[i].reset()
+    def step(share: np.ndarray) -> None:
+        cores: list[Any] = [envs[i].unwrapped for i in share]
+        tables = rule(cores)
+        physics, rows = Physics(cores, tables.before, tables.after), np.arange(len(share))
+        actions, dones = np.ascontiguousarray(work.actions[:, share], np.float64), work.dones[:, share]
+        ready.wait()
+        for action, done in zip(actions, dones, strict=True):
+            physics.order(rows, action).work()
+            for i in np.flatnonzero(done):
+                envs[share[i]].reset()
 
-    shares = [range(k, len(envs), num_threads) for k in range(num_threads)]
-    threads = [threading.Thread(target=step, args=(share,)) for share in shares[1:]]
-    start = time.perf_counter()
+    shares = [np.arange(k, len(envs), num_threads) for k in range(num_threads)]
+    threads = [threading.Thread(target=step, args=(share,)) for share in shares]
     for thread in threads:
         thread.start()
-    step(shares[0])
+    ready.wait()
+    start = time.perf_counter()
     for thread in threads:
         thread.join()
     return time.perf_counter() - start
