@@ -35,7 +35,8 @@ class Call(Generic[T]):
     files. Of this process's threads it has none.
 
     :param function: takes nothing; what it returns or raises is pickled
-    :param fork: ``False`` calls it here, at once
+    :param fork: ``False`` calls it here, at once; so it is, and that is told, where the system has no memory for a
+        copy, which it counts as if nothing were shared
     """
 
     def __init__(self, function: Callable[[], T], fork: bool = True) -> None:
@@ -43,16 +44,25 @@ class Call(Generic[T]):
         """How long it took, in another process."""
         self._outcome: tuple[T | None, BaseException | None] | None = None
         self._process: Any = None
-        if not fork:
+        if fork:
+            self._copy(function)
+        if self._process is None:
             self._outcome = function(), None
-            return
+
+    def _copy(self, function: Callable[[], T]) -> None:
         context: Any = multiprocessing.get_context("fork")
-        self._connection, theirs = context.Pipe(duplex=False)
-        self._process = context.Process(target=_serve, args=(function, theirs), daemon=True)
+        connection, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_serve, args=(function, theirs), daemon=True)
         with theirs, warnings.catch_warnings():
             # Python 3.12 warns of locks that other threads may hold: the copy uses nothing that belongs to one
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._process.start()
+            try:
+                process.start()
+            except OSError as error:
+                connection.close()
+                warnings.warn(f"This process evaluates itself, since it cannot be copied: {error}.", stacklevel=2)
+                return
+        self._process, self._connection = process, connection
         self._poll = select.poll()  # the connection's own poll() makes one each time, which an agent's step would feel
         self._poll.register(self._connection, select.POLLIN)
 

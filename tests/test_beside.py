@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -62,6 +63,20 @@ def test_an_error_comes_back(fork: bool) -> None:
 
     with pytest.raises(TaskError, match="no such task"):
         Call(fail, fork).result()
+
+
+def test_where_no_copy_can_be_made_it_is_called_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen Doors have gigabytes that they never touch, which Linux may count for a copy."""
+
+    def fail() -> int:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(os, "fork", fail)
+    with pytest.warns(UserWarning, match=r"cannot be copied: \[Errno 12\] Cannot allocate memory"):
+        call = Call(os.getpid)
+    assert call.result() == os.getpid()
+    assert call.seconds == 0
+    call.cancel()
 
 
 def test_a_copy_that_is_killed_is_told() -> None:
