@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
@@ -21,7 +22,10 @@ from daft_rl.errors import TaskError
 
 __all__ = ["Crew", "Order", "Physics", "Table"]
 
-load_library_permanently(str(next(Path(mujoco.__file__).parent.glob("*mujoco.*"))))  # that of Python, not a second one
+# The one that Python has loaded, not a second one: where it lies elsewhere than in the package, its name finds it.
+NAMES = {"darwin": f"libmujoco.{mujoco.__version__}.dylib", "win32": "mujoco.dll"}
+LIBRARY = Path(mujoco.__file__).with_name(NAMES.get(sys.platform, f"libmujoco.so.{mujoco.__version__}"))
+load_library_permanently(str(LIBRARY) if LIBRARY.exists() else LIBRARY.name)
 mj_step = types.ExternalFunction("mj_step", types.void(types.uintp, types.uintp))
 mj_rnePostConstraint = types.ExternalFunction("mj_rnePostConstraint", types.void(types.uintp, types.uintp))  # noqa: N816
 mju_copy = types.ExternalFunction("mju_copy", types.void(types.uintp, types.uintp, types.intc))

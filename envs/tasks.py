@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import yaml
 
+from daft_rl.envs.cores import usable_cores
 from daft_rl.envs.packages import check_installed
 from daft_rl.envs.registered import find_registered, load_object
 from daft_rl.envs.shift import Shift
@@ -50,6 +51,8 @@ class Task:
     kwargs: dict[str, Any] = field(default_factory=dict)
     vec: str = "workers"
     """How a batch of it runs best, see :func:`make_vec`."""
+    workers_from: int = 2
+    """With fewer cores it does not run best in workers, but one environment after the other."""
     package: str = "mujoco"
     """What must be installed."""
     has_cost: bool = False
@@ -85,6 +88,7 @@ def _safety(base: str) -> Task:
         max_episode_steps=1000,
         family="safety",
         package="safety_gymnasium",
+        workers_from=3,  # on two cores a run gains more from evaluations beside it, for which workers are not to be had
         kwargs={"base": base},
         has_cost=True,
     )
@@ -244,8 +248,8 @@ def make_vec(
     :param shift: as in :func:`make`; not for a function
     :param vec: ``"threads"`` (Gymnasium's MuJoCo tasks only: the physics in parallel, in this process), ``"workers"``
         (a process per core, which share the environments), ``"dummy"`` (one after the other), or ``"auto"``
-        (threads for Gymnasium's MuJoCo tasks, workers for robosuite and Safety-Gymnasium, ``"dummy"`` for others);
-        all give the same numbers
+        (threads for Gymnasium's MuJoCo tasks; workers for robosuite where there are several cores, for
+        Safety-Gymnasium where there are more than two; else ``"dummy"``); all give the same numbers
     :raises TaskError: as :func:`make`, or an unknown ``vec``
     :raises WorkerError: an environment could not be made in a worker
     """
@@ -255,6 +259,8 @@ def make_vec(
         name, task = env, get_task(env)
         check_installed(task.package)  # errors here, not in a child process
         shift, best = read_shift(name, shift), task.vec
+        if best == "workers" and usable_cores() < task.workers_from:
+            best = "dummy"
 
         def make_one() -> gym.Env:
             return make(name, shift=shift)

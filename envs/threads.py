@@ -1,8 +1,8 @@
 """Gymnasium's MuJoCo tasks stepped by threads, result for result equal to ``DummyVecEnv``, and faster.
 
-MuJoCo releases the interpreter's lock while it steps. So threads share out the physics, and what Gymnasium then
-does in Python for one environment after the other is done here once for all of them, with the same operations in
-the same order: every number has the same bits.
+Threads share out the physics in a compiled loop, for which they need no interpreter. What Gymnasium then does in Python
+for one environment after the other is done here once for all of them, with the same operations in the same order: every
+number has the same bits.
 """
 
 from __future__ import annotations
@@ -131,6 +131,9 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
     differ. Numbers that Gymnasium's classes take in their constructors (reward weights, healthy ranges, the model's
     time step, the wrappers' noise) are read again after :meth:`reset`, :meth:`get_attr`, :meth:`set_attr` and
     :meth:`env_method`; whatever else is changed in a model counts at the next step.
+
+    What MuJoCo cannot step, as options that it does not know, raises before the first step after a refresh. An error of
+    MuJoCo in the middle of a step, as when its memory for contacts runs out, ends the process with MuJoCo's message.
 
     :param env_fns: functions that each make one environment
     :param num_threads: how many threads step, the caller's among them; ``None`` is one per core

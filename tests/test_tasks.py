@@ -189,6 +189,18 @@ def test_vec_envs_agree(vec: str) -> None:
     np.testing.assert_array_equal(reference[0, 1], make("HalfCheetah-shifted").reset(seed=8)[0])
 
 
+@pytest.mark.parametrize("cores", [1, 2, 3])
+@pytest.mark.parametrize(("task", "workers_from"), [("Door", 2), ("SafetyPointGoal", 3), ("SafetyAntGoal1-v0", 3)])
+def test_workers_are_chosen_where_cores_are(
+    task: str, workers_from: int, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daft_rl.envs.tasks.usable_cores", lambda: cores)
+    monkeypatch.setattr("daft_rl.envs.tasks.check_installed", lambda package: None)
+    monkeypatch.setattr("stable_baselines3.common.vec_env.DummyVecEnv", lambda fns: "dummy")
+    monkeypatch.setattr("daft_rl.envs.workers.WorkerVecEnv", lambda fns: "workers")
+    assert make_vec(task) == ("workers" if cores >= workers_from else "dummy")
+
+
 @pytest.mark.parametrize(
     ("name", "shift", "message"),
     [
