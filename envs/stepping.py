@@ -128,23 +128,31 @@ class Table:
         """Each ``(num_envs, size)``."""
 
 
+CHOICES = ("integrator", "solver", "cone", "jacobian")
+"""The options of a model that are one of a few."""
+
+
 class Physics:
     """Environments as :func:`step` takes them.
 
     MuJoCo ends the process where it cannot go on, as with options that it does not know; called from Python it raises.
-    So every model makes one step there first, with data of its own.
+    So every model makes one step there first, with data of its own; and again when its options have changed.
 
     :param envs: of one class
     :param before: what is to be known of them before a step
     :param after: and after it
+    :param earlier: of the same environments
     :raises mujoco.FatalError: a model that MuJoCo cannot step
     """
 
-    def __init__(self, envs: Sequence[MujocoEnv], before: Table, after: Table) -> None:
+    def __init__(self, envs: Sequence[MujocoEnv], before: Table, after: Table, earlier: Physics | None = None) -> None:
         self._parts = self.parts(envs)  # kept, since their addresses are used
         self._tables = (before.whole, before.sources, before.sizes, after.whole, after.sources, after.sizes)
-        for model, _ in self._parts:
-            mujoco.mj_step(model, mujoco.MjData(model))
+        self._choices = [(model, *(getattr(model.opt, name) for name in CHOICES)) for model, _ in self._parts]
+        known = [None] * len(envs) if earlier is None else earlier._choices
+        for (model, _), now, then in zip(self._parts, self._choices, known, strict=True):
+            if now != then:
+                mujoco.mj_step(model, mujoco.MjData(model))
         check_same([model.nu for model, _ in self._parts])
         self.num_controls: int = self._parts[0][0].nu
         """How many actions each takes."""

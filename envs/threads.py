@@ -158,11 +158,11 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
         self._crew = Crew(min(num_threads, self.num_envs))
         self._finalizer = weakref.finalize(self, self._crew.dismiss)
 
-    def _refresh(self) -> None:
+    def _refresh(self, earlier: Physics | None = None) -> None:
         """Look up what is not looked up at every step."""
         self._cores: list[Any] = [env.unwrapped for env in self.envs]
         self._rule = self._rule_type(self._cores)
-        self._physics = Physics(self._cores, self._rule.before, self._rule.after)
+        self._physics = Physics(self._cores, self._rule.before, self._rule.after, earlier)
         stacks = [layers(env) for env in self.envs]
 
         def find(kind: type[gym.Wrapper]) -> list[tuple[int, Any]]:
@@ -195,7 +195,7 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
         :raises ResetNeeded: an environment was never reset
         """
         if self._stale or not self._physics.is_of(self._cores):
-            self._refresh()
+            self._refresh(self._physics)
             if not all(order.has_reset for _, order in self._orders):
                 raise ResetNeeded("Cannot call env.step() before calling env.reset()")
         expected = (self.num_envs, self._physics.num_controls)

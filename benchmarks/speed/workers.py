@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -61,7 +62,7 @@ def main() -> None:
         print(task, results[task], flush=True)
     if arguments.out is not None:
         data = {
-            "command": "python benchmarks/speed/workers.py",
+            "command": " ".join(["python", "benchmarks/speed/workers.py", *sys.argv[1:]]),
             "num_envs": arguments.num_envs,
             "cores": os.cpu_count(),
             "ratio": "median, least, most",
