@@ -31,8 +31,7 @@ from daft_rl.agents import BatchNormExtractor, fuse_batch_renorm
 from daft_rl.beside import Call
 from daft_rl.checkpoint import apply_vecnormalize, check_hyperparameters, load_agent, read_vecnormalize
 from daft_rl.cli import plain
-from daft_rl.critic_thread import critic_thread
-from daft_rl.envs.cores import spare_core
+from daft_rl.envs.cores import usable_cores
 from daft_rl.envs.domains import Domain
 from daft_rl.envs.tasks import load_object
 from daft_rl.envs.workers import WorkerVecEnv
@@ -281,7 +280,7 @@ class Workspace:
             if asked is True and reason is not None:
                 raise ConfigError(f"evaluate_beside=true: {reason}. Take auto or false.")
             ours = all(domain.is_ours for domain in domains)
-            fork = reason is None and (asked is True or (ours and spare_core()))
+            fork = reason is None and (asked is True or (ours and usable_cores() > 1))
 
         def begin(function: Callable[[], T]) -> Call[T]:
             self._calls.append(Call(function, fork))
@@ -428,5 +427,4 @@ class Workspace:
         logger = configure(str(self.folder / "tensorboard"), ["tensorboard"])
         self._stack.callback(logger.close)
         model.set_logger(logger)
-        with critic_thread(model):
-            model.learn(self.cfg.total_timesteps, callback=callbacks, progress_bar=self.cfg.progress_bar)
+        model.learn(self.cfg.total_timesteps, callback=callbacks, progress_bar=self.cfg.progress_bar)

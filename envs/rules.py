@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,9 +16,30 @@ from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
 from gymnasium.envs.mujoco.swimmer_v5 import SwimmerEnv
 from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
 
-from daft_rl.envs.stepping import Table
+from daft_rl.errors import TaskError
 
-__all__ = ["RULES", "Rule"]
+__all__ = ["RULES", "Rule", "Table"]
+
+
+class Table:
+    """A few arrays of every environment, copied into the rows of one table by one call.
+
+    :param views: per environment the same few arrays of its model or data; ``mj_resetData`` keeps them valid
+    """
+
+    def __init__(self, views: Iterable[Sequence[np.ndarray]]) -> None:
+        rows = list(views)
+        if len({tuple(view.size for view in row) for row in rows}) != 1:
+            raise TaskError("Environments of one batch need models of the same size: bodies, joints, actuators.")
+        self._views = [view.reshape(-1) for row in rows for view in row]
+        edges = np.cumsum([0] + [view.size for view in rows[0]])
+        self.whole = np.empty((len(rows), edges[-1]))
+        self.columns = [self.whole[:, start:stop] for start, stop in pairwise(edges)]
+        self._flat = self.whole.reshape(-1)
+
+    def read(self) -> None:
+        """Bring ``whole``, ``(num_envs, sum of sizes)``, and ``columns``, each ``(num_envs, size)``, up to date."""
+        np.concatenate(self._views, out=self._flat)
 
 
 def within(values: np.ndarray, limits: Sequence[np.ndarray]) -> np.ndarray:
@@ -64,29 +86,32 @@ class Rule:
         self.of = SimpleNamespace(**{name: np.array(value).T for name, value in values.items()})
         self.may_end = self.of.terminate_when_unhealthy.astype(bool)
         self.is_healthy = np.ones(len(envs), dtype=bool)
-        self.before = Table(self.track(env) for env in envs)
-        self.after = Table([*(getattr(env.data, name) for name in self.fields), *self.track(env)] for env in envs)
-        fields, self.tracked = self.after.columns[: len(self.fields)], self.after.columns[len(self.fields) :]
-        self.now = SimpleNamespace(**dict(zip(self.fields, fields, strict=True)))
-        self.now.state = self.after.whole[:, : fields[0].shape[1] + fields[1].shape[1]]
+        self.tracked = Table(self.track(env) for env in envs)
+        self.table = Table([getattr(env.data, name) for name in self.fields] for env in envs)
+        self.now = SimpleNamespace(**dict(zip(self.fields, self.table.columns, strict=True)))
+        self.now.state = self.table.whole[:, : sum(column.shape[1] for column in self.table.columns[:2])]
 
     def track(self, env: MujocoEnv) -> list[np.ndarray]:
         """The arrays behind :meth:`position`."""
         return [env.data.qpos[:1]]
 
-    def position(self, tracked: list[np.ndarray]) -> np.ndarray:
+    def position(self) -> np.ndarray:
         """What velocities are measured of: x, or x and y, shape ``(num_envs, 1 or 2)``."""
-        return tracked[0]
+        self.tracked.read()
+        return self.tracked.whole.copy()
 
-    def evaluate(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
+    def read(self) -> None:
+        """Bring ``self.now`` up to date."""
+        self.table.read()
+
+    def evaluate(self, action: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
         """
-        The physics has filled the tables :attr:`before` and :attr:`after`.
-
         :param action: what the simulator was given, shape ``(num_envs, action size)``
+        :param before: :meth:`position` before the physics
         :return: observations, rewards, terminations, and ``info`` as name -> one value per environment
         """
-        self.action = action
-        self.velocity = (self.position(self.tracked) - self.position(self.before.columns)) / self.dt
+        self.action, self.velocity = action, (self.position() - before) / self.dt
+        self.read()
         self.is_healthy = self.healthy()
         terms = {name: getattr(self, name)() for name in self.terms}
         info = self.info() | {f"reward_{name}": terms[name] for name in terms}
@@ -171,10 +196,10 @@ class AntRule(SwimmerRule):
     def track(self, env: Any) -> list[np.ndarray]:
         return [env.data.body(env._main_body).xpos[:2]]
 
-    def evaluate(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
+    def read(self) -> None:
+        super().read()
         low, high = self.of.contact_force_range[..., None]
-        np.minimum(np.maximum(self.now.cfrc_ext, low), high, out=self.now.cfrc_ext)  # np.clip takes longer
-        return super().evaluate(action)
+        np.clip(self.now.cfrc_ext, low, high, out=self.now.cfrc_ext)
 
     def extras(self) -> list[np.ndarray]:
         return [self.now.cfrc_ext[:, 6:]] if self.first._include_cfrc_ext_in_observation else []  # not the world's
@@ -196,8 +221,9 @@ class HumanoidRule(SwimmerRule):
     def track(self, env: Any) -> list[np.ndarray]:
         return [env.model.body_mass, env.data.xipos]
 
-    def position(self, tracked: list[np.ndarray]) -> np.ndarray:
-        mass, centers = tracked
+    def position(self) -> np.ndarray:
+        self.tracked.read()
+        mass, centers = self.tracked.columns
         moment = np.einsum("nb,nbj->nj", mass, centers.reshape(*mass.shape, 3))
         return (moment / mass.sum(axis=1, keepdims=True))[:, :2]
 

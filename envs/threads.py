@@ -1,15 +1,18 @@
 """Gymnasium's MuJoCo tasks stepped by threads, result for result equal to ``DummyVecEnv``, and faster.
 
-Threads share out the physics in a compiled loop, for which they need no interpreter. What Gymnasium then does in Python
-for one environment after the other is done here once for all of them, with the same operations in the same order: every
-number has the same bits.
+MuJoCo releases the interpreter's lock while it steps. So threads share out the physics, and what Gymnasium then
+does in Python for one environment after the other is done here once for all of them, with the same operations in
+the same order: every number has the same bits.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
+from queue import SimpleQueue
 from typing import Any
 
 import gymnasium as gym
@@ -21,7 +24,6 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from daft_rl.envs.cores import usable_cores
 from daft_rl.envs.rules import RULES, Rule
-from daft_rl.envs.stepping import Crew, Physics
 from daft_rl.envs.wrappers import ActionDelay, ObservationShift
 from daft_rl.errors import TaskError
 
@@ -29,11 +31,10 @@ __all__ = ["ThreadedMujocoVecEnv"]
 
 WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker, ObservationShift, ActionDelay)
 
-# What is replaced. A subclass may change how a task is built and reset; not these.
+# What the rules replace. A subclass may change how a task is built and reset, and how its physics steps; not these.
 REPLACED = (
     "step",
     "do_simulation",
-    "_step_mujoco_simulation",
     "state_vector",
     "_get_obs",
     "_get_rew",
@@ -124,6 +125,86 @@ def batch_shifts(stacks: Sequence[list[Any]]) -> list[BatchShift]:
     return groups
 
 
+Job = tuple[Any, np.ndarray]
+
+
+def attempt(job: Job) -> BaseException | None:
+    """Step one environment; return what went wrong. An interrupt, too, has to wait for the other threads."""
+    env, action = job
+    try:
+        env._step_mujoco_simulation(action, env.frame_skip)
+    except BaseException as error:
+        return error
+    return None
+
+
+def serve(inbox: SimpleQueue) -> None:
+    """The life of a thread."""
+    while (order := inbox.get()) is not None:
+        jobs, outbox = order
+        for job in jobs:
+            outbox.put(attempt(job))
+
+
+class Crew:
+    """Threads that share out the physics of a step. The one that calls :meth:`finish` is one of them.
+
+    Whoever is free takes the next environment: an iterator over a list can be shared between threads. A thread
+    that comes too late finds nothing left, and nobody waits for it: that matters when cores are busy otherwise.
+    In a fork of the process, which threads do not follow, new ones start.
+
+    :param size: how many threads, the caller's among them
+    """
+
+    def __init__(self, size: int) -> None:
+        self._outbox: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._jobs: Iterator[Job] = iter(())
+        self._pending = 0
+        self._hire(size)
+
+    def _hire(self, size: int) -> None:
+        self._process = os.getpid()
+        self._inbox: SimpleQueue[tuple[Iterator[Job], SimpleQueue] | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=serve, args=(self._inbox,), name=f"mujoco-{i}", daemon=True) for i in range(1, size)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def start(self, jobs: Iterable[Job]) -> None:
+        """Begin to step environments; the caller goes on."""
+        self.finish()
+        if self._process != os.getpid():
+            self._hire(len(self._threads) + 1)
+        batch = list(jobs)
+        self._jobs, self._pending, self._outbox = iter(batch), len(batch), SimpleQueue()
+        for _ in self._threads:
+            self._inbox.put((self._jobs, self._outbox))
+
+    def finish(self) -> None:
+        """Lend a hand, and return once every environment has made its step.
+
+        :raises BaseException: what a thread raised
+        """
+        pending, self._pending = self._pending, 0
+        results = [attempt(job) for job in self._jobs]
+        results += [self._outbox.get() for _ in range(pending - len(results))]
+        for error in filter(None, results):
+            raise error
+
+    def dismiss(self) -> None:
+        """Let the threads end, without waiting for it."""
+        for _ in self._threads:
+            self._inbox.put(None)
+
+    def close(self) -> None:
+        """End the threads; a later step is made by the caller alone."""
+        self.dismiss()
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+
+
 class ThreadedMujocoVecEnv(DummyVecEnv):
     """Steps Gymnasium's MuJoCo tasks with several threads; equal to ``DummyVecEnv`` in every bit it returns.
 
@@ -131,9 +212,6 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
     differ. Numbers that Gymnasium's classes take in their constructors (reward weights, healthy ranges, the model's
     time step, the wrappers' noise) are read again after :meth:`reset`, :meth:`get_attr`, :meth:`set_attr` and
     :meth:`env_method`; whatever else is changed in a model counts at the next step.
-
-    What MuJoCo cannot step, as options that it does not know, raises before the first step after a refresh. An error of
-    MuJoCo in the middle of a step, as when its memory for contacts runs out, ends the process with MuJoCo's message.
 
     :param env_fns: functions that each make one environment
     :param num_threads: how many threads step, the caller's among them; ``None`` is one per core
@@ -158,11 +236,11 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
         self._crew = Crew(min(num_threads, self.num_envs))
         self._finalizer = weakref.finalize(self, self._crew.dismiss)
 
-    def _refresh(self, earlier: Physics | None = None) -> None:
+    def _refresh(self) -> None:
         """Look up what is not looked up at every step."""
         self._cores: list[Any] = [env.unwrapped for env in self.envs]
+        self._data = [core.data for core in self._cores]
         self._rule = self._rule_type(self._cores)
-        self._physics = Physics(self._cores, self._rule.before, self._rule.after, earlier)
         stacks = [layers(env) for env in self.envs]
 
         def find(kind: type[gym.Wrapper]) -> list[tuple[int, Any]]:
@@ -194,11 +272,11 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
         :param actions: shape ``(num_envs, action size)``
         :raises ResetNeeded: an environment was never reset
         """
-        if self._stale or not self._physics.is_of(self._cores):
-            self._refresh(self._physics)
+        if self._stale or [core.data for core in self._cores] != self._data:
+            self._refresh()
             if not all(order.has_reset for _, order in self._orders):
                 raise ResetNeeded("Cannot call env.step() before calling env.reset()")
-        expected = (self.num_envs, self._physics.num_controls)
+        expected = (self.num_envs, *(self.action_space.shape or ()))
         actions = np.array(actions)  # a copy: threads and delayed actions must not see the caller's later changes
         if actions.shape != expected:
             raise TaskError(f"Action dimension mismatch. Expected {expected}, found {actions.shape}.")
@@ -208,16 +286,17 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
                 delay._queue.append(rows[i])
                 rows[i] = delay._queue.popleft()
             actions = np.stack(rows)
-        self.actions = actions
-        self._crew.start(self._physics.order(np.flatnonzero(~self._paused), actions))
+        self.actions, self._before = actions, self._rule.position()
+        self._crew.start((self._cores[i], actions[i]) for i in np.flatnonzero(~self._paused))
 
     def step_wait(self) -> VecEnvStepReturn:
         """Finish the step.
 
         :return: observations, rewards (float32), dones, and a dictionary per environment
+        :raises Exception: what the simulator raised in a thread
         """
         self._crew.finish()
-        observations, rewards, terminated, info = self._rule.evaluate(self.actions)
+        observations, rewards, terminated, info = self._rule.evaluate(self.actions, self._before)
         for shift in self._shifts:
             shift(observations)
         truncated = self._count_steps()

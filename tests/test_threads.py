@@ -21,7 +21,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from daft_rl.envs import make
 from daft_rl.envs.mujoco import MujocoShift, make_mujoco
-from daft_rl.envs.stepping import Order
 from daft_rl.envs.threads import ThreadedMujocoVecEnv
 from daft_rl.envs.wrappers import ActionDelay, ObservationShift
 from daft_rl.errors import TaskError
@@ -318,26 +317,24 @@ def test_an_error_of_the_simulator_is_raised(engines: Any) -> None:
     _, threads = engines(*[factory("HalfCheetah")] * 4)
     action = random_actions(threads, 1)[0]
     for bad in range(4):
-        options = threads.get_attr("unwrapped")[bad].model.opt
+        options = threads.envs[bad].unwrapped.model.opt
         good, options.integrator = options.integrator, 99
+        threads.step_async(action)
         with pytest.raises(mujoco.FatalError, match="integrator"):
-            threads.step(action)
+            threads.step_wait()
         options.integrator = good
         threads.reset()
         threads.step(action)
 
 
-def test_after_an_interrupt_the_threads_are_waited_for(engines: Any, monkeypatch: Any) -> None:
+def test_an_interrupt_waits_for_the_threads(engines: Any, monkeypatch: Any) -> None:
     dummy, threads = engines(*[factory("HalfCheetah")] * 3)
-    work = Order.work
 
-    def interrupted(order: Order) -> None:
-        work(order)
-        if threading.current_thread() is threading.main_thread():
-            raise KeyboardInterrupt
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Order, "work", interrupted)
+        patch.setattr(threads.envs[0].unwrapped, "_step_mujoco_simulation", interrupt)
         with pytest.raises(KeyboardInterrupt):
             threads.step(random_actions(threads, 1)[0])
     for venv in (dummy, threads):
@@ -352,18 +349,12 @@ class OwnReward(AntEnv):
         return 0.0
 
 
-class OwnPhysics(AntEnv):
-    def _step_mujoco_simulation(self, ctrl: Any, n_frames: Any) -> None:
-        super()._step_mujoco_simulation(np.clip(ctrl, -0.5, 0.5), n_frames)
-
-
 @pytest.mark.parametrize(
     ("make_one", "message"),
     [
         (lambda: gym.make("InvertedPendulum-v5"), "'InvertedPendulumEnv' is none of their tasks"),
         (lambda: gym.make("CartPole-v1"), "'CartPoleEnv' is none"),
         (OwnReward, "'OwnReward' redefines control_cost of AntEnv"),
-        (OwnPhysics, "'OwnPhysics' redefines _step_mujoco_simulation of AntEnv"),
         (lambda: Monitor(make("Ant")), "the wrapper Monitor .*VecMonitor"),
         (lambda: gym.wrappers.ClipAction(make("Ant")), "the wrapper ClipAction"),
         (lambda: make("Ant", render_mode="human"), "render_mode='human'"),

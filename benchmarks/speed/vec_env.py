@@ -4,10 +4,10 @@
     python benchmarks/speed/vec_env.py --tasks Ant --num-envs 1 4 16 64 256 --threads 1 2 --out FILE
 
 Every engine takes the same actions from the same seeds, so they do the same work (which is checked, by the sum of
-rewards; not for EnvPool, which has its own simulator). "physics" is the upper limit for our engines: as many threads
-step the same models by the same compiled loop, without ever waiting for each other, observing or rewarding anything,
-and reset at the same steps. "together" is what of it is left to a batch that gives all environments one step at a time.
-Engines take turns within a round, and ratios are taken within a round, because other programs may share the machine.
+rewards; not for EnvPool, which has its own simulator). "physics" is the upper limit for our engines: the same
+threads step the same models without ever waiting for each other, observing or rewarding anything, and reset at the
+same steps. Engines take turns within a round, and ratios are taken within a round, because other programs may share
+the machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import product
@@ -35,8 +34,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from daft_rl.envs import make
-from daft_rl.envs.stepping import Crew, Physics
-from daft_rl.envs.threads import ThreadedMujocoVecEnv, find_rule
+from daft_rl.envs.threads import ThreadedMujocoVecEnv
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed_vec_env.json"
 PACKAGES = ("gymnasium", "mujoco", "numpy", "stable-baselines3", "torch", "envpool")
@@ -83,51 +81,27 @@ def step_engine(venv: VecEnv, work: Work) -> float:
     return seconds
 
 
-def physics_of(envs: list[gym.Env]) -> Physics:
-    cores: list[Any] = [env.unwrapped for env in envs]
-    rule = find_rule(envs[0])(cores)
-    return Physics(cores, rule.before, rule.after)
-
-
 def step_physics(envs: list[gym.Env], work: Work, num_threads: int) -> float:
     for i, env in enumerate(envs):
         env.reset(seed=i)
-    num_threads = min(num_threads, len(envs))
-    ready = threading.Barrier(num_threads + 1)
+    cores: list[Any] = [env.unwrapped for env in envs]
 
-    def step(first: int) -> None:
-        share = slice(first, None, num_threads)
-        mine, actions = envs[share], np.ascontiguousarray(work.actions[:, share], np.float64)
-        physics, rows = physics_of(mine), np.arange(len(mine))
-        ready.wait()
-        for action, done in zip(actions, work.dones[:, share], strict=True):
-            physics.order(rows, action).work()
-            for i in np.flatnonzero(done):
-                mine[i].reset()
+    def step(share: range) -> None:
+        for action, done in zip(work.actions, work.dones, strict=True):
+            for i in share:
+                cores[i]._step_mujoco_simulation(action[i], cores[i].frame_skip)
+                if done[i]:
+                    envs[i].reset()
 
-    threads = [threading.Thread(target=step, args=(first,)) for first in range(num_threads)]
+    shares = [range(k, len(envs), num_threads) for k in range(num_threads)]
+    threads = [threading.Thread(target=step, args=(share,)) for share in shares[1:]]
+    start = time.perf_counter()
     for thread in threads:
         thread.start()
-    ready.wait()
-    start = time.perf_counter()
+    step(shares[0])
     for thread in threads:
         thread.join()
     return time.perf_counter() - start
-
-
-def step_together(envs: list[gym.Env], work: Work, num_threads: int) -> float:
-    for i, env in enumerate(envs):
-        env.reset(seed=i)
-    physics, rows, crew = physics_of(envs), np.arange(len(envs)), Crew(min(num_threads, len(envs)))
-    start = time.perf_counter()
-    for action, done in zip(work.actions, work.dones, strict=True):
-        crew.start(physics.order(rows, action))
-        crew.finish()
-        for i in np.flatnonzero(done):
-            envs[i].reset()
-    seconds = time.perf_counter() - start
-    crew.close()
-    return seconds
 
 
 def step_envpool(pool: Any, work: Work) -> float:
@@ -153,9 +127,9 @@ def open_engines(work: Work, num_threads: int, names: list[str], stack: ExitStac
         found["dummy"] = stepper(DummyVecEnv(fns))
     if "threads" in names:
         found["threads"] = stepper(ThreadedMujocoVecEnv(fns, num_threads))
-    for name, step in (("physics", step_physics), ("together", step_together)):
-        if name in names:
-            found[name] = partial(step, [fn() for fn in fns], work, num_threads)
+    if "physics" in names:
+        envs = [fn() for fn in fns]
+        found["physics"] = lambda: step_physics(envs, work, num_threads)
     if "envpool" in names and find_spec("envpool"):
         import envpool
 
@@ -185,7 +159,7 @@ def measure(work: Work, num_threads: int, rounds: int, names: list[str]) -> dict
 
     return {
         "steps_per_second": {name: summary(values) for name, values in rates.items()},
-        "relative_to": {to: relative(to) for to in ("physics", "together", "dummy") if to in rates},
+        "relative_to": {to: relative(to) for to in ("physics", "dummy") if to in rates},
     }
 
 
@@ -209,16 +183,15 @@ def describe_machine() -> dict[str, Any]:
 
 def show(task: str, result: dict[str, Any]) -> None:
     print(f"\n{result['num_envs']} environments, {result['threads']} threads", end="")
-    print(f"\n{task:<12} {'steps/s':>9} {'[min, max]':>18} {'of physics':>11} {'of together':>12} {'of dummy':>9}")
+    print(f"\n{task:<12} {'steps/s':>9} {'[min, max]':>18} {'of physics':>11} {'of dummy':>9}")
     for name, rate in result["steps_per_second"].items():
-        bases = ("physics", "together", "dummy")
-        to = [result["relative_to"].get(base, {}).get(name, {}).get("median", 1.0) for base in bases]
+        to = [result["relative_to"].get(base, {}).get(name, {}).get("median", 1.0) for base in ("physics", "dummy")]
         spread = f"[{rate['min']:.0f}, {rate['max']:.0f}]"
-        print(f"{name:<12} {rate['median']:>9.0f} {spread:>18} {to[0]:>11.2f} {to[1]:>12.2f} {to[2]:>9.2f}")
+        print(f"{name:<12} {rate['median']:>9.0f} {spread:>18} {to[0]:>11.2f} {to[1]:>9.2f}")
 
 
 def main() -> None:
-    engines = ["dummy", "subproc", "threads", "together", "physics", "envpool"]
+    engines = ["dummy", "subproc", "threads", "physics", "envpool"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=["Ant", "HalfCheetah"])
     parser.add_argument("--engines", nargs="+", default=engines, choices=engines, help="EnvPool only if installed")
