@@ -60,7 +60,11 @@ class Call(Generic[T]):
                 process.start()
             except OSError as error:
                 connection.close()
-                warnings.warn(f"This process evaluates itself, since it cannot be copied: {error}.", stacklevel=2)
+                warnings.warn(
+                    f"The process that learns evaluates too, since it cannot be copied: {error}. "
+                    "With evaluate_beside=false it does so from the start.",
+                    stacklevel=2,
+                )
                 return
         self._process, self._connection = process, connection
         self._poll = select.poll()  # the connection's own poll() makes one each time, which an agent's step would feel
