@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean, pstdev, stdev
 from typing import Any
 
-from daft_rl.results import machine
+from daft_rl.run.results import machine
 
 
 def agent_name(source: str) -> str:

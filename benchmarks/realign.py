@@ -18,11 +18,11 @@ import torch
 from tqdm import tqdm
 
 from daft_rl import load_agent
+from daft_rl.archives.sources import find_agent
 from daft_rl.envs import make_vec
-from daft_rl.evaluation import evaluate
-from daft_rl.realignment import realign
-from daft_rl.results import machine
-from daft_rl.sources import find_agent
+from daft_rl.finetune.realignment import realign
+from daft_rl.rollout.evaluation import evaluate
+from daft_rl.run.results import machine
 
 SHIFTS: dict[str, dict[str, Any]] = {
     "Ant": {

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 
-from daft_rl.anatomy import Anatomy
+from daft_rl.archives.sources import find_agent
 from daft_rl.envs import make_vec
-from daft_rl.evaluation import evaluate, visit
-from daft_rl.sources import find_agent
+from daft_rl.policy.anatomy import Anatomy
+from daft_rl.rollout.evaluation import evaluate, visit
 
 SHIFTS: dict[str, Any] = {
     "no shift": "none",

@@ -22,10 +22,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import open_dict
 
+from daft_rl.archives.sources import find_agent
 from daft_rl.cli import plain, run_command
-from daft_rl.digest import digest, digest_agent, digest_settings
-from daft_rl.envs.domains import read_domains
-from daft_rl.sources import find_agent
+from daft_rl.envs.domain import read_domains
+from daft_rl.run.fingerprints import digest, digest_agent, digest_settings
 from daft_rl.transfer import run
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def run_cell(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _run_cell(cfg: DictConfig, noted: Path) -> dict[str, Any]:
-    from daft_rl.results import write_json
+    from daft_rl.run.results import write_json
 
     with open_dict(cfg):
         cfg.output_dir = str(noted.parent)

@@ -24,14 +24,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from daft_rl.errors import AgentError, ConfigError, DaftError
-from daft_rl.methods import Method
+from daft_rl.method import Method
 
 __all__ = ["compose_config", "run_command"]
 
 
 def _store_defaults() -> None:
     """Every field of a shift and of a method is a key of the configuration, so that the command line can set it."""
-    from daft_rl.envs.tasks import TASKS, load_object
+    from daft_rl.envs.registry import TASKS, load_object
 
     method = {name: value for name, value in Method(name="").as_dict().items() if name != "name"}
     keywords = DictConfig({"kwargs": {}, "source_kwargs": {}})
@@ -66,8 +66,8 @@ def expand(overrides: list[str]) -> list[str]:
     paths = [path for item in overrides if item.startswith("agent.path=") for path in _values(item)]
     if any(item.startswith("algo=") for item in overrides) or paths in ([], [None]):
         return overrides
-    from daft_rl.archive import read_archive  # PyTorch takes seconds to import
-    from daft_rl.sources import find_agent
+    from daft_rl.archives.container import read_archive  # PyTorch takes seconds to import
+    from daft_rl.archives.sources import find_agent
 
     archives = [find_agent("", "", str(path)) for path in paths]
     try:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 
 from daft_rl.cli import plain, run_command
-from daft_rl.envs.domains import read_domains
-from daft_rl.envs.tasks import TASKS, get_task
+from daft_rl.envs.domain import read_domains
+from daft_rl.envs.registry import TASKS, get_task
 from daft_rl.errors import ConfigError
-from daft_rl.methods import Method
+from daft_rl.method import Method
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -49,11 +49,11 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     domain = read_domains(plain(cfg.env))["target"]
     method = Method.from_dict(plain(cfg.method))
 
-    from daft_rl.evaluation import visit
-    from daft_rl.monitoring import Monitoring
-    from daft_rl.results import write_json
-    from daft_rl.running import Workspace, save_agent
-    from daft_rl.tuning import Reconversion, Tuner
+    from daft_rl.finetune.tuner import Reconversion, Tuner
+    from daft_rl.rollout.evaluation import visit
+    from daft_rl.run.folder import Workspace, save_agent
+    from daft_rl.run.monitoring import Monitoring
+    from daft_rl.run.results import write_json
 
     with Workspace(cfg) as work:
         training = work.env(domain, cfg.num_envs)
@@ -96,7 +96,7 @@ def card_text(card: dict[str, Any]) -> str:
 
     :param card: what stands in ``card.json``
     """
-    from daft_rl.archive import SUPPORTED
+    from daft_rl.archives.container import SUPPORTED
 
     returns, recipe, method = card["returns"], card["recipe"], card["method"]
     algorithm = next(name for name in SUPPORTED if name.lower() == card["algo"])

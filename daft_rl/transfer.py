@@ -11,19 +11,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from daft_rl.archives.sources import find_agent
 from daft_rl.cli import apply_overrides, compose_config, plain, run_command
-from daft_rl.digest import digest_method, digest_settings
-from daft_rl.envs.domains import Domain, Own, own_domains, read_domains
+from daft_rl.envs.domain import Domain, Own, own_domains, read_domains
 from daft_rl.errors import AgentError, TaskError
-from daft_rl.methods import Method
-from daft_rl.sources import find_agent
+from daft_rl.method import Method
+from daft_rl.run.fingerprints import digest_method, digest_settings
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from stable_baselines3.common.base_class import BaseAlgorithm
 
-    from daft_rl.evaluation import Returns
-    from daft_rl.results import TransferResult
+    from daft_rl.rollout.evaluation import Returns
+    from daft_rl.run.results import TransferResult
 
 __all__ = ["run", "transfer"]
 
@@ -53,16 +53,16 @@ def run(
     agent = agent or find_agent(domains.get("source", target).name, cfg.algo.name, cfg.agent.path)
 
     # PyTorch takes seconds to import: what is wrong above is told before
-    from daft_rl.anatomy import Networks
-    from daft_rl.distortion import Distortion, StatisticsDrift
-    from daft_rl.evaluation import visit
-    from daft_rl.insertion import insert_batchnorm, wants_batchnorm
-    from daft_rl.monitoring import Monitoring
-    from daft_rl.realignment import known_range, realign
-    from daft_rl.recall import recall
-    from daft_rl.results import TransferResult, machine
-    from daft_rl.running import Workspace, save_agent
-    from daft_rl.tuning import Reconversion, Tuner
+    from daft_rl.finetune.realignment import known_range, realign
+    from daft_rl.finetune.tuner import Reconversion, Tuner
+    from daft_rl.policy.anatomy import Networks
+    from daft_rl.policy.distortion import Distortion, StatisticsDrift
+    from daft_rl.policy.insertion import insert_batchnorm, wants_batchnorm
+    from daft_rl.rollout.evaluation import visit
+    from daft_rl.run.cache import recall
+    from daft_rl.run.folder import Workspace, save_agent
+    from daft_rl.run.monitoring import Monitoring
+    from daft_rl.run.results import TransferResult, machine
 
     with Workspace(cfg) as work:
         training = work.env(target, cfg.num_envs)
@@ -234,7 +234,7 @@ def transfer(
 
 def _algorithm(agent: BaseAlgorithm) -> str:
     """Its name in ``configs/algo``: that of SB3's class, also of an agent of a class derived from it."""
-    from daft_rl.archive import SUPPORTED
+    from daft_rl.archives.container import SUPPORTED
 
     names = [kind.__name__ for kind in type(agent).__mro__]
     return next((name for name in names if name in SUPPORTED), names[0]).lower()

@@ -1,7 +1,7 @@
 """Tasks whose physics can be shifted. Importing this registers them with Gymnasium as ``daft_rl/NAME-v0``."""
 
+from daft_rl.envs.registry import levels, make, make_vec, read_shift, register_tasks, task_names
 from daft_rl.envs.shift import Shift
-from daft_rl.envs.tasks import levels, make, make_vec, read_shift, register_tasks, task_names
 
 __all__ = ["Shift", "levels", "make", "make_vec", "read_shift", "task_names"]
 

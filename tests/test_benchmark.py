@@ -15,15 +15,15 @@ from threading import Event, Thread
 import pytest
 import yaml
 
+from daft_rl.archives.sources import find_agent
 from daft_rl.benchmark import cell_folder, run_cell
 from daft_rl.cli import compose_config, plain
-from daft_rl.digest import digest_method
-from daft_rl.envs.domains import read_domains
-from daft_rl.envs.tasks import CONFIGS
-from daft_rl.methods import Method
+from daft_rl.envs.domain import read_domains
+from daft_rl.envs.registry import CONFIGS
+from daft_rl.method import Method
 from daft_rl.report import statistics
 from daft_rl.report.__main__ import build
-from daft_rl.sources import find_agent
+from daft_rl.run.fingerprints import digest_method
 
 CHEAP = [
     *("preset=smoke", "total_timesteps=512", "calibration.steps=128", "calibration.held_out=32", "num_envs=2"),

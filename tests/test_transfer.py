@@ -13,15 +13,15 @@ from omegaconf import OmegaConf
 from stable_baselines3 import PPO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from daft_rl.archives.sources import find_agent
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.cli import compose_config
 from daft_rl.envs import make_vec
-from daft_rl.envs.tasks import CONFIGS, load_object
+from daft_rl.envs.registry import CONFIGS, load_object
 from daft_rl.errors import AgentError, DaftError
-from daft_rl.evaluation import evaluate, evaluate_all
-from daft_rl.methods import method_names
+from daft_rl.method import method_names
 from daft_rl.pretrain import run as pretrain
-from daft_rl.sources import find_agent
+from daft_rl.rollout.evaluation import evaluate, evaluate_all
 from daft_rl.transfer import transfer
 
 TINY = [
@@ -97,7 +97,7 @@ def test_what_was_played_before_is_not_played_again(
 ) -> None:
     """The curve begins with the first zero-shot episodes, unless the policy is another one by then."""
     played = []
-    monkeypatch.setattr("daft_rl.monitoring.evaluate_all", lambda *args: played.append(1) or evaluate_all(*args))
+    monkeypatch.setattr("daft_rl.run.monitoring.evaluate_all", lambda *args: played.append(1) or evaluate_all(*args))
     overrides = [*TINY, f"evaluation.episodes={episodes}", "evaluation.episodes_during=2", "evaluation.every=512"]
     overrides += ["evaluate_beside=false"]  # where this process counts
     result = transfer("HalfCheetah-shifted", method, total_timesteps=512, output_dir=tmp_path, overrides=overrides)

@@ -19,9 +19,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from daft_rl.envs.robosuite import RobosuiteEnv, RobosuiteShift
-from daft_rl.envs.safety import SafetyEnv, get_blueprint
-from daft_rl.results import machine
+from daft_rl.envs.robosuite.tasks import RobosuiteEnv, RobosuiteShift
+from daft_rl.envs.safety.tasks import SafetyEnv, get_blueprint
+from daft_rl.run.results import machine
 
 TASKS = {
     "Door": lambda fast: RobosuiteEnv("Door", RobosuiteShift(), fast=fast),

@@ -34,7 +34,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from daft_rl.envs import make
-from daft_rl.envs.threads import ThreadedMujocoVecEnv
+from daft_rl.envs.batch.threads import ThreadedMujocoVecEnv
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed_vec_env.json"
 PACKAGES = ("gymnasium", "mujoco", "numpy", "stable-baselines3", "torch", "envpool")

@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from daft_rl.results import machine
+from daft_rl.run.results import machine
 
 TASK, SOURCE = "Ant-shifted", "Ant"
 PLAIN = ("dummy", "subproc")
@@ -52,8 +52,8 @@ def plain(vec: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     from stable_baselines3.common.utils import set_random_seed
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor, VecNormalize
 
+    from daft_rl.archives.sources import find_agent
     from daft_rl.envs import make
-    from daft_rl.sources import find_agent
 
     torch.set_num_threads(1)
     set_random_seed(seed)

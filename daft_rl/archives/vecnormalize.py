@@ -1,0 +1,275 @@
+"""``VecNormalize`` files, read for their statistics alone.
+
+SB3 pickles the whole wrapper. Here every class that the pickle names becomes an inert record of its
+arguments and state, numpy's included, and only the few names that such files need are admitted: nothing
+of the file is executed, and arrays are rebuilt from their bytes after shape and size have been checked.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pickle
+import pickletools
+import re
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from daft_rl.archives.container import refusing
+from daft_rl.errors import AgentError
+
+__all__ = ["Moments", "VecNormalizeStatistics", "apply_vecnormalize", "find_vecnormalize", "read_vecnormalize"]
+
+MAX_BYTES = 256 * 1024**2
+"""The file holds the last observations of all environments too, which may be images."""
+MAX_NAMES = 100
+"""Classes; a file has about ten."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Running mean and variance."""
+
+    mean: np.ndarray
+    var: np.ndarray
+    count: float
+
+
+@dataclass(frozen=True)
+class VecNormalizeStatistics:
+    """What a ``VecNormalize`` wrapper knows, as plain numbers."""
+
+    obs: Moments | dict[str, Moments] | None
+    """Of observations, per key for ``Dict`` observations; ``None`` where they are not normalized."""
+    ret: Moments
+    """Of discounted returns; their standard deviation scales the reward."""
+    epsilon: float
+    clip_obs: float
+    clip_reward: float
+    gamma: float
+    norm_obs: bool
+    norm_reward: bool
+
+
+class _Record:
+    """Stands for an object of the file: remembers how it was made, does nothing."""
+
+    name = ""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Record:
+        record = super().__new__(cls)
+        record.__dict__.update(args=args, state={})
+        return record
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__["state"] = state
+
+
+_ADMITTED = re.compile(
+    r"stable_baselines3\.common\.vec_env\.vec_normalize\.VecNormalize"
+    r"|stable_baselines3\.common\.running_mean_std\.RunningMeanStd"
+    r"|numpy\.(ndarray|dtype)|numpy\._?core\.multiarray\.(_reconstruct|scalar)|numpy\._?core\.numeric\._frombuffer"
+    r"|numpy\.random\.[\w.]+"
+    r"|(gym|gymnasium)\.spaces\.[\w.]+"
+)
+
+
+class _Reader(pickle.Unpickler):
+    """Knows no class but :class:`_Record` and the ``OrderedDict`` of a ``Dict`` space."""
+
+    def __init__(self, raw: bytes) -> None:
+        super().__init__(io.BytesIO(raw))
+        self.kinds: dict[str, type[_Record]] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        path = f"{module}.{name}"
+        if path == "collections.OrderedDict":
+            return OrderedDict
+        if not _ADMITTED.fullmatch(path) or len(self.kinds) > MAX_NAMES:
+            raise AgentError(
+                f"it names '{path[:100]}', which the statistics of a VecNormalize do not need. "
+                "The file was made by other code, or is hostile."
+            )
+        return self.kinds.setdefault(path, type("_Record", (_Record,), {"name": path}))
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise AgentError("it refers to objects outside of itself.")
+
+
+def _check_opcodes(raw: bytes) -> None:
+    """Refuse memo indices beyond the file's length: the unpickler would allocate a table up to them."""
+    for opcode, argument, _ in pickletools.genops(raw):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(raw):
+            raise AgentError(f"it numbers an object {argument}, though it has only {len(raw)} bytes.")
+        if opcode.name.startswith("EXT"):
+            raise AgentError("it uses the registry of pickle extensions.")
+
+
+def _record(value: Any, suffix: str) -> _Record:
+    if not isinstance(value, _Record) or not value.name.endswith(suffix):
+        raise AgentError(f"expected a {suffix}, found {getattr(value, 'name', type(value).__name__)}.")
+    return value
+
+
+def _dtype(value: Any) -> np.dtype:
+    """A plain numeric dtype from what was pickled of it: ``("f8", ...)``, and ``"<"`` in its state."""
+    record = _record(value, "numpy.dtype")
+    state = record.__dict__["state"]
+    order = state[1] if state else "="
+    code = str(record.__dict__["args"][0])
+    if order not in ("<", ">", "=", "|") or not re.fullmatch(r"[fiub]\d", code):
+        raise AgentError(f"'{order}{code}' is no plain number.")
+    return np.dtype(f"{order}{code}")
+
+
+def _array(value: Any) -> np.ndarray:
+    """An array or scalar of numbers, as float64."""
+    if isinstance(value, (int, float)):
+        return np.array(value, dtype=np.float64)
+    record = _record(value, "")
+    args, state = record.__dict__["args"], record.__dict__["state"]
+    if record.name.endswith(".scalar"):
+        shape, dtype, fortran, data = (), args[0], False, args[1]
+    elif record.name.endswith("._frombuffer"):
+        data, dtype, shape, order = args
+        fortran = order == "F"
+    else:
+        _record(value, "._reconstruct")
+        _, shape, dtype, fortran, data = state
+    if not isinstance(data, (bytes, bytearray)):
+        raise AgentError(f"an array of {type(data).__name__}, not of numbers.")
+    numbers = np.frombuffer(data, dtype=_dtype(dtype))
+    return numbers.reshape(shape, order="F" if fortran else "C").astype(np.float64)
+
+
+def _moments(value: Any) -> Moments:
+    state = _record(value, ".RunningMeanStd").__dict__["state"]
+    mean, var, count = _array(state["mean"]), _array(state["var"]), float(_array(state["count"]))
+    if mean.shape != var.shape or not np.isfinite(mean).all() or not np.isfinite(var).all() or (var < 0).any():
+        raise AgentError(f"mean of shape {mean.shape} and variance of shape {var.shape} are no finite statistics.")
+    if not (math.isfinite(count) and count > 0):
+        raise AgentError(f"a count of {count} samples.")
+    return Moments(mean, var, count)
+
+
+def _observation_moments(state: dict[str, Any]) -> Moments | dict[str, Moments] | None:
+    if not state["norm_obs"]:
+        return None
+    moments = state["obs_rms"]
+    if isinstance(moments, dict):
+        keys = state.get("norm_obs_keys") or list(moments)
+        return {str(key): _moments(moments[key]) for key in keys}
+    return _moments(moments)
+
+
+def read_vecnormalize(path: str | os.PathLike[str]) -> VecNormalizeStatistics:
+    """Read the statistics out of a file that ``VecNormalize.save`` wrote, of any version, on gym or gymnasium.
+
+    :param path: usually ``vecnormalize.pkl``
+    :raises AgentError: a missing or damaged file, one that names any other class than such a file needs,
+        or statistics that are not finite
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AgentError(f"No VecNormalize file at '{path}'.")
+    if path.stat().st_size > MAX_BYTES:
+        raise AgentError(f"{path} has {path.stat().st_size} bytes; statistics have at most {MAX_BYTES}.")
+    try:
+        with refusing("it is damaged, or no pickle of a VecNormalize"):
+            raw = path.read_bytes()
+            _check_opcodes(raw)
+            state = _record(_Reader(raw).load(), ".VecNormalize").__dict__["state"]
+            numbers = [float(_array(state[name])) for name in ("epsilon", "clip_obs", "clip_reward", "gamma")]
+            if not all(math.isfinite(number) and number >= 0 for number in numbers):
+                raise AgentError(f"epsilon, clips and gamma of {numbers} are not all finite and positive.")
+            epsilon, clip_obs, clip_reward, gamma = numbers
+            return VecNormalizeStatistics(
+                obs=_observation_moments(state),
+                ret=_moments(state["ret_rms"]),
+                epsilon=epsilon,
+                clip_obs=clip_obs,
+                clip_reward=clip_reward,
+                gamma=gamma,
+                norm_obs=bool(_array(state["norm_obs"])),
+                norm_reward=bool(_array(state["norm_reward"])),
+            )
+    except AgentError as error:
+        raise AgentError(f"{path} cannot be used: {error}") from error
+
+
+def find_vecnormalize(archive: Path) -> Path | None:
+    """The statistics that belong to an archive, by the habits of those who save them, or ``None``.
+
+    Beside ``agent.zip``: ``agent_vecnormalize.pkl``, rl-zoo's ``agent/vecnormalize.pkl``, ``vecnormalize.pkl``,
+    the hub's ``vec_normalize.pkl``; beside ``rl_model_1000_steps.zip`` of a ``CheckpointCallback``:
+    ``rl_model_vecnormalize_1000_steps.pkl``. The more specific name wins.
+    """
+    stem, folder = archive.stem, archive.parent
+    candidates = [
+        folder / f"{stem}_vecnormalize.pkl",
+        folder / stem / "vecnormalize.pkl",
+        folder / "vecnormalize.pkl",
+        folder / "vec_normalize.pkl",
+    ]
+    if checkpoint := re.fullmatch(r"(.+)_(\d+_steps)", stem):
+        candidates.insert(0, folder / f"{checkpoint.group(1)}_vecnormalize_{checkpoint.group(2)}.pkl")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _shape_of(space: spaces.Space) -> Any:
+    return {key: part.shape for key, part in space.spaces.items()} if isinstance(space, spaces.Dict) else space.shape
+
+
+def _running(moments: Moments) -> RunningMeanStd:
+    running = RunningMeanStd(shape=moments.mean.shape)
+    running.mean, running.var, running.count = moments.mean.copy(), moments.var.copy(), moments.count
+    return running
+
+
+def apply_vecnormalize(venv: VecEnv, statistics: VecNormalizeStatistics) -> VecNormalize:
+    """Wrap environments in a ``VecNormalize`` with these statistics, frozen (``training=False``).
+
+    Rewards are normalized too if they were in the file (``norm_reward``); their scale is as frozen.
+
+    :param venv: environments whose observations are not normalized yet
+    :param statistics: what :func:`read_vecnormalize` returned
+    :raises AgentError: the observations have other shapes than the statistics; both are in the message
+    """
+    obs, space = statistics.obs, venv.observation_space
+    if obs is not None:
+        shapes = {key: part.mean.shape for key, part in obs.items()} if isinstance(obs, dict) else obs.mean.shape
+        got = _shape_of(space)
+        known = {key: got.get(key) for key in shapes} if isinstance(shapes, dict) and isinstance(got, dict) else got
+        if known != shapes:
+            raise AgentError(
+                f"The VecNormalize statistics are for observations of shape {shapes}, the environment gives {got}. "
+                "If another wrapper comes in between (frame stacking), wrap the environment with "
+                "`apply_vecnormalize` yourself, then the other wrapper, and pass the result as `env`."
+            )
+    wrapped = VecNormalize(
+        venv,
+        training=False,
+        norm_obs=statistics.norm_obs,
+        norm_reward=statistics.norm_reward,
+        clip_obs=statistics.clip_obs,
+        clip_reward=statistics.clip_reward,
+        gamma=statistics.gamma,
+        epsilon=statistics.epsilon,
+        norm_obs_keys=list(obs) if isinstance(obs, dict) else None,
+    )
+    if obs is not None:
+        running = {key: _running(part) for key, part in obs.items()} if isinstance(obs, dict) else _running(obs)
+        wrapped.obs_rms = running  # type: ignore[assignment]
+    wrapped.ret_rms = _running(statistics.ret)
+    return wrapped

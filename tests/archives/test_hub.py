@@ -1,0 +1,73 @@
+"""``agent=hf://...``: from a cache that is made here. The network is never asked."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+huggingface_hub = pytest.importorskip("huggingface_hub")
+
+from daft_rl.archives import sources  # noqa: E402
+from daft_rl.errors import AgentError  # noqa: E402
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a download of ``someone/agents`` leaves behind."""
+    snapshot = tmp_path / "models--someone--agents" / "snapshots" / ("0" * 40)
+    (snapshot / "ppo").mkdir(parents=True)
+    (snapshot / "ppo" / "agent.zip").write_bytes(b"an archive")
+    (snapshot / "ppo" / "vecnormalize.pkl").write_bytes(b"statistics")
+    refs = tmp_path / "models--someone--agents" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_an_agent_in_the_cache(cache: Path) -> None:
+    found = sources.find_agent("Ant", "ppo", "hf://someone/agents/ppo/agent.zip")
+    assert found.read_bytes() == b"an archive"
+    assert found.with_name("vecnormalize.pkl").is_file()  # it lies where load_agent looks for it
+    assert cache in found.parents
+
+
+def test_no_more_than_what_belongs_to_an_agent_is_fetched(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def download(repository: str, allow_patterns: list[str]) -> str:
+        asked.extend(allow_patterns)
+        return str(cache / "models--someone--agents" / "snapshots" / ("0" * 40))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    sources.find_agent("Ant", "ppo", "hf://someone/agents/ppo/agent.zip")
+
+    def fetched(name: str) -> bool:
+        return any(fnmatch(name, pattern) for pattern in asked)
+
+    beside = ("agent_vecnormalize.pkl", "vec_normalize.pkl", "rl_model_vecnormalize_1000_steps.pkl", "constraint.json")
+    assert all(fetched(f"ppo/{name}") for name in ("agent.zip", *beside))
+    assert not any(fetched(f"ppo/{name}") for name in ("replay_buffer.pkl", "other.zip", "train.py"))
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("hf://someone/else/agent.zip", "neither be fetched"),
+        ("hf://someone/agents/nope.zip", "no file 'nope.zip'"),
+        ("hf://someone/agents", "hf://ORG/REPO/FILE.zip"),
+        ("hf://agent.zip", "hf://ORG/REPO/FILE.zip"),
+    ],
+)
+def test_mistakes_are_told(cache: Path, address: str, message: str) -> None:
+    with pytest.raises(AgentError, match=message):
+        sources.find_agent("Ant", "ppo", address)
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(AgentError, match=r"daft-rl\[hub\]"):
+        sources.find_agent("Ant", "ppo", "hf://someone/agents/ppo/agent.zip")

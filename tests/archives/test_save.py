@@ -1,0 +1,61 @@
+"""An agent that is saved over another: at every moment there is the old one or the new one, never a mixture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from daft_rl import load_agent
+from daft_rl.run.folder import save_agent
+from tests.conftest import PointMass
+
+
+def build(seed: int) -> PPO:
+    """Agents of different seeds, in normalized environments with the same statistics."""
+    venv = VecNormalize(DummyVecEnv([PointMass]))
+    venv.obs_rms.mean, venv.obs_rms.var = np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])
+    return PPO("MlpPolicy", venv, n_steps=8, batch_size=8, seed=seed, device="cpu")
+
+
+def act(model: Any) -> np.ndarray:
+    raw = np.arange(12, dtype=np.float32).reshape(4, 3)
+    return model.predict(model.get_vec_normalize_env().normalize_obs(raw), deterministic=True)[0]
+
+
+@pytest.mark.parametrize("failing", ["save", 0, 1])
+def test_interrupted_anywhere(failing: str | int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``save``: while the statistics are written. A number: before that file is put in place."""
+    old, new = build(0), build(1)
+    save_agent(old, tmp_path / "best.zip", prefix="best_")
+    calls = iter(range(9))
+    replace = Path.replace
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if next(calls) == failing:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    def unsaved(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", interrupted)
+        if failing == "save":
+            patch.setattr(VecNormalize, "save", unsaved)
+        with pytest.raises(KeyboardInterrupt):
+            save_agent(new, tmp_path / "best.zip", prefix="best_")
+    np.testing.assert_array_equal(act(load_agent(tmp_path / "best.zip", DummyVecEnv([PointMass]))), act(old))
+    save_agent(new, tmp_path / "best.zip", prefix="best_")
+    np.testing.assert_array_equal(act(load_agent(tmp_path / "best.zip", DummyVecEnv([PointMass]))), act(new))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.zip", "best_vecnormalize.pkl"]
+
+
+def test_what_belonged_to_another_agent_goes(tmp_path: Path) -> None:
+    save_agent(build(0), tmp_path / "best.zip", prefix="best_")
+    save_agent(PPO("MlpPolicy", PointMass(), device="cpu"), tmp_path / "best.zip", prefix="best_")
+    assert [path.name for path in tmp_path.iterdir()] == ["best.zip"]

@@ -1,0 +1,222 @@
+"""Inputs with an offset are brought back, where that pays; nothing else of a policy changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from sb3_contrib import CrossQ
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import Tensor
+
+from daft_rl import load_agent
+from daft_rl.archives.sources import find_agent
+from daft_rl.batchnorm import batchnorm_layers
+from daft_rl.envs import make_vec
+from daft_rl.errors import MethodError
+from daft_rl.finetune.realignment import _Watch, realign
+from daft_rl.method import GROUPS
+from daft_rl.policy.anatomy import Networks
+from daft_rl.transfer import transfer
+from tests.conftest import ALGORITHMS, DISCRETE, PointMass, build
+
+OFFSET = {"observation_offset": 0.05, "observation_draw": 2}
+
+
+def state(model: Any) -> dict[str, Tensor]:
+    named = [*model.policy.named_parameters(), *model.policy.named_buffers()]  # shared extractors once
+    return {name: tensor.detach().clone() for name, tensor in named}
+
+
+def differing(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+
+
+def test_an_offset_of_the_ants_sensors_is_taken_back() -> None:
+    venv = make_vec("Ant", num_envs=8, shift=OFFSET)
+    model = load_agent(find_agent("Ant", "ppo"), venv, device="cpu")
+    torch.manual_seed(0)
+    before = state(model)
+    found = realign(model, venv, 2048, 1, 1.5)
+    assert found.inputs == 105
+    assert 20 < found.moved < 60
+    assert found.before < -1 < 1 < found.after
+    after = state(model)
+    changed = differing(before, after)
+    assert {name.partition("_extractor.")[2] for name in changed} == {"net.1.running_mean"}
+    again = load_agent(find_agent("Ant", "ppo"), venv, device="cpu")
+    torch.manual_seed(0)
+    assert realign(again, venv, 2048, 1, 1.5) == found
+    assert not differing(after, state(again))
+    assert (
+        before["features_extractor.net.1.running_mean"] != after["features_extractor.net.1.running_mean"]
+    ).sum() == found.moved
+    venv.close()
+
+
+def test_what_does_not_pay_is_undone() -> None:
+    """The Cheetah's policy bears this offset of all inputs; half a correction is worse."""
+    venv = make_vec("HalfCheetah", num_envs=8, shift={"observation_offset": 0.1})
+    model = load_agent(find_agent("HalfCheetah", "ppo"), venv, device="cpu")
+    before = state(model)
+    found = realign(model, venv, 4096, 1, 1.0)
+    assert found.moved == 0
+    assert found.after >= found.before
+    assert not differing(before, state(model))
+    venv.close()
+
+
+class Paid(PointMass):
+    """Pays for every observation alike, more from episode to episode: whatever comes later is better."""
+
+    paid = 0
+
+    def reset(self, **kwargs: Any) -> Any:
+        Paid.paid += 1
+        return super().reset(**kwargs)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        observation, _, *rest = super().step(action)
+        return observation, float(Paid.paid), *rest  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("beyond", [0.0, 1e9])
+def test_means_of_a_wrapper(beyond: float) -> None:
+    """What ``VecNormalize`` normalizes is where the range is known; its own clipping does not shorten the way there."""
+    raw = DummyVecEnv([Paid] * 2)
+    venv = VecNormalize(raw, clip_obs=0.01)
+    model = PPO("MlpPolicy", venv, n_steps=8, batch_size=8, device="cpu")
+    venv.obs_rms.mean, venv.obs_rms.var = np.full(3, 100.0), np.full(3, 4.0)  # type: ignore[union-attr]
+    before = state(model)
+    found = realign(model, raw, 160, 0, beyond)
+    assert not differing(before, state(model))
+    assert (venv.obs_rms.var == 4.0).all()  # type: ignore[union-attr]
+    mean = venv.obs_rms.mean  # type: ignore[union-attr]
+    if beyond == 0.0:
+        assert found.moved == 3
+        assert (np.abs(mean) < 10).all()  # where observations are
+    else:
+        assert found.moved == 0
+        assert (mean == 100.0).all()
+
+
+@pytest.mark.parametrize("beyond", [0.0, 1.0, 1e9])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_only_means_of_far_inputs_change(algorithm: str, beyond: float) -> None:
+    model = build(algorithm)
+    venv = DummyVecEnv([lambda: Paid(discrete=algorithm in DISCRETE)] * 2)
+    before, networks = state(model), Networks(model.policy)
+    layers = batchnorm_layers(model.policy)
+    reading = [name for name in networks.first_layers(3) if name in layers]
+    assert reading
+    found = realign(model, venv, 160, 0, beyond)
+    assert (found.moved > 0) == (beyond < 1e9)
+    for name in differing(before, state(model)):
+        layer, _, what = name.rpartition(".")
+        assert layer in reading
+        assert what in ("running_mean", "ra_mean")
+        distance = (layers[layer].mean - before[name]).abs() / (layers[layer].var + layers[layer].eps).sqrt()
+        assert bool(((distance == 0) | (distance > beyond)).all())
+    for target, online in networks.kind.targets.items():
+        for name in reading:
+            if name.startswith(target + "."):
+                assert torch.equal(layers[name].mean, layers[online + name[len(target) :]].mean)
+
+
+@pytest.mark.parametrize("beyond", [0.0, 1e9])
+def test_target_networks_keep_what_is_theirs(beyond: float) -> None:
+    """Between two of its updates a target network of DQN has statistics of its own."""
+    model = build("DQN")
+    networks, layers = Networks(model.policy), batchnorm_layers(model.policy)
+    read = {name: online for name, online in networks.first_layers(3).items() if name in layers}
+    twins = {name: online for name, online in read.items() if name != online}
+    assert twins
+    for name in twins:
+        layers[name].mean.add_(5.0)
+        layers[name].var.mul_(2.0)
+    before = state(model)
+    found = realign(model, DummyVecEnv([lambda: Paid(discrete=True)] * 2), 160, 0, beyond)
+    assert (found.moved > 0) == (beyond == 0.0)
+    changed = differing(before, state(model))
+    assert all(name.endswith("running_mean") for name in changed)
+    assert {name.removesuffix(".running_mean") for name in changed} == (set(read) if beyond == 0.0 else set())
+    for name, online in twins.items() if beyond == 0.0 else ():
+        assert torch.equal(layers[name].mean, layers[online].mean)
+
+
+class EndsEarly(PointMass):
+    """Three points a step, for two steps."""
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        observation, _, _, truncated, info = super().step(action)
+        return observation, 3.0, self.steps >= 2, truncated, info
+
+
+def test_an_episode_that_is_over_gets_nothing_further() -> None:
+    """By the reward of a step, ending at once would be the best of all."""
+    watch = _Watch(DummyVecEnv([EndsEarly, PointMass]))
+    watch.reset()
+    paid = np.zeros(2)
+    for _ in range(6):
+        paid += watch.step(np.zeros((2, 2), dtype=np.float32))[1]
+    assert paid[0] == 18.0
+    assert watch.returns[0] == 6.0
+    assert watch.returns[1] == pytest.approx(paid[1])
+    assert watch.steps == 6
+
+
+def test_a_critic_keeps_the_means_of_its_actions() -> None:
+    model = CrossQ("MlpPolicy", PointMass(), policy_kwargs={"net_arch": [16]}, device="cpu")
+    before = state(model)
+    realign(model, DummyVecEnv([Paid] * 2), 160, 0, 0.0)
+    changed = differing(before, after := state(model))
+    assert {name for name in changed if name.startswith("critic.")}
+    for name in (name for name in changed if name.startswith("critic.")):
+        assert before[name].shape == (5,)  # three entries of an observation, two of an action
+        assert torch.equal(before[name][3:], after[name][3:])
+
+
+def test_a_transfer_begins_with_it(tmp_path: Path) -> None:
+    method = {"name": "mine", "realign": 1.5, **{name: {"scale": 0.0} for name in GROUPS}}
+    tiny = ["num_envs=4", "calibration.steps=2048", "evaluation.episodes=2", "progress_bar=false"]
+    result = transfer("Ant-shifted", method, shift=OFFSET, output_dir=tmp_path, overrides=tiny)
+    assert result.realigned is not None
+    assert result.realigned["moved"] > 0
+    assert result.final["target"].mean > 0 > result.zero_shot["target"].mean
+    assert json.loads((tmp_path / "results.json").read_text())["realigned"] == result.realigned
+
+
+def observed(change: Any, space: spaces.Space) -> Any:
+    return lambda: gym.wrappers.TransformObservation(PointMass(), change, space)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        PointMass,
+        observed(lambda o: {"all": o}, spaces.Dict(all=spaces.Box(-9, 9, (3,)))),
+        observed(lambda o: (o > 0).astype(int), spaces.MultiDiscrete([2, 2, 2])),
+    ],
+)
+def test_where_nothing_normalizes_the_observation_it_is_refused(env: Any) -> None:
+    venv = DummyVecEnv([env])
+    policy = "MultiInputPolicy" if isinstance(venv.observation_space, spaces.Dict) else "MlpPolicy"
+    model = PPO(policy, venv, n_steps=8, batch_size=8, device="cpu")
+    with pytest.raises(MethodError, match="neither VecNormalize nor a BatchNorm layer"):
+        realign(model, venv, 8, 0, 1.5)
+
+
+def test_a_transfer_refuses_it_before_anything_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played: list[Any] = []
+    monkeypatch.setattr(PointMass, "step", lambda *args: played.append(args))
+    model = PPO("MlpPolicy", PointMass(), device="cpu")
+    with pytest.raises(MethodError, match="neither VecNormalize nor a BatchNorm layer"):
+        transfer(PointMass, "daft_realign", source=model, output_dir=tmp_path / "run")
+    assert not played
