@@ -16,8 +16,8 @@ import numpy as np
 from daft_rl.envs import make
 from daft_rl.envs.domain import Domain
 from daft_rl.envs.registry import read_shift
+from daft_rl.files import write_json
 from daft_rl.report.cells import target_name
-from daft_rl.run.results import write_json
 from daft_rl.transfer import transfer
 
 EPISODES = 20

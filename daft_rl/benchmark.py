@@ -59,7 +59,7 @@ def run_cell(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _run_cell(cfg: DictConfig, noted: Path) -> dict[str, Any]:
-    from daft_rl.run.results import write_json
+    from daft_rl.files import write_json
 
     with open_dict(cfg):
         cfg.output_dir = str(noted.parent)

@@ -31,7 +31,8 @@ __all__ = ["compose_config", "run_command"]
 
 def _store_defaults() -> None:
     """Every field of a shift and of a method is a key of the configuration, so that the command line can set it."""
-    from daft_rl.envs.registry import TASKS, load_object
+    from daft_rl.envs.registry import TASKS
+    from daft_rl.imports import load_object
 
     method = {name: value for name, value in Method(name="").as_dict().items() if name != "name"}
     keywords = DictConfig({"kwargs": {}, "source_kwargs": {}})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "AgentError",
     "BatchNormError",
     "ConfigError",
     "DaftError",
+    "DaftWarning",
     "MethodError",
     "RenderError",
     "ReportError",
@@ -16,7 +19,24 @@ __all__ = [
 
 
 class DaftError(Exception):
-    """Base class. The message names the value, what was expected, and what to do."""
+    """Base class. The message names the value, what was expected, and what to do.
+
+    :param message: in terms of Python; it names no key of the command line
+    :param arguments: names of the Python arguments that would help, such as ``"policy_kwargs"``. The command line tells
+        by which key each of them is set
+    """
+
+    def __init__(self, message: str = "", *, arguments: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.arguments = tuple(arguments)
+
+
+class DaftWarning(UserWarning):
+    """A warning that names Python arguments which would help, as :class:`DaftError` does."""
+
+    def __init__(self, message: str = "", *, arguments: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.arguments = tuple(arguments)
 
 
 class BatchNormError(DaftError, ValueError):

@@ -49,11 +49,11 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     domain = read_domains(plain(cfg.env))["target"]
     method = Method.from_dict(plain(cfg.method))
 
+    from daft_rl.files import write_json
     from daft_rl.finetune.tuner import Reconversion, Tuner
     from daft_rl.rollout.evaluation import visit
     from daft_rl.run.folder import Workspace, save_agent
     from daft_rl.run.monitoring import Monitoring
-    from daft_rl.run.results import write_json
 
     with Workspace(cfg) as work:
         training = work.env(domain, cfg.num_envs)

@@ -12,8 +12,9 @@ import gymnasium as gym
 from daft_rl.envs.shift import Shift
 from daft_rl.envs.wrappers import shift_interface
 from daft_rl.errors import TaskError
+from daft_rl.imports import load_object
 
-__all__ = ["RegisteredShift", "load_object", "make_registered"]
+__all__ = ["RegisteredShift", "make_registered"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +33,6 @@ class RegisteredShift(Shift):
         if isinstance(self.wrappers, str) or not all(isinstance(path, str) for path in self.wrappers):
             raise TaskError(f"shift.wrappers: expected a list of import paths, got {self.wrappers!r}.")
         object.__setattr__(self, "wrappers", tuple(self.wrappers))
-
-
-def load_object(path: str) -> Any:
-    """Import ``module:name``.
-
-    :raises TaskError: there is no such thing
-    """
-    module, _, name = path.partition(":")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise TaskError(f"'{path}' cannot be imported: {error}. Expected module:name.") from error
 
 
 def find_registered(id: str) -> gym.envs.registration.EnvSpec:
@@ -72,7 +61,7 @@ def make_registered(id: str, shift: RegisteredShift, render_mode: str | None = N
     :param render_mode: passed on if it is not ``None``
     :raises TaskError: a wrapper cannot be imported, or the environment does not take the keywords
     """
-    wrappers = [load_object(path) for path in shift.wrappers]
+    wrappers = [load_object(path, TaskError) for path in shift.wrappers]
     keywords: dict[str, Any] = {**shift.kwargs, **({"render_mode": render_mode} if render_mode else {})}
     try:
         env = gym.make(id, disable_env_checker=True, **keywords)

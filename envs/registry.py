@@ -21,15 +21,16 @@ import yaml
 
 from daft_rl.envs.cores import usable_cores
 from daft_rl.envs.installed import check_installed
-from daft_rl.envs.registered import find_registered, load_object
+from daft_rl.envs.registered import find_registered
 from daft_rl.envs.shift import Shift
 from daft_rl.errors import TaskError
+from daft_rl.imports import load_object
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
 __all__ = [
-    *("Task", "get_task", "levels", "load_object", "make", "make_vec", "own_maker", "read_shift", "register_tasks"),
+    *("Task", "get_task", "levels", "make", "make_vec", "own_maker", "read_shift", "register_tasks"),
     *("source_of", "task_names"),
 ]
 

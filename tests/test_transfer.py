@@ -17,8 +17,9 @@ from daft_rl.archives.sources import find_agent
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.cli import compose_config
 from daft_rl.envs import make_vec
-from daft_rl.envs.registry import CONFIGS, load_object
+from daft_rl.envs.registry import CONFIGS
 from daft_rl.errors import AgentError, DaftError
+from daft_rl.imports import load_object
 from daft_rl.method import method_names
 from daft_rl.pretrain import run as pretrain
 from daft_rl.rollout.evaluation import evaluate, evaluate_all

@@ -13,9 +13,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from daft_rl.cli import plain
 from daft_rl.envs.domain import Domain
+from daft_rl.files import write_json
 from daft_rl.rollout.evaluation import Returns
 from daft_rl.run.fingerprints import digest, digest_agent
-from daft_rl.run.results import write_json
 
 __all__ = ["recall"]
 

@@ -33,14 +33,14 @@ from daft_rl.cli import plain
 from daft_rl.envs.batch.workers import WorkerVecEnv
 from daft_rl.envs.cores import usable_cores
 from daft_rl.envs.domain import Domain
-from daft_rl.envs.registry import load_object
 from daft_rl.errors import AgentError, ConfigError
+from daft_rl.files import write_json
+from daft_rl.imports import load_object
 from daft_rl.policy.folding import fold_normalization
 from daft_rl.rollout.evaluation import Returns, evaluate, evaluate_all
 from daft_rl.rollout.lagrangian import Lagrangian
 from daft_rl.rollout.profile import Phases, TimedVecEnv
 from daft_rl.run.background import Call
-from daft_rl.run.results import write_json
 
 __all__ = ["Workspace", "bound_exploration", "find_constraint", "save_agent"]
 

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from daft_rl.files import write_json
 from daft_rl.rollout.evaluation import Returns
 
-__all__ = ["TransferResult", "machine", "write_json"]
+__all__ = ["TransferResult", "machine"]
 
 PACKAGES = ("daft-rl", "torch", "stable-baselines3", "gymnasium", "mujoco")
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write a file whole or not at all."""
-    text = json.dumps(data, indent=1) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # runs of a grid, maybe on several machines, may write the same file
-    with NamedTemporaryFile("w", dir=path.parent, prefix=f"{path.name}.", encoding="utf-8", delete=False) as unfinished:
-        unfinished.write(text)
-    Path(unfinished.name).chmod(0o644)
-    Path(unfinished.name).replace(path)
 
 
 def _processor() -> str:

@@ -12,12 +12,13 @@ import mujoco
 import numpy as np
 
 from daft_rl.envs.mujoco.tasks import element_names, scale_model
-from daft_rl.envs.registry import load_object, unknown
+from daft_rl.envs.registry import unknown
 from daft_rl.envs.safety.fast_step import speed_up
 from daft_rl.envs.safety.package import Blueprint, blueprints
 from daft_rl.envs.shift import Scale, Shift, check_number, resolve_pattern
 from daft_rl.envs.wrappers import shift_interface
 from daft_rl.errors import TaskError
+from daft_rl.imports import load_object
 
 __all__ = ["SafetyEnv", "SafetyShift", "get_blueprint", "make_safety"]
 
