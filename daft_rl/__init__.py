@@ -1,4 +1,7 @@
-"""daft_rl moves pretrained reinforcement-learning policies to environments whose dynamics have shifted."""
+"""daft_rl moves pretrained reinforcement-learning policies to environments whose dynamics have shifted.
+
+What this module lists in ``__all__`` is public. Everything else is private and may change.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -6,22 +9,54 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daft_rl.archives.load import load_agent
     from daft_rl.batchnorm import convert_batchnorm
+    from daft_rl.envs.registry import levels
+    from daft_rl.envs.registry import task_names as tasks
     from daft_rl.errors import DaftError
+    from daft_rl.finetune.adapt import adapt
+    from daft_rl.method import Method, methods
     from daft_rl.policy.insertion import insert_batchnorm
+    from daft_rl.run.results import TransferResult
+    from daft_rl.transfer import transfer
 
-__version__ = "0.1.0"
-__all__ = ["DaftError", "__version__", "convert_batchnorm", "insert_batchnorm", "load_agent"]
+__version__ = "0.2.0"
+__all__ = [
+    "DaftError",
+    "Method",
+    "TransferResult",
+    "__version__",
+    "adapt",
+    "convert_batchnorm",
+    "insert_batchnorm",
+    "levels",
+    "load_agent",
+    "methods",
+    "tasks",
+    "transfer",
+]
 
-_HOME = {
-    "convert_batchnorm": "daft_rl.batchnorm",
-    "load_agent": "daft_rl.archives.load",
-    "DaftError": "daft_rl.errors",
-    "insert_batchnorm": "daft_rl.policy.insertion",
+_HOMES = {
+    "DaftError": "daft_rl.errors:DaftError",
+    "Method": "daft_rl.method:Method",
+    "TransferResult": "daft_rl.run.results:TransferResult",
+    "adapt": "daft_rl.finetune.adapt:adapt",
+    "convert_batchnorm": "daft_rl.batchnorm:convert_batchnorm",
+    "insert_batchnorm": "daft_rl.policy.insertion:insert_batchnorm",
+    "levels": "daft_rl.envs.registry:levels",
+    "load_agent": "daft_rl.archives.load:load_agent",
+    "methods": "daft_rl.method:methods",
+    "tasks": "daft_rl.envs.registry:task_names",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use: PyTorch takes seconds, and an error on the command line should not wait for it."""
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+    if name == "transfer":  # a module that can be called
+        return import_module("daft_rl.transfer")
+    if name in _HOMES:
+        module, _, attribute = _HOMES[name].partition(":")
+        return getattr(import_module(module), attribute)
     raise AttributeError(f"module 'daft_rl' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -15,18 +15,20 @@ import resource
 import sys
 import traceback
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import open_dict
 
 from daft_rl.archives.sources import find_agent
-from daft_rl.cli import plain, run_command
 from daft_rl.envs.domain import read_domains
-from daft_rl.run.fingerprints import digest, digest_agent, digest_settings
+from daft_rl.files import write_json
+from daft_rl.run.fingerprints import fingerprint, fingerprint_agent, fingerprint_settings
+from daft_rl.settings import TransferSettings
 from daft_rl.transfer import run
+from daft_rl.validation import plain_data
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -34,54 +36,52 @@ if TYPE_CHECKING:
 __all__ = ["Summary", "cell_folder", "run_cell"]
 
 
-def cell_folder(cfg: DictConfig) -> Path:
-    """Where a cell belongs: equal settings, equal folder.
+def cell_folder(settings: TransferSettings) -> Path:
+    """Where a cell belongs: equal settings have one folder.
 
-    :param cfg: the composed configuration of one cell
+    :param settings: of one cell; ``output_dir`` is the folder of the grid
     """
-    name = f"seed-{cfg.seed}-{digest_settings(cfg)[:10]}"
-    return Path(cfg.benchmark.folder) / cfg.env.name / cfg.method.name / name
+    name = f"seed-{settings.seed}-{fingerprint_settings(settings)[:10]}"
+    return Path(settings.output_dir) / settings.env.name / settings.method.name / name
 
 
-def run_cell(cfg: DictConfig) -> dict[str, Any]:
+def run_cell(settings: TransferSettings) -> dict[str, Any]:
     """Run one cell, unless it is finished.
 
     Two processes never run one cell at once: workers of a grid that was killed may live on for a while.
 
-    :return: what stands in its ``cell.json``: ``status`` (``finished`` or ``failed``), ``error``, ``peak_memory_mb``,
-        and ``content``, a digest of what the settings only name
+    :param settings: of one cell; ``output_dir`` is the folder of the grid
+    :return: what its ``cell.json`` holds: ``status`` (``finished`` or ``failed``), ``error``, ``peak_memory_mb``, and
+        ``content``, a fingerprint of what the settings only name
     """
-    folder = cell_folder(cfg)
+    folder = cell_folder(settings)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # freed when the process ends, however it ends
-        return _run_cell(cfg, folder / "cell.json")
+        return _run_cell(replace(settings, output_dir=folder), Path(settings.output_dir) / "zero_shot")
 
 
-def _run_cell(cfg: DictConfig, noted: Path) -> dict[str, Any]:
-    from daft_rl.files import write_json
-
-    with open_dict(cfg):
-        cfg.output_dir = str(noted.parent)
+def _run_cell(settings: TransferSettings, zero_shot_cache: Path) -> dict[str, Any]:
+    note = Path(settings.output_dir) / "cell.json"
     cell: dict[str, Any] = {"content": None}
     before: dict[str, Any] = {}
     with suppress(FileNotFoundError, json.JSONDecodeError):
-        before = json.loads(noted.read_text("utf-8"))
+        before = json.loads(note.read_text("utf-8"))
     fresh = _forget_peak()
     try:
-        cell["content"] = _digest_content(cfg)
+        cell["content"] = _fingerprint_content(settings)
         if before.get("status") == "finished" and before.get("content") == cell["content"]:
             return before
-        write_json(noted, {"status": "unfinished", "error": "It is running, or was killed."})
-        run(cfg, played=Path(cfg.benchmark.folder) / "zero_shot")
+        write_json(note, {"status": "unfinished", "error": "It is running, or was killed."})
+        run(settings, zero_shot_cache=zero_shot_cache)
         cell["status"] = "finished"
     except Exception as error:  # whatever it is, the other cells go on
         if cell["content"] is None and before.get("status") == "finished":
             return before  # what was measured stays, though its agent or simulator is gone
         cell |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     cell["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 if fresh else None
-    write_json(noted, cell)
-    print(f"{cell['status']}: {noted.parent}")
+    write_json(note, cell)
+    print(f"{cell['status']}: {note.parent}")
     return cell
 
 
@@ -118,12 +118,15 @@ def _forget_peak() -> bool:
     return False
 
 
-def _digest_content(cfg: DictConfig) -> str:
+def _fingerprint_content(settings: TransferSettings) -> str:
     """Of the agent's files, and of what the names of levels stand for."""
-    domains = read_domains(plain(cfg.env), cfg.evaluation.elsewhere)
-    agent = find_agent(domains["source"].name, cfg.algo.name, cfg.agent.path)
-    return digest([digest_agent(agent), {role: domain.changes for role, domain in domains.items()}])
+    domains = read_domains(vars(settings.env), settings.evaluation.elsewhere)
+    agent = find_agent(domains["source"].name, settings.algo.name, settings.agent.path)
+    changes = {role: plain_data(domain.changes) for role, domain in domains.items()}
+    return fingerprint([fingerprint_agent(agent), changes])
 
 
 if __name__ == "__main__":
+    from daft_rl.cli import run_command
+
     run_command("benchmark", run_cell)

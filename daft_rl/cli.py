@@ -1,14 +1,17 @@
-"""What the command lines share: Hydra, and errors in one message instead of a traceback."""
+"""What the command lines share: Hydra, and errors in one message instead of a traceback.
+
+Only this file reads Hydra's configuration. It turns it into typed settings (:mod:`daft_rl.settings`).
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from importlib.resources import files
+from dataclasses import MISSING, fields
 from typing import Any
 
 import hydra
@@ -23,40 +26,81 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from daft_rl.errors import AgentError, ConfigError, DaftError
+from daft_rl.envs.registry import TASKS
+from daft_rl.errors import AgentError, ConfigError, DaftError, DaftWarning
+from daft_rl.imports import load_object
 from daft_rl.method import Method
+from daft_rl.settings import PretrainSettings, RunSettings, TransferSettings
+from daft_rl.validation import plain_data
 
-__all__ = ["compose_config", "run_command"]
+__all__ = ["compose_config", "compose_settings", "read_settings", "run_command"]
+
+KINDS: dict[str, type[RunSettings]] = {
+    "transfer": TransferSettings,
+    "pretrain": PretrainSettings,
+    "benchmark": TransferSettings,
+}
+"""Name of a configuration -> its settings."""
+
+KEYS = {
+    **{name: f"agent.{name}" for name in ("trust", "policy", "policy_kwargs", "activation", "head", "critic")},
+    **{name: f"agent.{name}" for name in ("adapt_spaces", "normalize", "insert_batchnorm")},
+    **{name: f"env.{name}" for name in ("id", "shift", "kwargs", "source_kwargs", "wrappers", "cost_limit")},
+    **{name: name for name in ("total_timesteps", "num_envs", "output_dir", "vec", "evaluate_beside", "algo")},
+    **{name: f"algo.{name}" for name in ("exploration_std", "most_exploration_std", "actor_scale")},
+    "elsewhere": "evaluation.elsewhere",
+    "path": "agent",
+    "source": "agent",
+}
+"""Python argument -> the key that sets it. Other arguments are the algorithm's hyperparameters."""
+
+
+# -- composing ----------------------------------------------------------------------------------------------
+
+
+def _defaults_of(kind: type[RunSettings]) -> dict[str, Any]:
+    """The settings that have a default, as plain data."""
+    found = {}
+    for field in fields(kind):
+        if field.default is not MISSING:
+            found[field.name] = plain_data(field.default)
+        elif field.default_factory is not MISSING:
+            found[field.name] = plain_data(field.default_factory())
+    return found
 
 
 def _store_defaults() -> None:
-    """Every field of a shift and of a method is a key of the configuration, so that the command line can set it."""
-    from daft_rl.envs.registry import TASKS
-    from daft_rl.imports import load_object
-
+    """Give Hydra every field of settings, methods and shifts, so that the command line can set each of them."""
     method = {name: value for name, value in Method(name="").as_dict().items() if name != "name"}
     keywords = DictConfig({"kwargs": {}, "source_kwargs": {}})
     for name in keywords:
         OmegaConf.set_struct(keywords[name], False)  # any keyword may be set
     store = ConfigStore.instance().store
+    for name in ("transfer", "pretrain"):
+        store(group="settings", name=name, package="_global_", node=_defaults_of(KINDS[name]))
     store(group="open", name="kwargs", package="env", node=keywords)
     store(group="fields", name="method", package="method", node=method)
     shift_types = {task.family: task.shift_type for task in TASKS.values()}
     shift_types["gymnasium"] = "daft_rl.envs.registered:RegisteredShift"
     for family, shift_type in shift_types.items():
-        store(group="shift", name=family, package="env.shift", node=asdict(load_object(shift_type)()))
+        store(group="shift", name=family, package="env.shift", node=plain_data(load_object(shift_type)()))
 
 
-def expand(overrides: list[str]) -> list[str]:
-    """``agent=X`` stands for ``agent.path=X``; the agent's algorithm is chosen where none is.
+def expand(overrides: Sequence[str]) -> list[str]:
+    """Write out what a user may shorten: ``agent=X`` is ``agent.path=X``, and implies the agent's algorithm.
 
     :param overrides: as on the command line
     :raises AgentError: there is no such agent, or its algorithm is not supported
     :raises ConfigError: a shift is given twice
     """
-    overrides = [re.sub("^agent=", "agent.path=", item) for item in overrides]
-    # the default shift of a task may have patterns already, to which these are added
-    overrides = [re.sub(r"^(env\.shift\.\w+=\{)", r"++\1", item) for item in overrides]
+    expanded = [re.sub("^agent=", "agent.path=", item) for item in overrides]
+    # the default shift of a task may have patterns already; these are added to them
+    expanded = [re.sub(r"^(env\.shift\.\w+=\{)", r"++\1", item) for item in expanded]
+    _refuse_two_shifts(expanded)
+    return expanded + _algorithm_of_agents(expanded)
+
+
+def _refuse_two_shifts(overrides: Sequence[str]) -> None:
     level = next((item for item in overrides if re.match(r"[+]*env\.shift=[^{]", item)), None)
     value = next((item for item in overrides if re.match(r"[+~]*env\.shift\.", item)), None)
     if level and value:
@@ -64,42 +108,34 @@ def expand(overrides: list[str]) -> list[str]:
             f"{level} and {value}: a level replaces the shift, a single value changes the default one. "
             "Give the level's own values one by one (configs/levels.yaml)."
         )
+
+
+def _algorithm_of_agents(overrides: Sequence[str]) -> list[str]:
+    """``algo=NAME`` of the agents that are given, if no algorithm is."""
     paths = [path for item in overrides if item.startswith("agent.path=") for path in _values(item)]
     if any(item.startswith("algo=") for item in overrides) or paths in ([], [None]):
-        return overrides
-    from daft_rl.archives.container import read_archive  # PyTorch takes seconds to import
-    from daft_rl.archives.sources import find_agent
+        return []
+    from daft_rl.run.agents import algorithm_of_archive  # PyTorch takes seconds to import
 
-    archives = [find_agent("", "", str(path)) for path in paths]
     try:
-        found = {str(read_archive(archive).algorithm) for archive in archives}
+        found = {algorithm_of_archive(str(path)) for path in paths}
     except AgentError as error:
-        raise AgentError(f"{error} (With algo=..., the algorithm does not have to be found out.)") from error
-    known = sorted(path.stem for path in (files("daft_rl.configs") / "algo").iterdir())  # type: ignore[attr-defined]
-    if len(found) > 1 or not {name.lower() for name in found} <= {*known}:
-        of = f"agent={','.join(map(str, paths))}: of {', '.join(sorted(found))}"
-        raise AgentError(f"{of}. Supported, one at a time: {', '.join(known)}.")
-    return [*overrides, f"algo={found.pop().lower()}"]
+        raise AgentError(f"{error} If you name it by algo=..., nothing has to be read to find out.") from error
+    if len(found) > 1:
+        raise AgentError(
+            f"agent={','.join(map(str, paths))}: agents of {', '.join(sorted(found))}. Sweep one at a time."
+        )
+    return [f"algo={found.pop()}"]
 
 
 def _values(override: str) -> list[Any]:
-    """What is given in an override; several values in a sweep."""
+    """The value of an override; the values of a sweep."""
     parsed = OverridesParser.create().parse_override(override)
     given = parsed.sweep_iterator() if parsed.is_sweep_override() else [parsed.value()]
     return [value.text if isinstance(value, QuotedString) else value for value in given]
 
 
-def apply_overrides(cfg: DictConfig, overrides: list[str]) -> None:
-    """Set single values in a composed configuration.
-
-    :param cfg: it is changed
-    :param overrides: as on the command line
-    """
-    for override in overrides:
-        OmegaConf.update(cfg, override.lstrip("+").partition("=")[0], _values(override)[0], force_add=True)
-
-
-def compose_config(name: str, overrides: list[str]) -> DictConfig:
+def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration that a command line would give.
 
     :param name: ``transfer``, ``pretrain`` or ``benchmark``
@@ -107,16 +143,33 @@ def compose_config(name: str, overrides: list[str]) -> DictConfig:
     :raises ConfigError: a name or a key that does not exist
     """
     _store_defaults()
-    with _beside_another_hydra(), initialize_config_module("daft_rl.configs", version_base="1.3"):
+    with _beside_outer_hydra(), initialize_config_module("daft_rl.configs", version_base="1.3"):
         try:
             return compose(name, overrides=expand(overrides))
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_explain(error)) from error
+            raise ConfigError(explain(error)) from error
+
+
+def compose_settings(name: str, overrides: Sequence[str]) -> Any:
+    """The settings that a command line would give; see :func:`compose_config`."""
+    return read_settings(KINDS[name], compose_config(name, overrides))
+
+
+def read_settings(kind: type[RunSettings], cfg: DictConfig) -> Any:
+    """Typed settings from Hydra's configuration.
+
+    :param kind: the settings of the program
+    :param cfg: the composed configuration
+    :raises DaftError: a value of another kind
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    names = {field.name for field in fields(kind)}
+    return kind.from_dict({key: value for key, value in plain.items() if key in names})
 
 
 @contextmanager
-def _beside_another_hydra() -> Iterator[None]:
-    """Hydra is one per process, and the script that calls us may be an application of its own."""
+def _beside_outer_hydra() -> Iterator[None]:
+    """Hydra is one per process, and the script that calls us may be a Hydra application of its own."""
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -125,10 +178,21 @@ def _beside_another_hydra() -> Iterator[None]:
         GlobalHydra.instance().hydra = outer
 
 
-def _explain(error: Exception) -> str:
-    """One message: what was wrong, and what exists."""
-    told = str(error).strip().splitlines()
-    lines = [line for line in told if not line.startswith("To append to your config")]  # which nothing would read
+# -- messages -----------------------------------------------------------------------------------------------
+
+
+def _hint(arguments: Sequence[str]) -> str:
+    """How the command line sets what a message speaks of."""
+    keys = [KEYS.get(name, f"algo.settings.{name}") for name in arguments]
+    return f" (On the command line: {', '.join(f'{key}=...' for key in keys)})" if keys else ""
+
+
+def explain(error: Exception) -> str:
+    """One message: what was wrong, what exists, and which key to set."""
+    if isinstance(error, DaftError):
+        return f"{error}{_hint(error.arguments)}"
+    said = str(error).strip().splitlines()
+    lines = [line for line in said if not line.startswith("To append to your config")]  # nothing would read such a key
     cause: BaseException | None = error
     while cause is not None:
         parent = getattr(cause, "parent_node", None)
@@ -139,20 +203,42 @@ def _explain(error: Exception) -> str:
     return "\n".join(lines)
 
 
-def run_command(name: str, run: Callable[[DictConfig], Any]) -> None:
+@contextmanager
+def _hints_on_warnings() -> Iterator[None]:
+    """Show our warnings in one line, with the keys that help."""
+    show = warnings.showwarning
+
+    def with_hint(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        if isinstance(message, DaftWarning):
+            print(f"Warning: {message}{_hint(message.arguments)}", file=sys.stderr)
+        else:
+            show(message, category, *rest)
+
+    warnings.showwarning = with_hint  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+
+
+# -- running ------------------------------------------------------------------------------------------------
+
+
+def run_command(name: str, run: Callable[..., Any]) -> None:
     """Run a command line.
 
     :param name: of the configuration, ``transfer``, ``pretrain`` or ``benchmark``
-    :param run: takes the composed configuration
+    :param run: takes the settings
     """
 
     def job(cfg: DictConfig) -> None:
         try:
-            run(cfg)
+            with _hints_on_warnings():
+                run(read_settings(KINDS[name], cfg))
         except DaftError as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # Hydra tells which job it was
-            print(error, file=sys.stderr)
+                raise type(error)(explain(error)) from error  # Hydra tells which job it was
+            print(explain(error), file=sys.stderr)
             sys.exit(2)
 
     _store_defaults()
@@ -161,13 +247,8 @@ def run_command(name: str, run: Callable[[DictConfig], Any]) -> None:
         sys.argv[1:] = expand(sys.argv[1:])
         hydra.main(config_path="pkg://daft_rl.configs", config_name=name, version_base="1.3")(job)()
     except (DaftError, HydraException, OmegaConfBaseException) as error:
-        print(_explain(error), file=sys.stderr)
+        print(explain(error), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
-
-
-def plain(node: Any) -> Any:
-    """A configuration node as plain dictionaries, lists and values, interpolations resolved."""
-    return OmegaConf.to_container(node, resolve=True, throw_on_missing=True) if OmegaConf.is_config(node) else node

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import yaml
 
 from daft_rl.errors import MethodError
+from daft_rl.validation import Flag, Fraction, NonNegative, Text, checked, plain_data, unknown_name
 
-__all__ = ["GROUPS", "Group", "Method", "method_names"]
+__all__ = ["GROUPS", "Group", "Method", "find_method", "methods"]
 
 GROUPS = ("actor_encoder", "actor_head", "critic_encoder", "critic_head")
 """The four parameter groups. A features extractor shared by actor and critic belongs to ``actor_encoder``."""
@@ -21,42 +25,26 @@ GROUPS = ("actor_encoder", "actor_head", "critic_encoder", "critic_head")
 CONFIGS = Path(__file__).resolve().parent / "configs" / "method"
 
 
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise MethodError(f"{name}: unknown value {value!r}, expected one of {', '.join(allowed)}.")
-
-
-def _fraction(name: str, value: float) -> None:
-    if not (isinstance(value, int | float) and 0.0 <= value <= 1.0):
-        raise MethodError(f"{name}: expected a fraction of the run between 0 and 1, got {value!r}.")
-
-
-@dataclass(frozen=True, kw_only=True)
+@checked(MethodError)
 class Group:
     """How one group of parameters learns. Its learning rate is ``base rate * scale * schedule``.
 
-    The schedule is a product of three parts over the progress ``t`` from 0 to 1: nothing before
-    ``frozen_until``, a linear rise from there to ``rise_until``, and a ``decay`` over the whole run.
+    The schedule is a product of three parts over the progress ``t`` from 0 to 1: zero before ``frozen_until``, a
+    linear rise from there to ``rise_until``, and a ``decay`` over the whole run.
     """
 
-    scale: float = 1.0
+    scale: NonNegative = 1.0
     """Factor on the algorithm's own learning rate."""
-    decay: str = "constant"
-    """``constant``, ``linear`` or ``cosine`` (to zero at the end of the run)."""
-    frozen_until: float = 0.0
-    """Fraction of the run before which the group is frozen; 1 is always frozen."""
-    rise_until: float = 0.0
-    """Fraction of the run at which the linear rise ends; 0 is no rise."""
-    init: str = "keep"
-    """Weights at the start: ``keep`` the source's, ``zero`` (heads only) or ``random``."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """``linear`` and ``cosine`` end at zero at the end of the run."""
+    frozen_until: Fraction = 0.0
+    """Fraction of the run before which the group is frozen. 1 freezes it for the whole run."""
+    rise_until: Fraction = 0.0
+    """Fraction of the run at which the linear rise ends. 0 means no rise."""
+    init: Literal["keep", "zero", "random"] = "keep"
+    """Initial weights: those of the source, zero (heads only), or random."""
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.scale, int | float) and math.isfinite(self.scale) and self.scale >= 0):
-            raise MethodError(f"scale: expected a finite number >= 0, got {self.scale!r}.")
-        _one_of("decay", self.decay, ("constant", "linear", "cosine"))
-        _one_of("init", self.init, ("keep", "zero", "random"))
-        _fraction("frozen_until", self.frozen_until)
-        _fraction("rise_until", self.rise_until)
         if 0.0 < self.rise_until <= self.frozen_until:
             raise MethodError(
                 f"rise_until={self.rise_until} must come after frozen_until={self.frozen_until}, or be 0 for no rise."
@@ -89,48 +77,38 @@ class Group:
         return self.scale == 0.0 or self.frozen_until == 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(MethodError, "method")
 class Method:
-    """Settings of one way to move an agent to a target."""
+    """Settings of one way to move an agent to a target (DAFT, AAAI 2024, and its baselines)."""
 
-    name: str
+    name: Text
     """As in tables and folders."""
-    conversion: str = "none"
-    """BatchNorm conversion to target statistics: ``none``, ``once`` (before learning) or ``each_rollout``
-    (once, then again after each rollout, or for off-policy algorithms after as many steps as were used
-    for calibration)."""
-    preserve_function: bool = True
-    """Whether conversion preserves the function. ``False`` only replaces statistics (AdaBN). With
-    ``each_rollout`` they then follow an average over the rollouts, as those of ``VecNormalize`` do: that is
-    how to train from random weights, which have no function to preserve."""
-    bn_mode: str = "eval"
-    """BatchNorm during updates: ``train`` (batch statistics) or ``eval`` (running statistics)."""
-    realign: float | None = None
-    """Before conversion, inputs whose mean is more than this many of the source's standard deviations from the
-    source's take over the target's mean, where that raises the reward (see :mod:`daft_rl.finetune.realignment`)."""
-    l2_sp: float = 0.0
-    """Coefficient of ``||w - w_start||^2 / 2`` added to the loss (L2-SP; applied after gradient clipping)."""
+    conversion: Literal["none", "once", "each_rollout", "auto"] = "none"
+    """When BatchNorm is converted to target statistics: never, ``once`` before learning, or ``each_rollout`` (once, and
+    again after each rollout; off-policy algorithms convert again after as many steps as calibration took). ``auto`` is
+    the algorithm's way to train from random weights: ``each_rollout``, but ``none`` for CrossQ."""
+    preserve_function: Flag = True
+    """Whether conversion preserves the function. ``False`` only replaces the statistics (AdaBN). With ``each_rollout``
+    they then follow an average over rollouts, as in ``VecNormalize``. Use this to train from random weights, which have
+    no function to preserve."""
+    bn_mode: Literal["train", "eval", "auto"] = "eval"
+    """BatchNorm during updates: ``train`` uses batch statistics, ``eval`` running statistics. ``auto`` is the
+    algorithm's: ``eval``, but ``train`` for CrossQ, whose critics need batch statistics."""
+    realign: NonNegative | None = None
+    """Before conversion, inputs whose mean is more than this many of the source's standard deviations from the source's
+    mean take the target's mean, if that raises the reward (see :mod:`daft_rl.finetune.realignment`)."""
+    l2_sp: NonNegative = 0.0
+    """Coefficient of ``||w - w_start||^2 / 2``, added to the loss (L2-SP). It is applied after gradient clipping."""
     actor_encoder: Group = field(default_factory=Group)
     actor_head: Group = field(default_factory=Group)
     critic_encoder: Group = field(default_factory=Group)
     critic_head: Group = field(default_factory=Group)
 
     def __post_init__(self) -> None:
-        _one_of("conversion", self.conversion, ("none", "once", "each_rollout"))
-        _one_of("bn_mode", self.bn_mode, ("train", "eval"))
-        if not isinstance(self.preserve_function, bool):
-            raise MethodError(f"preserve_function: expected true or false, got {self.preserve_function!r}.")
-        if not (isinstance(self.l2_sp, int | float) and math.isfinite(self.l2_sp) and self.l2_sp >= 0):
-            raise MethodError(f"l2_sp: expected a finite number >= 0, got {self.l2_sp!r}.")
-        if self.realign is not None and not (
-            isinstance(self.realign, int | float)
-            and not isinstance(self.realign, bool)
-            and math.isfinite(self.realign)
-            and self.realign >= 0
-        ):
-            raise MethodError(f"realign: expected a finite number >= 0, or null, got {self.realign!r}.")
         if self.realign is not None and self.from_scratch:
-            raise MethodError("realign brings inputs back to where the source knows them: it needs the source's actor.")
+            raise MethodError(
+                "realign moves inputs back to the range that the source's actor knows, so keep the actor."
+            )
         for name in ("actor_encoder", "critic_encoder"):
             if getattr(self, name).init == "zero":
                 raise MethodError(f"{name}.init=zero would switch the agent off: only heads can start at zero.")
@@ -144,6 +122,15 @@ class Method:
                 "use conversion=once or none."
             )
 
+    def resolve(self, bn_mode: str, scratch_conversion: str) -> Method:
+        """The same method with ``auto`` replaced by what an algorithm needs.
+
+        :param bn_mode: the algorithm's mode of BatchNorm in updates, ``"eval"`` or ``"train"``
+        :param scratch_conversion: the algorithm's conversion when it trains from random weights
+        """
+        resolved = {"bn_mode": bn_mode, "conversion": scratch_conversion}
+        return replace(self, **{name: value for name, value in resolved.items() if getattr(self, name) == "auto"})  # type: ignore[arg-type]
+
     @property
     def groups(self) -> dict[str, Group]:
         """Group name -> settings."""
@@ -151,7 +138,7 @@ class Method:
 
     @property
     def from_scratch(self) -> bool:
-        """Whether an agent acts at random at the start."""
+        """Whether the agent acts at random at the start."""
         return all(group.init == "random" for name, group in self.groups.items() if name.startswith("actor"))
 
     @property
@@ -166,40 +153,47 @@ class Method:
 
     @property
     def learns(self) -> bool:
-        """Whether any parameter ever changes by learning."""
+        """Whether learning ever changes a parameter."""
         return not all(group.always_frozen for group in self.groups.values())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as in a YAML file."""
-        return asdict(self)
+        return plain_data(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Method:
-        """Build from plain data, such as a YAML file.
+        """Build a method from plain data, such as ``yaml.safe_load`` of a file.
 
-        :raises MethodError: an unknown field, or a value that cannot be
+        :raises MethodError: an unknown field, or an impossible value
         """
-        _check_fields("method", values, cls)
+        if not isinstance(values, Mapping):
+            raise MethodError(f"method: expected fields and values, got {values!r}.")
         if "name" not in values:
-            raise MethodError("method.name is missing: give the method a name, by which its results are told apart.")
-        groups = {}
-        for name in GROUPS:
-            if name in values and not isinstance(values[name], Group):
-                settings = values[name] or {}
-                _check_fields(f"method.{name}", settings, Group)
-                groups[name] = Group(**settings)
-        return cls(**{**values, **groups})
+            raise MethodError("method.name is missing: results of different methods are told apart by name.")
+        # a group left empty in YAML is a group with its defaults
+        return cls(**{str(key): {} if key in GROUPS and value is None else value for key, value in values.items()})
 
 
-def _check_fields(where: str, values: Any, cls: type) -> None:
-    known = [f.name for f in fields(cls)]
-    if not isinstance(values, Mapping):
-        raise MethodError(f"{where}: expected fields and values, got {values!r}. What exists: {', '.join(known)}.")
-    for name in values:
-        if name not in known:
-            raise MethodError(f"{where}.{name} does not exist. What exists: {', '.join(known)}.")
-
-
-def method_names() -> list[str]:
-    """The methods that are shipped."""
+def methods() -> list[str]:
+    """Names of the methods that are shipped (``configs/method``)."""
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+@cache
+def _read(name: str) -> Method:
+    return Method.from_dict(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text("utf-8")))
+
+
+def find_method(method: str | Mapping[str, Any] | Method) -> Method:
+    """A method from any way to write one.
+
+    :param method: the name of a shipped method, plain data, or a ``Method``
+    :raises MethodError: an unknown name or field, or an impossible value
+    """
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, str):
+        if method not in methods():
+            raise MethodError(unknown_name("method", method, methods()))
+        return _read(method)
+    return Method.from_dict(method)

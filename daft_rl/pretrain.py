@@ -1,6 +1,6 @@
 """``python -m daft_rl.pretrain env=Ant algo=ppo``: train a source policy with BatchNorm, as the shipped ones were.
 
-The same mechanism as a transfer: the method ``scratch`` on a fresh agent, with the settings of a recipe
+It uses the same parts as a transfer: the method ``scratch`` on a fresh agent, with the settings of a recipe
 (``configs/recipe/TASK-ALGO.yaml``, or another by ``recipe=NAME``).
 """
 
@@ -9,18 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-
-from daft_rl.cli import plain, run_command
 from daft_rl.envs.domain import read_domains
 from daft_rl.envs.registry import TASKS, get_task
 from daft_rl.errors import ConfigError
-from daft_rl.method import Method
+from daft_rl.settings import PretrainSettings
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from daft_rl.rollout.evaluation import Returns
+    from daft_rl.run.run import Run
 
 __all__ = ["run"]
 
@@ -28,16 +27,16 @@ SIMULATORS = {"robosuite": ("robosuite",), "safety": ("safety-gymnasium",)}
 PACKAGES = ("daft-rl", "torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "numpy")
 
 
-def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Train a source, as the configuration says (``configs/pretrain.yaml``).
+def run(settings: PretrainSettings, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Train a source.
 
-    The run folder then holds ``agent.zip``, ``vecnormalize.pkl`` (the reward's scale), and the card of the
-    agent, for programs (``card.json``) and for people (``README.md``).
+    The run folder then holds ``agent.zip``, ``vecnormalize.pkl`` (the reward's scale), and the card of the agent, for
+    programs (``card.json``) and for people (``README.md``).
 
-    :param cfg: the composed configuration
-    :param overrides: those it was composed with, for the card
-    :return: what stands in ``card.json``
-    :raises DaftError: something in the configuration does not exist or does not fit
+    :param settings: everything about the run
+    :param overrides: of the command line, for the card
+    :return: what ``card.json`` holds
+    :raises DaftError: a setting names something that does not exist or does not fit
     """
     started = time.perf_counter()
     ignored = [item for item in overrides if item.lstrip("+").startswith("algo.")]
@@ -45,50 +44,87 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise ConfigError(
             f"{ignored[0]} is for fine-tuning. A source learns as its recipe says: set recipe.settings.NAME=... there."
         )
-    task = cfg.env.name
-    domain = read_domains(plain(cfg.env))["target"]
-    method = Method.from_dict(plain(cfg.method))
+    domain = read_domains(vars(settings.env))["target"]
 
-    from daft_rl.files import write_json
-    from daft_rl.finetune.tuner import Reconversion, Tuner
+    from daft_rl.archives.save import save_agent
+    from daft_rl.run.run import Run
+
+    with Run(settings) as current:
+        prepare(current, settings)
+        current.learn()
+        current.monitoring.finish()
+        _clear_moments(current)
+        returns = current.evaluator.play()["source"]
+        save_agent(current.model, current.folder / "agent.zip")
+        card = _card(current, settings, returns, overrides, domain.changes, time.perf_counter() - started)
+        _write_card(card, current.folder)
+    return card
+
+
+def prepare(current: Run, settings: PretrainSettings) -> None:
+    """Build a fresh agent, let BatchNorm statistics describe what it visits, and set up monitoring."""
+    from daft_rl.finetune.adapt import Adaptation
     from daft_rl.rollout.evaluation import visit
-    from daft_rl.run.folder import Workspace, save_agent
+    from daft_rl.run.agents import build_agent
     from daft_rl.run.monitoring import Monitoring
 
-    with Workspace(cfg) as work:
-        training = work.env(domain, cfg.num_envs)
-        model = work.build(work.monitored(training, domain))
-        tuner = Tuner(model, method, phases=work.phases)
-        if method.conversion != "none":
-            tuner.convert(*visit(model, training, cfg.calibration.steps, cfg.seed + 1), method.preserve_function)
-        env = work.env(domain, cfg.evaluation.episodes_during)
-        begin = work.beside(model, [domain], [env])
-        monitoring = Monitoring({"source": env}, cfg.evaluation, work.folder / "best.zip", work.phases, begin)
-        work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
-        monitoring.finish()
-        tuner.detach()
-        for optimizer in tuner.anatomy.optimizers().values():
-            optimizer.state.clear()  # two thirds of an archive, and fine-tuning starts with fresh moments
-        returns = work.play(model, {"source": domain}, {"source": env})["source"]
-        save_agent(model, work.folder / "agent.zip")
-        card = {
-            "name": cfg.recipe.name,
-            "task": task,
-            "shift": domain.changes,
-            "algo": cfg.algo.name,
-            "seed": cfg.seed,
-            "command": " ".join(["python -m daft_rl.pretrain", *overrides]),
-            "timesteps": model.num_timesteps,
-            "wall_seconds": time.perf_counter() - started,
-            "returns": returns.as_dict(),
-            "recipe": plain(cfg.recipe),
-            "method": method.as_dict(),
-            "versions": {name: version(name) for name in (*PACKAGES, *SIMULATORS.get(get_task(task).family, ()))},
-            "curve": monitoring.curve,
-        }
-        write_json(work.folder / "card.json", card)
-        (work.folder / "README.md").write_text(card_text(card), encoding="utf-8")
-    return card
+    domain = read_domains(vars(settings.env))["target"]
+    model = current.model = build_agent(settings, current.learning_env(domain))
+    steps = settings.calibration.steps
+    adaptation = current.adaptation = Adaptation(
+        model, settings.method, steps, actor_scale=1.0, profile=current.profile
+    )
+    if adaptation.method.conversion != "none":
+        adaptation.convert(visit(model, current.training, steps, settings.seed + 1))
+    player = current.open_evaluator({"source": domain}, {"source": domain})
+    best = current.folder / "best.zip"
+    current.monitoring = Monitoring(player.open_envs, settings.evaluation, best, current.profile, player.start)
+    current.training.seed(settings.seed)
+
+
+def _clear_moments(current: Run) -> None:
+    """Leave the optimizers' moments out of the archive: they are two thirds of it, and fine-tuning starts afresh."""
+    assert current.adaptation is not None
+    current.adaptation.detach()
+    for optimizer in current.adaptation.tuner.anatomy.optimizers().values():
+        optimizer.state.clear()
+
+
+def _card(
+    current: Run,
+    settings: PretrainSettings,
+    returns: Returns,
+    overrides: Sequence[str],
+    shift: dict[str, Any],
+    seconds: float,
+) -> dict[str, Any]:
+    """What is known of the agent, as plain data."""
+    from daft_rl.validation import plain_data
+
+    task = settings.env.name
+    assert current.adaptation is not None
+    return {
+        "name": settings.recipe.name,
+        "task": task,
+        "shift": shift,
+        "algo": settings.algo.name,
+        "seed": settings.seed,
+        "command": " ".join(["python -m daft_rl.pretrain", *overrides]),
+        "timesteps": current.model.num_timesteps,
+        "wall_seconds": seconds,
+        "returns": returns.as_dict(),
+        "recipe": plain_data(settings.recipe),
+        "method": current.adaptation.method.as_dict(),
+        "versions": {name: version(name) for name in (*PACKAGES, *SIMULATORS.get(get_task(task).family, ()))},
+        "curve": current.monitoring.curve,
+    }
+
+
+def _write_card(card: dict[str, Any], folder: Path) -> None:
+    from daft_rl.files import write_json
+
+    write_json(folder / "card.json", card)
+    (folder / "README.md").write_text(card_text(card), encoding="utf-8")
 
 
 def card_text(card: dict[str, Any]) -> str:
@@ -96,10 +132,10 @@ def card_text(card: dict[str, Any]) -> str:
 
     :param card: what stands in ``card.json``
     """
-    from daft_rl.archives.container import SUPPORTED
+    from daft_rl.run.agents import algorithm_entry
 
     returns, recipe, method = card["returns"], card["recipe"], card["method"]
-    algorithm = next(name for name in SUPPORTED if name.lower() == card["algo"])
+    algorithm = algorithm_entry(card["algo"]).cls.__name__
     settings = "\n".join(f"- `{name}`: {value}" for name, value in (recipe["settings"] | recipe["policy"]).items())
     versions = ", ".join(f"{name} {number}" for name, number in card["versions"].items())
     extractor = recipe["extractor"]
@@ -136,12 +172,18 @@ Versions: {versions}.
 """
 
 
-def main(cfg: DictConfig) -> None:
-    """Train, and print what came of it."""
-    card = run(cfg, HydraConfig.get().overrides.task)
+def main(settings: PretrainSettings) -> None:
+    """Train, and print the returns."""
+    from hydra.core.hydra_config import HydraConfig
+
+    card = run(settings, HydraConfig.get().overrides.task)
     returns = card["returns"]
-    print(f"{card['task']} {card['algo']}: return {returns['mean']:.1f} +- {returns['std']:.1f} in {cfg.output_dir}")
+    print(
+        f"{card['task']} {card['algo']}: return {returns['mean']:.1f} +- {returns['std']:.1f} in {settings.output_dir}"
+    )
 
 
 if __name__ == "__main__":
+    from daft_rl.cli import run_command
+
     run_command("pretrain", main)

@@ -1,249 +1,314 @@
 """``python -m daft_rl.transfer env=Ant-shifted``: move a pretrained policy to a shifted environment.
 
-Load the source, measure it, convert its BatchNorm layers to the target, fine-tune by the method's
-settings, measure again. :func:`run` is the recipe.
+:func:`run` is the recipe: load the source and measure it, adapt it to the target, fine-tune it, measure it again. The
+module can be called: ``daft_rl.transfer(...)`` is :func:`transfer`.
 """
 
 from __future__ import annotations
 
+import inspect
+import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from daft_rl.archives.sources import find_agent
-from daft_rl.cli import apply_overrides, compose_config, plain, run_command
 from daft_rl.envs.domain import Domain, Own, own_domains, read_domains
 from daft_rl.errors import AgentError, TaskError
-from daft_rl.method import Method
-from daft_rl.run.fingerprints import digest_method, digest_settings
+from daft_rl.method import Method, find_method
+from daft_rl.settings import TransferSettings, default_algorithm, merge, nest, read_algorithm, read_task
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
     from stable_baselines3.common.base_class import BaseAlgorithm
 
-    from daft_rl.rollout.evaluation import Returns
     from daft_rl.run.results import TransferResult
+    from daft_rl.run.run import Run
+
+# PyTorch takes seconds to import. The functions below import what needs it, so that mistakes are reported at once.
 
 __all__ = ["run", "transfer"]
 
-HELD_OUT = 20_000
-"""Episodes from here on are held out: learning begins at the seed of a run, evaluation at 10 000."""
-
 
 def run(
-    cfg: DictConfig,
+    settings: TransferSettings,
     domains: Mapping[str, Domain] | None = None,
     agent: Path | BaseAlgorithm | None = None,
-    played: Path | None = None,
+    zero_shot_cache: Path | None = None,
 ) -> TransferResult:
-    """Transfer one agent, as the configuration says (``configs/transfer.yaml``).
+    """Transfer one agent.
 
-    :param cfg: the composed configuration
-    :param domains: ``target``, maybe ``source``, and others to play in afterwards, in place of the configuration's
-    :param agent: the source policy, in place of the configuration's
-    :param played: a folder in which runs of one grid share the zero-shot returns, which are the same for all
+    :param settings: everything about the run
+    :param domains: ``target``, maybe ``source``, and others to play in before and after, in place of the settings'
+    :param agent: the source policy, in place of the settings'
+    :param zero_shot_cache: a folder in which the runs of a grid share zero-shot returns, which are the same for all
     :return: what is also written to ``results.json`` in the run folder
-    :raises DaftError: something in the configuration does not exist or does not fit
+    :raises DaftError: a setting names something that does not exist or does not fit
     """
     started = time.perf_counter()
-    domains = domains or read_domains(plain(cfg.env), cfg.evaluation.elsewhere)
-    target = domains["target"]
-    method = Method.from_dict(plain(cfg.method))
-    agent = agent or find_agent(domains.get("source", target).name, cfg.algo.name, cfg.agent.path)
+    domains = domains or read_domains(vars(settings.env), settings.evaluation.elsewhere)
+    agent = agent or find_agent(domains.get("source", domains["target"]).name, settings.algo.name, settings.agent.path)
+    settings = _resolve(settings)
 
-    # PyTorch takes seconds to import: what is wrong above is told before
-    from daft_rl.finetune.realignment import known_range, realign
-    from daft_rl.finetune.tuner import Reconversion, Tuner
-    from daft_rl.policy.anatomy import Networks
-    from daft_rl.policy.distortion import Distortion, StatisticsDrift
-    from daft_rl.policy.insertion import insert_batchnorm, wants_batchnorm
+    from daft_rl.run.run import Run
+
+    with Run(settings) as current:
+        domains = load_and_play(current, settings, domains, agent, zero_shot_cache)
+        adapt_to_target(current, settings)
+        if settings.method.learns:
+            current.learn()
+        result = measure_and_save(current, settings, domains, agent, started)
+        if settings.render:
+            _render(current, settings, domains)
+    return result
+
+
+def load_and_play(
+    current: Run,
+    settings: TransferSettings,
+    domains: Mapping[str, Domain],
+    agent: Path | BaseAlgorithm,
+    cache: Path | None,
+) -> dict[str, Domain]:
+    """Load the source with the target as its environment, and play the zero-shot episodes.
+
+    :return: the domains in which the agent can play
+    """
+    from daft_rl.finetune.realignment import find_input_range
+    from daft_rl.run.agents import check_learning_steps, domains_that_fit, load_source
+    from daft_rl.run.cache import cached_returns
+
+    learning_env = current.learning_env(domains["target"], agent)
+    current.model = load_source(settings, agent, learning_env, current.folder)
+    if settings.method.learns:
+        check_learning_steps(current.model, settings.total_timesteps)
+    if settings.method.realign is not None:
+        find_input_range(current.model, settings.method.realign)  # refuses before anything is played
+    if settings.agent.adapt_spaces:
+        domains = domains_that_fit(domains, current.model)
+    evaluator = current.open_evaluator(dict(domains), _during(domains))
+    with current.profile("evaluation"):
+        current.zero_shot = evaluator.start(lambda: cached_returns(cache, settings, agent, domains, evaluator.play))
+    return dict(domains)
+
+
+def adapt_to_target(current: Run, settings: TransferSettings) -> None:
+    """Visit the target, insert or convert BatchNorm, group the optimizer's parameters; and set up monitoring."""
+    from daft_rl.finetune.adapt import adapt
+    from daft_rl.finetune.target import HELD_OUT_SEED
+    from daft_rl.policy.distortion import Distortion
     from daft_rl.rollout.evaluation import visit
-    from daft_rl.run.cache import recall
-    from daft_rl.run.folder import Workspace, save_agent
     from daft_rl.run.monitoring import Monitoring
+
+    steps = settings.calibration
+    adaptation = current.adaptation = adapt(
+        current.model,
+        settings.method,
+        env=current.training,
+        seed=settings.seed,
+        calibration_steps=steps.steps,
+        held_out_steps=steps.held_out,
+        head=settings.agent.head,
+        critic=settings.agent.critic,
+        insert_batchnorm=settings.agent.insert_batchnorm,
+        actor_scale=settings.algo.actor_scale,
+        profile=current.profile,
+    )
+    envs = current.evaluator.open_envs
+    if "source" in envs:
+        with current.profile("evaluation"):
+            held_out = visit(current.model, envs["source"], steps.held_out, HELD_OUT_SEED + settings.seed)
+            current.distortion_on_source = Distortion(adaptation.tuner.anatomy, *held_out)
+    # the first point of the curve is played again unless the zero-shot episodes are of this very policy
+    played = settings.evaluation.episodes >= settings.evaluation.episodes_during
+    same = not settings.method.changes_function and adaptation.realigned is None
+    current.monitoring = Monitoring(
+        envs,
+        settings.evaluation,
+        current.folder / "best.zip",
+        current.profile,
+        current.evaluator.start,
+        adaptation.distortion,
+        adaptation.drift,
+        current.zero_shot if same and played else None,
+    )
+
+
+def measure_and_save(
+    current: Run,
+    settings: TransferSettings,
+    domains: Mapping[str, Domain],
+    agent: Path | BaseAlgorithm,
+    started: float,
+) -> TransferResult:
+    """Play the final episodes, save the agent and ``results.json``."""
+    from daft_rl.archives.save import save_agent
+    from daft_rl.run.fingerprints import fingerprint_method, fingerprint_settings
     from daft_rl.run.results import TransferResult, machine
 
-    with Workspace(cfg) as work:
-        training = work.env(target, cfg.num_envs)
-        model = work.load(agent, work.monitored(training, target, agent))
-        if method.learns:
-            work.check_steps(model)
-        if method.realign is not None:
-            known_range(model, method.realign)  # told before anything is played
-        if cfg.agent.adapt_spaces:
-            domains = work.fitting(domains, model)
-        asked = cfg.evaluation
-        watched = {role: domain for role, domain in domains.items() if role in ("target", "source")}
-        envs = {role: work.env(domain, asked.episodes_during) for role, domain in watched.items()}
-
-        def play(where: Mapping[str, Domain]) -> dict[str, Returns]:
-            return work.play(model, where, envs)
-
-        begin = work.beside(model, domains.values(), envs.values())
-        with work.phases("evaluation"):
-            zero_shot = begin(lambda: recall(played, cfg, agent, domains, play))
-
-        with work.phases("calibration"):
-            inserted = wants_batchnorm(model, method, cfg.agent.insert_batchnorm)
-            if inserted or method.realign is None:
-                visited = visit(model, training, cfg.calibration.steps, cfg.seed + 1)
-            if inserted:
-                insert_batchnorm(model, Networks(model.policy).batches(*visited))
-            drift = StatisticsDrift(model.policy)
-            tuner = Tuner(model, method, cfg.agent.head, cfg.agent.critic, work.phases, cfg.algo.actor_scale)
-            realigned = None
-            if method.realign is not None:
-                realigned = realign(model, training, cfg.calibration.steps, cfg.seed + 1, method.realign)
-            if method.from_scratch or realigned:  # another policy visits other states
-                visited = visit(model, training, cfg.calibration.steps, cfg.seed + 1)
-            if method.conversion != "none":
-                tuner.convert(*visited, method.preserve_function)
-        with work.phases("evaluation"):
-            held_out = cfg.calibration.held_out, HELD_OUT + cfg.seed
-            distortion = Distortion(tuner.anatomy, *visit(model, training, *held_out))
-            retained = Distortion(tuner.anatomy, *visit(model, envs["source"], *held_out)) if "source" in envs else None
-
-        another = realigned or method.changes_function or asked.episodes < asked.episodes_during
-        known = None if another else zero_shot
-        monitoring = Monitoring(envs, asked, work.folder / "best.zip", work.phases, begin, distortion, drift, known)
-        if method.learns:
-            work.learn(model, [Reconversion(tuner, cfg.calibration.steps), monitoring])
-
-        with work.phases("evaluation"):
-            changed = method.learns or inserted or realigned or method.conversion != "none" or method.initializes
-            final = play(domains) if changed else zero_shot.result()
-            monitoring.finish()
-            layers, layers_on_source = distortion.measure(), retained.measure() if retained else {}
-        tuner.detach()
-        save_agent(model, work.folder / "final.zip")
-        result = TransferResult(
-            task=target.name,
-            source=str(agent) if isinstance(agent, Path) else type(agent).__name__,
-            method=method.name,
-            algo=cfg.algo.name,
-            seed=cfg.seed,
-            timesteps=model.num_timesteps if method.learns else 0,
-            wall_seconds=time.perf_counter() - started,
-            phases=work.phases.as_dict(),
-            seconds_beside=work.seconds_beside,
-            shift=target.changes,
-            zero_shot=zero_shot.result(),
-            final=final,
-            realigned=realigned.as_dict() if realigned else None,
-            curve=monitoring.curve,
-            distortion=layers,
-            distortion_on_source=layers_on_source,
-            compared=digest_settings(cfg, without=("method", "seed")),
-            method_digest=digest_method(plain(cfg.method)),
-            machine=machine(),
-            folder=work.folder,
-        )
-        result.save()
-        if cfg.render:
-            for role, domain in watched.items():
-                work.render(model, role, domain)
+    adaptation, method = current.adaptation, settings.method
+    assert adaptation is not None
+    with current.profile("evaluation"):
+        converted = method.conversion != "none"
+        changed = method.learns or adaptation.inserted or adaptation.realigned or converted or method.initializes
+        final = current.evaluator.play(domains) if changed else current.zero_shot.result()
+        current.monitoring.finish()
+        distortion = adaptation.distortion.measure() if adaptation.distortion else {}
+        on_source = current.distortion_on_source.measure() if current.distortion_on_source else {}
+    adaptation.detach()
+    save_agent(current.model, current.folder / "final.zip")
+    result = TransferResult(
+        task=domains["target"].name,
+        source=str(agent) if isinstance(agent, Path) else type(agent).__name__,
+        method=method.name,
+        algo=settings.algo.name,
+        seed=settings.seed,
+        timesteps=current.model.num_timesteps if method.learns else 0,
+        wall_seconds=time.perf_counter() - started,
+        phases=current.profile.as_dict(),
+        seconds_beside=current.evaluator.background_seconds,
+        shift=domains["target"].changes,
+        zero_shot=current.zero_shot.result(),
+        final=final,
+        realigned=adaptation.realigned.as_dict() if adaptation.realigned else None,
+        curve=current.monitoring.curve,
+        distortion=distortion,
+        distortion_on_source=on_source,
+        compared=fingerprint_settings(settings, without=("method", "seed")),
+        method_digest=fingerprint_method(method),
+        machine=machine(),
+        folder=current.folder,
+    )
+    result.save()
     return result
+
+
+def _during(domains: Mapping[str, Domain]) -> dict[str, Domain]:
+    """Where the policy plays during learning."""
+    return {role: domain for role, domain in domains.items() if role in ("target", "source")}
+
+
+def _resolve(settings: TransferSettings) -> TransferSettings:
+    """The settings with what the method leaves to the algorithm."""
+    from daft_rl.run.agents import algorithm_entry
+
+    algorithm = algorithm_entry(settings.algo.name)
+    return replace(settings, method=settings.method.resolve(algorithm.bn_mode, algorithm.scratch_conversion))
+
+
+def _render(current: Run, settings: TransferSettings, domains: Mapping[str, Domain]) -> None:
+    """Write ``target.mp4`` and ``source.mp4``. If nothing can render, say so in one line and go on."""
+    from daft_rl.run.video import offscreen_gl, record
+
+    for role, domain in _during(domains).items():
+        path = current.folder / f"{role}.mp4"
+        try:
+            offscreen_gl()
+            env = domain.make("rgb_array")
+            record(current.model, env, path, settings.render_steps, settings.evaluation.seed)
+        except Exception as error:  # an environment may raise anything, and the results are written
+            print(f"render: no {path.name}. {error}", file=sys.stderr)
 
 
 def transfer(
     env: str | Own = "Ant-shifted",
     method: str | Method | Mapping[str, Any] = "daft",
     source: str | Path | BaseAlgorithm | None = None,
+    *,
     total_timesteps: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     output_dir: str | Path | None = None,
     algo: str | None = None,
     shift: str | Mapping[str, Any] | None = None,
-    overrides: list[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     source_env: Own | None = None,
 ) -> TransferResult:
-    """Transfer one agent, from Python. The command line does the same with the same settings.
+    """Transfer one agent from Python. The command line does the same with the same settings.
 
-    :param env: the target task, such as ``"HalfCheetah-shifted"``; or your own environment, or a function that makes
-        one (needed to play several at once where it cannot be copied)
-    :param method: a name in ``configs/method``, or settings of your own
-    :param source: an SB3 archive, the name of a shipped source, or an agent, which is left as it is; ``None`` takes
-        the shipped one of task and algorithm
-    :param total_timesteps: target steps; ``None`` keeps the default of ``configs/transfer.yaml``
-    :param seed: of everything random
+    :param env: the target task, such as ``"HalfCheetah-shifted"``, or an id of Gymnasium; or your own environment, or a
+        function that makes one (needed to play several at once if the environment cannot be copied)
+    :param method: the name of a shipped method (:func:`daft_rl.methods`), plain data, or a ``Method``
+    :param source: an SB3 archive, the name of a shipped source, or an agent, which stays as it is; ``None`` takes the
+        shipped source of task and algorithm
+    :param total_timesteps: target steps to learn from (200 thousand)
+    :param seed: of everything random (0)
     :param output_dir: the run folder; ``None`` makes one under ``runs/``
     :param algo: a name in ``configs/algo``; ``None`` takes the agent's algorithm, or the task's default
-    :param shift: a level's name or a mapping of fields; ``None`` keeps the task's default shift
-    :param overrides: further settings as on the command line, ``["num_envs=4", "algo.settings.n_steps=64"]``; they win
-    :param source_env: where the agent comes from, if ``env`` is an environment or a function; without it, returns on
-        the source are not measured
+    :param shift: a level's name (:func:`daft_rl.levels`) or a mapping of fields; ``None`` keeps the task's default
+    :param settings: further settings of :class:`~daft_rl.settings.TransferSettings` by dotted names, such as
+        ``{"num_envs": 4, "evaluation.episodes": 5, "algo.settings.n_steps": 64}``
+    :param source_env: where the agent comes from, if ``env`` is your own; without it, returns on the source are not
+        measured
     :return: returns before and after, the learning curve, and the run folder
     :raises DaftError: something does not exist or does not fit
     """
-    from omegaconf import open_dict
-
-    named = method if isinstance(method, str) else "daft"
-    chosen = [f"method={named}", f"seed={seed}"]
+    further = nest(settings or {})
     agent = None if source is None or isinstance(source, str | Path) else source
-    domains = None
-    if isinstance(env, str):
-        chosen.append(f"env={env}")
-        if source_env is not None:
-            raise TaskError(f"source_env belongs to an environment of your own; the source of env={env!r} is known.")
-    else:
+    domains, name = None, env
+    if not isinstance(env, str):
         domains = own_domains(env, source_env)
-        of_tasks = [item for item in overrides or [] if item.startswith(("env", "evaluation.elsewhere"))]
-        ignored = [item for item in of_tasks if not item.startswith("env.cost_")]
-        if shift is not None or ignored:
-            raise TaskError(
-                f"{', '.join(ignored) or f'shift={shift}'}: an environment of your own is taken as it is. Put shifts "
-                "and wrappers into what you pass, or register it and use env='gymnasium' with env.id=...."
-            )
-        chosen += ["env=gymnasium", f"env.id='{domains['target'].name}'"]
+        name = domains["target"].name
+        _refuse_task_settings(shift, further)
         if source is None:
             raise AgentError("For an environment of your own no source is shipped: pass source=...")
-    if agent is not None:
-        algo = algo or _algorithm(agent)
-    elif source is not None:
-        quoted = str(source).replace("'", "\\'")
-        chosen.append(f"agent.path='{quoted}'")
-    if algo is not None:
-        chosen.append(f"algo={algo}")
-    if total_timesteps is not None:
-        chosen.append(f"total_timesteps={total_timesteps}")
-    if isinstance(shift, str):
-        chosen.append(f"env.shift={shift}")
-    if output_dir is None:
-        name = domains["target"].name if domains else env
-        called = named
-        if not isinstance(method, str):
-            called = method.name if isinstance(method, Method) else method.get("name", "own")
-        output_dir = Path("runs") / str(name) / called / f"seed-{seed}" / time.strftime("%Y-%m-%d_%H-%M-%S")
-    overrides = overrides or []
-    given = {item.partition("=")[0] for item in overrides}
-    cfg = compose_config("transfer", [*chosen, *overrides])
-    with open_dict(cfg):
-        if "output_dir" not in given:
-            cfg.output_dir = str(output_dir)
-        replaced = []
-        if isinstance(shift, Mapping) and "env.shift" not in given:
-            cfg.env.shift = dict(shift)
-            replaced.append("env.shift.")
-        if not isinstance(method, str) and "method" not in given:
-            cfg.method = method.as_dict() if isinstance(method, Method) else dict(method)
-            replaced.append("method.")
-        apply_overrides(cfg, [item for item in overrides if item.lstrip("+").startswith(tuple(replaced))])
-    return run(cfg, domains, agent)
+    elif source_env is not None:
+        raise TaskError(f"source_env goes with an environment of your own; the source of env={env!r} is known.")
+    task = read_task(str(name)) | ({} if shift is None else {"shift": shift})
+    found = find_method(method)
+    folder = Path("runs") / str(name) / found.name / f"seed-{seed or 0}" / time.strftime("%Y-%m-%d_%H-%M-%S")
+    arguments = {
+        "total_timesteps": total_timesteps,
+        "seed": seed,
+        "output_dir": str(output_dir or folder),
+        "method": found.as_dict(),
+        "env": task,
+        "algo": read_algorithm(algo or _algorithm_of(source, str(name))),
+        "agent": None if agent is not None or source is None else {"path": str(source)},
+    }
+    given = {key: value for key, value in arguments.items() if value is not None}
+    return run(TransferSettings.from_dict(merge(given, further)), domains, agent)
 
 
-def _algorithm(agent: BaseAlgorithm) -> str:
-    """Its name in ``configs/algo``: that of SB3's class, also of an agent of a class derived from it."""
-    from daft_rl.archives.container import SUPPORTED
+def _refuse_task_settings(shift: Any, settings: Mapping[str, Any]) -> None:
+    """
+    :raises TaskError: settings that an environment of the user's own would ignore
+    """
+    ignored = [f"env.{key}" for key in settings.get("env", {}) if not key.startswith("cost_")]
+    ignored += ["evaluation.elsewhere"] if "elsewhere" in settings.get("evaluation", {}) else []
+    if shift is not None or ignored:
+        raise TaskError(
+            f"{', '.join(ignored) or f'shift={shift}'}: an environment of your own is taken as it is. Put shifts and "
+            "wrappers into the environment, or register it with Gymnasium and pass its id."
+        )
 
-    names = [kind.__name__ for kind in type(agent).__mro__]
-    return next((name for name in names if name in SUPPORTED), names[0]).lower()
+
+def _algorithm_of(source: str | Path | BaseAlgorithm | None, task: str) -> str:
+    """The algorithm of an agent; without one, the task's default."""
+    if source is None:
+        return default_algorithm(task)
+    from daft_rl.run.agents import algorithm_of_agent, algorithm_of_archive
+
+    return algorithm_of_archive(str(source)) if isinstance(source, str | Path) else algorithm_of_agent(source)
 
 
-def main(cfg: DictConfig) -> None:
-    """Run, and print what came of it."""
-    run(cfg).print()
+def main(settings: TransferSettings) -> None:
+    """Run, and print the results."""
+    run(settings).print()
+
+
+class _CallableModule(ModuleType):
+    """``daft_rl.transfer`` names this module and the function alike, so that neither hides the other."""
+
+    __call__ = staticmethod(transfer)
+
+
+__signature__ = inspect.signature(transfer)
+sys.modules[__name__].__class__ = _CallableModule
 
 
 if __name__ == "__main__":
+    from daft_rl.cli import run_command
+
     run_command("transfer", main)

@@ -1,9 +1,10 @@
-"""Inputs that left the range the source knows, as those of a sensor with an offset: their means are brought back.
+"""Moving inputs back to the range that the source knows, such as those of a sensor with an offset.
 
-Conversion preserves the function, and so whatever an offset did to the policy. Inputs that hardly vary suffer most:
-a small offset is many of their standard deviations. Here what normalizes the observation, ``VecNormalize`` or
-BatchNorm layers, takes such inputs' means from the target, and nothing else; where that does not clearly raise the
-reward, it keeps the source's. This is no part of DAFT (issue #6; measured in benchmarks/README.md).
+Conversion preserves the function, and with it whatever an offset did to the policy. Inputs that hardly vary suffer
+most: a small offset is many of their standard deviations. Realignment gives what normalizes the observation,
+``VecNormalize`` or BatchNorm layers, the target's means of such inputs, and changes nothing else. If that does not
+clearly raise the reward, the source's means stay. Realignment is no part of DAFT (issue #6; measured in
+``benchmarks/README.md``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from torch import Tensor
@@ -23,63 +25,66 @@ from daft_rl.errors import MethodError
 from daft_rl.policy.anatomy import Networks
 from daft_rl.rollout.evaluation import visit
 
-__all__ = ["Realignment", "known_range", "realign"]
+__all__ = ["Realignment", "find_input_range", "realign"]
 
-TURNS = 4
-"""The source, and three corrections, each of means that the one before led to."""
+TRIALS = 4
+"""The source, and three corrections, each with the means that the trial before led to."""
 SURE = 3.0
-"""Standard errors by which returns have to rise; the best of three is compared."""
+"""Standard errors by which returns have to rise. The best of three corrections is compared."""
 
 Correction = dict[str, tuple[Tensor, Tensor]]
-"""For each place that normalizes: which entries take other means, and means of all."""
+"""For each place that normalizes: which entries take other means, and the means of all entries."""
 
 
 @dataclass(frozen=True)
 class Realignment:
-    """What came of it."""
+    """What realignment did."""
 
     inputs: int
     """Entries of an observation."""
     moved: int
-    """Those whose means are the target's now; 0 where that did not raise the reward."""
+    """Entries that have the target's mean now; 0 if that did not raise the reward."""
     before: float
     """Return of the source over the first steps of an episode, divided by their number."""
     after: float
-    """That of the policy with the best means, taken over or not."""
+    """Return of the policy with the best means, whether they were kept or not, likewise."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
 
 
-class _Watch(VecEnvWrapper):
-    """Adds up the observations that the policy acts on, and the rewards of each environment's first episode: one that
-    is over gets nothing further, be it that failing early or reaching a goal early is what matters."""
+class _TrialRecorder(VecEnvWrapper):
+    """Adds up the observations that the policy acts on, and the rewards of each environment's first episode.
+
+    Nothing is added after the end of the first episode: whether the policy fails early or reaches a goal early counts.
+    """
 
     def __init__(self, venv: VecEnv) -> None:
         super().__init__(venv)
-        self.returns, self.going, self.steps = np.zeros(venv.num_envs), np.ones(venv.num_envs, dtype=bool), 0
+        self.returns, self.in_first = np.zeros(venv.num_envs), np.ones(venv.num_envs, dtype=bool)
+        self.steps = 0
         self.observations = np.zeros(venv.observation_space.shape or ())
-        self.now: Any = None
+        self.current: Any = None
 
     def reset(self) -> Any:
-        self.now = self.venv.reset()
-        return self.now
+        self.current = self.venv.reset()
+        return self.current
 
-    def step_async(self, actions: np.ndarray) -> None:
-        self.observations += self.now.mean(axis=0, dtype=float)
+    def step_async(self, actions: NDArray[Any]) -> None:
+        self.observations += self.current.mean(axis=0, dtype=float)
         self.venv.step_async(actions)
 
     def step_wait(self) -> Any:
-        self.now, rewards, dones, infos = self.venv.step_wait()
-        self.returns += rewards * self.going
-        self.going &= ~dones
+        self.current, rewards, dones, infos = self.venv.step_wait()
+        self.returns += rewards * self.in_first
+        self.in_first &= ~dones
         self.steps += 1
-        return self.now, rewards, dones, infos
+        return self.current, rewards, dones, infos
 
 
-class _Layers:
-    """The BatchNorm layers on the observation, and the range that the source knows there."""
+class _BatchNormRange:
+    """The input range that BatchNorm layers on the observation know."""
 
     def __init__(self, model: BaseAlgorithm, size: int) -> None:
         self.networks, self.layers = Networks(model.policy), batchnorm_layers(model.policy)
@@ -89,20 +94,20 @@ class _Layers:
         self.source = {name: self.own[name] for name, online in self.online.items() if name == online}
         self.spread = {name: (self.layers[name].var.double() + self.layers[name].eps).sqrt() for name in self.source}
 
-    def measure(self, visited: tuple[Any, np.ndarray], watch: _Watch) -> dict[str, Tensor]:
-        """Mean inputs at what the policy visited."""
+    def measure(self, visited: tuple[Any, NDArray[Any]], recorder: _TrialRecorder) -> dict[str, Tensor]:
+        """Mean inputs of the layers on the states that the policy visited."""
         return {name: at.mean for name, at in self.networks.measure(self.networks.batches(*visited)).items()}
 
     def apply(self, correction: Correction) -> None:
-        """Take some means over, in target networks too; all others are as they were."""
+        """Set the means of a correction, in target networks too. All other means are the source's."""
         for name, online in self.online.items():
             own = self.own[name]
             far, means = correction.get(online, (torch.zeros_like(own, dtype=torch.bool), own))
             self.layers[name].mean.copy_(torch.where(far, means, own))
 
 
-class _Wrapper:
-    """``VecNormalize``, likewise. It clips, so that means are those of what came before it."""
+class _VecNormalizeRange:
+    """The input range that ``VecNormalize`` knows. It clips, so means are measured before it."""
 
     def __init__(self, normalizer: VecNormalize) -> None:
         statistics: Any = normalizer.obs_rms
@@ -111,68 +116,77 @@ class _Wrapper:
         self.source = {"observation": mean}
         self.spread = {"observation": (var + normalizer.epsilon).sqrt()}
 
-    def measure(self, visited: tuple[Any, np.ndarray], watch: _Watch) -> dict[str, Tensor]:
-        return {"observation": torch.from_numpy(watch.observations / watch.steps)}
+    def measure(self, visited: tuple[Any, NDArray[Any]], recorder: _TrialRecorder) -> dict[str, Tensor]:
+        """Mean raw observation of the states that the policy visited."""
+        return {"observation": torch.from_numpy(recorder.observations / recorder.steps)}
 
     def apply(self, correction: Correction) -> None:
+        """Set the means of a correction. All other means are the source's."""
         own = self.source["observation"]
         far, means = correction.get("observation", (torch.zeros_like(own, dtype=torch.bool), own))
         self.statistics.mean = torch.where(far, means, own).numpy().copy()
 
 
-def known_range(model: BaseAlgorithm, beyond: float) -> _Layers | _Wrapper:
-    """Where the range of inputs that the source knows is kept: in ``VecNormalize``, or else in BatchNorm layers.
+def find_input_range(model: BaseAlgorithm, beyond: float) -> _BatchNormRange | _VecNormalizeRange:
+    """Where the input range of the source is kept: in ``VecNormalize``, or else in BatchNorm layers.
 
     :param model: any SB3 algorithm object
-    :param beyond: ``method.realign``, for the message
-    :raises MethodError: observations are no vectors of numbers, or nothing normalizes them
+    :param beyond: ``realign`` of the method, for the message
+    :raises MethodError: observations are not vectors of numbers, or nothing normalizes them
     """
     space, normalizer = model.observation_space, model.get_vec_normalize_env()
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
-        known = _Wrapper(normalizer) if normalizer and normalizer.norm_obs else _Layers(model, space.shape[0])
-        if known.source:
-            return known
+        wrapped = normalizer is not None and normalizer.norm_obs
+        found = _VecNormalizeRange(normalizer) if wrapped and normalizer else _BatchNormRange(model, space.shape[0])
+        if found.source:
+            return found
     raise MethodError(
-        f"method.realign={beyond}: neither VecNormalize nor a BatchNorm layer on the observation, {space}, so what "
-        "range the source knows is not known. Use method.realign=null."
+        f"realign={beyond} needs observation vectors that VecNormalize or a BatchNorm layer normalizes; nothing "
+        f"normalizes {space}, so the input range of the source is unknown. Use realign=None."
     )
 
 
 @torch.no_grad()
-def realign(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int, beyond: float) -> Realignment:
+def realign(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int | None, beyond: float) -> Realignment:
     """Give what normalizes the observation the target's means of inputs far from the source's, in place.
 
-    The policy visits states of the target, the means are taken over, and again from where that leads. The best of all
-    is kept if its returns are above the source's by more than three standard errors over the environments (with one
-    environment: at all). Returns are those of ``steps / 4 / num_envs`` steps, without costs: what comes later in an
-    episode is not seen.
+    The policy visits states of the target and takes their means; then it does so again from where that leads. The best
+    trial is kept if its returns are above the source's by more than three standard errors over the environments (with
+    one environment: by anything). Returns are those of ``steps / 4 / num_envs`` steps, without costs. What comes later
+    in an episode is not seen.
 
     :param model: any SB3 algorithm object whose observations are vectors
     :param venv: the target, an environment of raw observations and rewards
     :param steps: target steps in all
-    :param seed: environment ``i`` starts from ``seed + i``, every time
+    :param seed: environment ``i`` starts from ``seed + i`` in every trial; ``None`` leaves random numbers alone
     :param beyond: how many of the source's standard deviations away the mean of an input has to be
     :return: how many inputs were moved, and the returns
-    :raises MethodError: see :func:`known_range`
+    :raises MethodError: see :func:`find_input_range`
     """
-    known = known_range(model, beyond)
+    inputs = find_input_range(model, beyond)
     size = model.observation_space.shape[0]  # type: ignore[index]
-    tried: list[tuple[np.ndarray, Correction]] = []
+    trials: list[tuple[NDArray[Any], Correction]] = []
     correction: Correction = {}
-    for _ in range(TURNS):
-        known.apply(correction)
-        watch = _Watch(venv)
-        means = known.measure(visit(model, watch, -(-steps // TURNS), seed), watch)
-        tried.append((watch.returns / watch.steps, correction))
-        far = {name: (means[name] - own).abs() / known.spread[name] > beyond for name, own in known.source.items()}
+    for _ in range(TRIALS):
+        inputs.apply(correction)
+        recorder = _TrialRecorder(venv)
+        means = inputs.measure(visit(model, recorder, -(-steps // TRIALS), seed), recorder)
+        trials.append((recorder.returns / recorder.steps, correction))
+        far = {name: (means[name] - own).abs() / inputs.spread[name] > beyond for name, own in inputs.source.items()}
         for entries in far.values():
-            entries[size:] = False  # a critic's layer may go on with the action
+            entries[size:] = False  # after the observation, a critic's layer reads the action
         correction = {name: (entries, means[name]) for name, entries in far.items()}
-    returns, correction = max(tried, key=lambda turn: turn[0].mean())
-    gain = returns - tried[0][0]
-    error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else 0.0
-    if gain.mean() <= SURE * error:
+    returns, correction = max(trials, key=lambda trial: trial[0].mean())
+    before = trials[0][0]
+    if not _clearly_above(returns, before):
         correction = {}
-    known.apply(correction)
+    inputs.apply(correction)
     moved = max((int(entries.sum()) for entries, _ in correction.values()), default=0)
-    return Realignment(size, moved, float(tried[0][0].mean()), float(returns.mean()))
+    return Realignment(size, moved, float(before.mean()), float(returns.mean()))
+
+
+def _clearly_above(returns: NDArray[Any], before: NDArray[Any]) -> bool:
+    """Whether returns rose by more than :data:`SURE` standard errors over the environments."""
+    gain = returns - before
+    error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else 0.0
+    return bool(gain.mean() > SURE * error)

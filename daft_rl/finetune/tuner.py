@@ -1,96 +1,59 @@
 """Fine-tuning by a method's settings: parameter groups, schedules, BatchNorm modes, conversion.
 
-SB3 stays in charge of learning. We hook in at ``_update_learning_rate``, which every SB3 algorithm calls
-at the start of an update, right after it put the policy in training mode.
+SB3 stays in charge of learning. A tuner hooks in at ``_update_learning_rate``, which every SB3 algorithm calls at the
+start of an update, right after it put the policy in training mode.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
-from sb3_contrib import TRPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import update_learning_rate
 from torch import nn
 from torch.optim import Adam
 
+from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.batchnorm import Statistics, mix_statistics
 from daft_rl.errors import MethodError
+from daft_rl.finetune.checks import check_gradients, check_minibatch
+from daft_rl.finetune.hooks import HookedAlgorithm, hook, unhook
 from daft_rl.method import Method
 from daft_rl.policy.anatomy import Anatomy, optimizer_settings
-from daft_rl.rollout.buffers import recent_experience, rollout_minibatch
-from daft_rl.rollout.profile import Phases
+from daft_rl.rollout.buffers import rollout_minibatch
+from daft_rl.rollout.profile import Profile
+from daft_rl.validation import Positive, checked
 
-__all__ = ["Reconversion", "Tuner"]
-
-
-SLOWEST_AVERAGE = 0.005
-"""Least share of a new rollout where statistics follow an average over rollouts."""
+__all__ = ["Tuner", "check_method"]
 
 
-class Tunable(BaseAlgorithm):
-    """Mixed into an SB3 algorithm's class while a :class:`Tuner` is attached."""
+@checked(MethodError)
+class ActorScale:
+    """A factor on learning rates, checked."""
 
-    tuner: Tuner
-
-    def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
-        """As the algorithm does, timed; simulation inside is a phase of its own."""
-        with self.tuner.phases("inference"):
-            return super().collect_rollouts(*args, **kwargs)  # type: ignore[misc]
-
-    def train(self, *args: Any, **kwargs: Any) -> None:
-        """As the algorithm does, timed."""
-        with self.tuner.phases("update"):
-            super().train(*args, **kwargs)  # type: ignore[misc]
-
-    def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
-        self.tuner.before_update(optimizers if isinstance(optimizers, list) else [optimizers])
-
-    def _sample_action(self, learning_starts: int, *args: Any, **kwargs: Any) -> Any:
-        """Before ``learning_starts`` SB3's off-policy algorithms act at random; a source acts by its policy."""
-        if self.tuner.method.actor_head.init != "random":
-            learning_starts = 0
-        return super()._sample_action(learning_starts, *args, **kwargs)  # type: ignore[misc]
-
-    def get_parameters(self) -> dict[str, dict]:
-        """State dictionaries as SB3 saves them: one group per optimizer, so that plain ``load`` opens them."""
-        parameters = super().get_parameters()
-        for path in self.tuner.anatomy.kind.optimizers:
-            name = f"policy.{path}" if path == "optimizer" else path
-            parameters[name] = self.tuner.ungrouped_state(path)
-        return parameters
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "tuner"]
-
-
-@cache
-def _tunable(algorithm: type[BaseAlgorithm]) -> type[BaseAlgorithm]:
-    return type(algorithm.__name__, (Tunable, algorithm), {"__doc__": algorithm.__doc__})
+    actor_scale: Positive
 
 
 class Tuner:
     """Makes one algorithm object learn by one method.
 
-    While it is attached, the object's class is a subclass of its own that hooks in; its archives stay those
-    of the plain class.
+    While it is attached, the object's class is a subclass that hooks in (:mod:`daft_rl.finetune.hooks`), and each
+    optimizer has one parameter group per part of the agent. Its archives stay those of the plain class.
 
-    :param model: any SB3 algorithm object with a known kind of policy. Its optimizers are replaced by fresh
-        ones, since the source's moments belong to another loss
+    :param model: any SB3 algorithm object with a supported policy. Its optimizers start afresh, since the source's
+        moments belong to another loss
     :param method: the settings
     :param head: see :class:`~daft_rl.policy.anatomy.Anatomy`
     :param critic: likewise
-    :param phases: where the time of rollouts and updates is written down
-    :param actor_scale: factor on the learning rate of the actor's groups beside the method's own, unless the method
-        starts them from random weights
+    :param profile: where the time of rollouts and updates is counted
+    :param actor_scale: factor on the learning rates of the actor's groups beside the method's own, unless the method
+        starts them from random weights; ``None`` is the algorithm's
     :raises MethodError: the settings cannot be applied to this agent
-    :raises AgentError: nor can any others
+    :raises AgentError: an unsupported policy
     """
 
     def __init__(
@@ -99,109 +62,77 @@ class Tuner:
         method: Method,
         head: Sequence[str] | None = None,
         critic: Sequence[str] | None = None,
-        phases: Phases | None = None,
-        actor_scale: float = 1.0,
+        profile: Profile | None = None,
+        actor_scale: float | None = None,
     ) -> None:
-        if isinstance(model, Tunable):
-            raise MethodError(f"This {type(model).__name__} is tuned already: call detach() on its tuner first.")
-        self.model, self.method = model, method
-        self.phases = phases or Phases()
+        _refuse_second_tuner(model)
+        self.model = model
+        self.method = _resolve(method, model)
+        self.profile = profile or Profile()
         self.anatomy = Anatomy(model.policy, head, critic)
-        if not (isinstance(actor_scale, int | float) and 0 < actor_scale < math.inf):
-            raise MethodError(f"actor_scale: expected a finite number > 0, got {actor_scale!r}.")
-        self.factors = {
-            name: actor_scale if name.startswith("actor") and group.init != "random" else 1.0
-            for name, group in method.groups.items()
-        }
+        self.factors = _rate_factors(self.method, model, actor_scale)
         """Factor on each group's learning rate beside the method's own."""
-        self._check_minibatch()
-        self._check_gradients()
+        check_minibatch(model, self.method)
+        check_gradients(model, self.method, list(self.anatomy.groups), self.factors)
         self._initialize_groups()
         self.rates = dict.fromkeys(self.anatomy.groups, 0.0)
         """Learning rate of each group at the last update."""
-        self.frozen = {name for name, group in method.groups.items() if group.frozen(0.0)}
+        self.frozen = {name for name, group in self.method.groups.items() if group.frozen(0.0)}
         """The groups that are frozen at present."""
-        self._order: dict[str, list[nn.Parameter]] = {}
-        self._defaults: dict[str, dict[str, Any]] = {}
-        self._start: dict[nn.Parameter, torch.Tensor] = {}
         self._batchnorm = {
             name: (module, self.anatomy.group_of(name + "."))
             for name, module in self.anatomy.batchnorm_modules().items()
         }
-        self._hooks = [module.register_forward_pre_hook(self._pin) for module, _ in self._batchnorm.values()]
         self._pinned: set[nn.Module] = set()
+        self._hooks: list[Any] = []
+        self._order = {
+            path: [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            for path, optimizer in self.anatomy.optimizers().items()
+        }
+        self._defaults = {path: optimizer_settings(optimizer) for path, optimizer in self.anatomy.optimizers().items()}
+        self._start: dict[nn.Parameter, torch.Tensor] = {}
+        if self.method.l2_sp:
+            self._start = {p: p.detach().clone() for parameters in self._order.values() for p in parameters}
+        self.attached = False
+        for optimizer in self.anatomy.optimizers().values():
+            optimizer.state.clear()
+        self.attach()
+
+    def attach(self) -> None:
+        """Hook in; after :meth:`detach`, go on with the moments that the optimizers have."""
+        if self.attached:
+            return
+        _refuse_second_tuner(self.model)
+        self._hooks = [module.register_forward_pre_hook(self._pin) for module, _ in self._batchnorm.values()]
         for path, optimizer in self.anatomy.optimizers().items():
-            self.anatomy.set_optimizer(path, self._regroup(path, optimizer))
-        model.__class__ = _tunable(type(model))
-        model.tuner = self  # type: ignore[attr-defined]
+            self.anatomy.set_optimizer(path, self._grouped(path, optimizer))
+        hook(self.model, self)
+        self.attached = True
 
     def detach(self) -> None:
-        """Leave the model an ordinary one: no hooks, every parameter trainable, one-group optimizers."""
-        for hook in self._hooks:
-            hook.remove()
+        """Make the model an ordinary one: no hooks, every parameter trainable, one-group optimizers."""
+        if not self.attached:
+            return
+        for handle in self._hooks:
+            handle.remove()
         for group in self.anatomy.groups.values():
             for parameter in group.values():
                 parameter.requires_grad_(True)
         for path, optimizer in self.anatomy.optimizers().items():
             plain = type(optimizer)(self._order[path], **self._defaults[path])
-            plain.load_state_dict(self.ungrouped_state(path))
+            plain.load_state_dict(self._plain_state(path))
             self.anatomy.set_optimizer(path, plain)
-        del self.model.tuner  # type: ignore[attr-defined]
-        self.model.__class__ = type(self.model).__mro__[2]
+        unhook(self.model)
+        self.attached = False
 
     # -- set-up ---------------------------------------------------------------------------------------
-
-    def _check_minibatch(self) -> None:
-        """Training-mode BatchNorm cannot normalize a minibatch of one sample."""
-        model: Any = self.model
-        samples = getattr(model, "n_steps", 0) * model.n_envs
-        batch = getattr(model, "batch_size", samples) or samples
-        if self.method.bn_mode == "train" and hasattr(model, "rollout_buffer") and samples % batch == 1:
-            raise MethodError(
-                f"A rollout of {samples} samples in minibatches of {batch} leaves one of a single sample, which "
-                "training-mode BatchNorm cannot normalize: choose another batch_size, n_steps or num_envs."
-            )
-
-    def _check_gradients(self) -> None:
-        """SB3's updates fail when a loss depends on nothing that learns."""
-        if not self.method.learns:
-            return
-        if isinstance(self.model, TRPO):
-            groups = self.method.groups
-            if self.method.l2_sp:
-                raise MethodError(
-                    "l2_sp cannot be applied to TRPO: its actor moves by a line search, not by gradients."
-                )
-            scales = {groups[name].scale * self.factors[name] for name in ("actor_encoder", "actor_head")}
-            rises = groups["actor_encoder"].rise_until or groups["actor_head"].rise_until
-            if scales != {1.0} or rises or any(group.frozen_until or group.scale == 0.0 for group in groups.values()):
-                raise MethodError(
-                    f"Method '{self.method.name}' cannot be applied to TRPO, which moves the whole actor by a line "
-                    "search, not by learning rates: use one that treats encoder and head alike and freezes none (daft)."
-                )
-        on_policy = isinstance(self.model, OnPolicyAlgorithm)
-        needed = [name for name in self.anatomy.groups if on_policy or name.startswith("critic")]
-        if all(self.method.groups[name].frozen(0.0) for name in needed):
-            raise MethodError(
-                f"Method '{self.method.name}' freezes {', '.join(needed)} at the start, and "
-                f"{type(self.model).__name__} cannot update without one of them: let one learn from the start."
-            )
 
     @torch.no_grad()
     def _initialize_groups(self) -> None:
         """Start heads at zero and groups from random weights, where the method says so."""
         settings = self.method.groups
         if any(group.init == "random" for group in settings.values()):
-            model: Any = self.model
-            kwargs = model.policy_kwargs  # of off-policy algorithms it has use_sde, where there is one
-            if isinstance(model, OnPolicyAlgorithm):
-                kwargs = {"use_sde": model.use_sde, **kwargs}
-            fresh = model.policy_class(model.observation_space, model.action_space, model.lr_schedule, **kwargs)
-            values = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers())}
-            own = {**dict(model.policy.named_parameters()), **dict(model.policy.named_buffers())}
-            for name, tensor in own.items():
-                if not self.anatomy.is_target(name) and settings[self.anatomy.group_of(name)].init == "random":
-                    tensor.copy_(values[name])
+            self._copy_random_weights()
         for name, head in self.anatomy.heads().items():
             if settings[self.anatomy.group_of(name + ".")].init == "zero":
                 for parameter in head.parameters():
@@ -211,41 +142,57 @@ class Tuner:
         if self.method.initializes:
             self.anatomy.synchronize_targets()
 
+    def _copy_random_weights(self) -> None:
+        """Give the groups that start at random the weights of a fresh policy."""
+        model: Any = self.model
+        kwargs = model.policy_kwargs  # of off-policy algorithms it has use_sde, where there is one
+        if isinstance(model, OnPolicyAlgorithm):
+            kwargs = {"use_sde": model.use_sde, **kwargs}
+        fresh = model.policy_class(model.observation_space, model.action_space, model.lr_schedule, **kwargs)
+        values = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers())}
+        own = {**dict(model.policy.named_parameters()), **dict(model.policy.named_buffers())}
+        for name, tensor in own.items():
+            if self.anatomy.is_target(name):
+                continue
+            if self.method.groups[self.anatomy.group_of(name)].init == "random":
+                tensor.copy_(values[name])
+
     def _initialize_entropy_coefficient(self) -> None:
-        """Where a fresh agent's starts, if it is learnt: ``auto`` is 1, ``auto_0.1`` is 0.1."""
+        """Start it where a fresh agent's starts, if it is learnt: ``auto`` is 1, ``auto_0.1`` is 0.1."""
         model: Any = self.model
         if getattr(model, "ent_coef_optimizer", None) is not None:
             _, _, start = str(model.ent_coef).partition("_")
             model.log_ent_coef.fill_(math.log(float(start or 1.0)))
             model.ent_coef_optimizer.state.clear()
 
-    def _regroup(self, path: str, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """A fresh optimizer of the same class and settings, with one parameter group per group.
+    def _grouped(self, path: str, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """An optimizer of the same class, settings and moments, with one parameter group per part of the agent.
 
         Adam is computed in one kernel per group: a PPO update takes a seventh less time, and differs in the last bits.
         """
-        plain = self._defaults[path] = optimizer_settings(optimizer)
-        settings = plain | ({"fused": True, "foreach": None} if isinstance(optimizer, Adam) else {})
-        self._order[path] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        owned = {id(parameter) for parameter in self._order[path]}
+        settings = self._defaults[path] | ({"fused": True, "foreach": None} if isinstance(optimizer, Adam) else {})
+        own = {id(parameter) for parameter in self._order[path]}
         groups = [
-            {"params": [p for p in parameters.values() if id(p) in owned], "name": name}
+            {"params": [p for p in parameters.values() if id(p) in own], "name": name}
             for name, parameters in self.anatomy.groups.items()
         ]
         fresh = type(optimizer)([group for group in groups if group["params"]], **settings)
+        fresh.state.update(optimizer.state)
         if self.method.l2_sp:
-            self._start |= {p: p.detach().clone() for p in self._order[path]}
             fresh.register_step_pre_hook(self._pull_to_start)
         return fresh
 
     # -- during learning ------------------------------------------------------------------------------
 
+    @property
+    def acts_before_learning(self) -> bool:
+        """Whether the policy acts before ``learning_starts``, in place of random actions."""
+        return self.method.actor_head.init != "random"
+
     def before_update(self, optimizers: list[torch.optim.Optimizer]) -> None:
         """Set each group's learning rate, freeze what is frozen, and fix BatchNorm modes.
 
-        :param optimizers: those SB3 is about to use. One that is not the policy's (the entropy
-            coefficient's) keeps the algorithm's own learning rate, and rests while the whole actor is frozen:
-            it would answer to an entropy that nothing can change.
+        :param optimizers: those SB3 is about to use. One that is not the policy's is the entropy coefficient's
         """
         remaining = self.model._current_progress_remaining
         base = self.model.lr_schedule(remaining)
@@ -254,18 +201,9 @@ class Tuner:
             name: base * (self.factors[name] * group.rate(1.0 - remaining)) for name, group in settings.items()
         }
         self.frozen = {name for name, group in settings.items() if group.frozen(1.0 - remaining)}
-        for name, parameters in self.anatomy.groups.items():
-            for parameter in parameters.values():
-                parameter.requires_grad_(name not in self.frozen)
-            if parameters:
-                self.model.logger.record(f"learning_rate/{name}", self.rates[name])
-        actor = {name for name, parameters in self.anatomy.groups.items() if parameters and name.startswith("actor")}
+        self._freeze_and_log()
         for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                if "name" in group:
-                    group["lr"] = self.rates[group["name"]]
-                else:
-                    update_learning_rate(optimizer, 0.0 if actor <= self.frozen else base)
+            self._set_rates(optimizer, base)
         self._pinned = {
             module
             for module, group in self._batchnorm.values()
@@ -273,6 +211,25 @@ class Tuner:
         }
         if isinstance(self.model, OnPolicyAlgorithm):
             self.model.logger.record("train/first_minibatch_kl", self.first_minibatch_kl())
+
+    def _freeze_and_log(self) -> None:
+        for name, parameters in self.anatomy.groups.items():
+            for parameter in parameters.values():
+                parameter.requires_grad_(name not in self.frozen)
+            if parameters:
+                self.model.logger.record(f"learning_rate/{name}", self.rates[name])
+
+    def _set_rates(self, optimizer: torch.optim.Optimizer, base: float) -> None:
+        """Give each group its rate. The entropy coefficient's optimizer has no such groups and keeps the base rate.
+
+        It rests while the whole actor is frozen, since nothing can change the entropy then.
+        """
+        actor = {name for name, parameters in self.anatomy.groups.items() if parameters and name.startswith("actor")}
+        for group in optimizer.param_groups:
+            if "name" in group:
+                group["lr"] = self.rates[group["name"]]
+            else:
+                update_learning_rate(optimizer, 0.0 if actor <= self.frozen else base)
 
     @torch.no_grad()
     def first_minibatch_kl(self) -> float:
@@ -294,21 +251,23 @@ class Tuner:
             module.eval()
 
     def _pull_to_start(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """The gradient of the L2-SP penalty."""
+        """Add the gradient of the L2-SP penalty."""
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     parameter.grad.add_(parameter.detach() - self._start[parameter], alpha=self.method.l2_sp)
 
-    def convert(self, observations: Any, actions: Any, preserve_function: bool = True) -> dict[str, Statistics]:
+    def convert(self, observations: Any, actions: Any, preserve_function: bool | None = None) -> dict[str, Statistics]:
         """Convert every BatchNorm layer to the statistics of this data.
 
         :param observations: array ``(n, ...)`` or dictionary of arrays, as the policy gets them
-        :param actions: array ``(n, *action_shape)``, scaled as in a replay buffer
+        :param actions: array ``(n, *action_shape)``, scaled as in a replay buffer; ``None`` takes the actor's
+        :param preserve_function: ``None`` is the method's
         :return: what was measured, by layer name
         """
+        preserve = self.method.preserve_function if preserve_function is None else preserve_function
         measured = self.anatomy.measure(self.anatomy.batches(observations, actions))
-        self.anatomy.apply(measured, preserve_function)
+        self.anatomy.apply(measured, preserve)
         self._start = {parameter: parameter.detach().clone() for parameter in self._start}
         return measured
 
@@ -328,8 +287,14 @@ class Tuner:
 
     # -- saving ---------------------------------------------------------------------------------------
 
-    def ungrouped_state(self, path: str) -> dict[str, Any]:
-        """The state of the optimizer at ``path`` as if it had one parameter group in SB3's order."""
+    def plain_optimizer_states(self) -> dict[str, dict[str, Any]]:
+        """The states of the optimizers by SB3's names, as if each had one parameter group in SB3's order."""
+        return {
+            f"policy.{path}" if path == "optimizer" else path: self._plain_state(path)
+            for path in self.anatomy.optimizers()
+        }
+
+    def _plain_state(self, path: str) -> dict[str, Any]:
         optimizer = self.anatomy.optimizers()[path]
         order = self._order[path]
         options = {key: value for key, value in optimizer.param_groups[0].items() if key not in ("params", "name")}
@@ -338,31 +303,59 @@ class Tuner:
         state = {index: optimizer.state[p] for index, p in enumerate(order) if p in optimizer.state}
         return {"state": state, "param_groups": [{**options, "params": list(range(len(order)))}]}
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the tuner needs to go on, beside the policy: moments of the optimizers, and L2-SP's start weights."""
+        names = {parameter: name for name, parameter in self.anatomy.policy.named_parameters()}
+        return {
+            "moments": {path: self._plain_state(path)["state"] for path in self._order},
+            "start": {names[parameter]: start for parameter, start in self._start.items()},
+        }
 
-class Reconversion(BaseCallback):
-    """Converts again after each rollout, where the method says so.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        for path, optimizer in self.anatomy.optimizers().items():
+            optimizer.state.clear()
+            for index, entries in state["moments"][path].items():
+                optimizer.state[self._order[path][index]] = {
+                    key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in entries.items()
+                }
+        parameters = dict(self.anatomy.policy.named_parameters())
+        self._start = {parameters[name]: start.clone() for name, start in state["start"].items()}
 
-    For off-policy algorithms a rollout is one step; there it converts whenever ``steps`` new ones are there.
 
-    :param tuner: the tuner of the model that learns
-    :param steps: how much data to use for off-policy algorithms
+def check_method(
+    model: BaseAlgorithm,
+    method: Method,
+    actor_scale: float | None = None,
+    head: Sequence[str] | None = None,
+    critic: Sequence[str] | None = None,
+) -> None:
+    """Whether a :class:`Tuner` can be made, with the same arguments. The model does not change.
+
+    :raises MethodError: the settings cannot be applied to this agent
+    :raises AgentError: an unsupported policy
     """
+    _refuse_second_tuner(model)
+    resolved = _resolve(method, model)
+    check_minibatch(model, resolved)
+    groups = list(Anatomy(model.policy, head, critic).groups)
+    check_gradients(model, resolved, groups, _rate_factors(resolved, model, actor_scale))
 
-    def __init__(self, tuner: Tuner, steps: int) -> None:
-        super().__init__()
-        self.tuner, self.steps = tuner, steps
-        self._next, self._count = steps, 1
 
-    def _on_step(self) -> bool:
-        return True
+def _resolve(method: Method, model: BaseAlgorithm) -> Method:
+    algorithm = find_algorithm(model)
+    return method.resolve(algorithm.bn_mode, algorithm.scratch_conversion)
 
-    def _on_rollout_end(self) -> None:
-        if self.tuner.method.conversion != "each_rollout":
-            return
-        if not isinstance(self.model, OnPolicyAlgorithm):
-            if self.num_timesteps < self._next:
-                return
-            self._next = self.num_timesteps + self.steps
-        self._count += 1
-        with self.tuner.phases("calibration"):
-            self.tuner.reconvert(*recent_experience(self.model, self.steps), max(1 / self._count, SLOWEST_AVERAGE))
+
+def _rate_factors(method: Method, model: BaseAlgorithm, actor_scale: float | None) -> dict[str, float]:
+    chosen = find_algorithm(model).actor_scale if actor_scale is None else actor_scale
+    scale = ActorScale(actor_scale=chosen).actor_scale
+    return {
+        name: scale if name.startswith("actor") and group.init != "random" else 1.0
+        for name, group in method.groups.items()
+    }
+
+
+def _refuse_second_tuner(model: BaseAlgorithm) -> None:
+    if isinstance(model, HookedAlgorithm) and model.tuner is not None:
+        raise MethodError(f"This {type(model).__name__} is being adapted already: detach() that adaptation first.")

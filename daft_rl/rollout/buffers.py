@@ -1,4 +1,4 @@
-"""What an SB3 algorithm has collected, from its rollout buffer or its replay buffer."""
+"""Reading what an SB3 algorithm collected from its rollout buffer or replay buffer."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
-__all__ = ["recent_experience", "rollout_minibatch"]
+__all__ = ["recent_transitions", "rollout_minibatch"]
 
 
-def _each(observations: Any, take: Callable[[np.ndarray], np.ndarray]) -> Any:
+def _map_arrays(observations: Any, take: Callable[[NDArray[Any]], NDArray[Any]]) -> Any:
     if isinstance(observations, dict):
         return {key: take(value) for key, value in observations.items()}
     return take(observations)
 
 
-def recent_experience(model: BaseAlgorithm, steps: int) -> tuple[Any, np.ndarray]:
+def recent_transitions(model: BaseAlgorithm, steps: int) -> tuple[Any, NDArray[Any]]:
     """Observations and actions of the last rollout, or of the last ``steps`` steps in the replay buffer.
 
     :return: normalized observations, array ``(n, *shape)`` or a dictionary of such arrays, and actions
@@ -37,10 +38,10 @@ def recent_experience(model: BaseAlgorithm, steps: int) -> tuple[Any, np.ndarray
         count = min(-(-steps // buffer.n_envs), buffer.size())
         rows = np.arange(buffer.pos - count, buffer.pos) % buffer.buffer_size
 
-    def take(array: np.ndarray) -> np.ndarray:
+    def take(array: NDArray[Any]) -> NDArray[Any]:
         return array[rows].reshape(-1, *array.shape[2:])
 
-    observations = _each(buffer.observations, take)
+    observations = _map_arrays(buffer.observations, take)
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None and not isinstance(model, OnPolicyAlgorithm):
         observations = normalizer.normalize_obs(observations)  # replay buffers hold raw observations
@@ -48,9 +49,9 @@ def recent_experience(model: BaseAlgorithm, steps: int) -> tuple[Any, np.ndarray
 
 
 def rollout_minibatch(model: BaseAlgorithm) -> tuple[Any, Tensor, Tensor]:
-    """A minibatch spread evenly over the rollout that is about to be learnt from.
+    """A minibatch spread evenly over the rollout that the next update learns from.
 
-    :param model: an on-policy algorithm between collecting and learning
+    :param model: an on-policy algorithm, after it collected a rollout and before it learns
     :return: observations, actions, and the log-probabilities with which they were taken, shape ``(batch,)``
     """
     algorithm: Any = model
@@ -61,5 +62,5 @@ def rollout_minibatch(model: BaseAlgorithm) -> tuple[Any, Tensor, Tensor]:
     actions = torch.as_tensor(buffer.actions[steps, envs], device=model.device)
     if isinstance(model.action_space, spaces.Discrete):
         actions = actions.long().flatten()
-    observations = obs_as_tensor(_each(buffer.observations, lambda array: array[steps, envs]), model.device)
+    observations = obs_as_tensor(_map_arrays(buffer.observations, lambda array: array[steps, envs]), model.device)
     return observations, actions, torch.as_tensor(buffer.log_probs[steps, envs], device=model.device)

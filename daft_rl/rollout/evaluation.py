@@ -1,4 +1,4 @@
-"""Playing episodes: returns of a policy, and the states it visits."""
+"""Playing episodes: the returns of a policy, and the states it visits."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from daft_rl.errors import TaskError
 
 __all__ = ["Returns", "evaluate", "evaluate_all", "visit"]
 
-LONGEST = 100_000
+LONGEST = 100_000  # steps; an evaluated episode that is longer has no end
 """Steps after which an episode that is evaluated is taken to have no end."""
 
 
@@ -46,7 +47,7 @@ class Returns:
         return None if self.costs is None else float(np.mean(self.costs))
 
     def first(self, episodes: int) -> Returns:
-        """Those of the first episodes."""
+        """The returns of the first episodes."""
         costs = None if self.costs is None else self.costs[:episodes]
         return Returns(self.returns[:episodes], self.lengths[:episodes], costs)
 
@@ -57,7 +58,7 @@ class Returns:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Returns:
-        """What :meth:`as_dict` gave."""
+        """Rebuild from :meth:`as_dict`."""
         return cls(data["returns"], data["lengths"], data.get("costs"))
 
 
@@ -65,18 +66,18 @@ def _normalize(normalizer: VecNormalize | None, observations: Any) -> Any:
     return observations if normalizer is None else normalizer.normalize_obs(observations)
 
 
-class _Stage:
-    """One batch of environments, and what its episodes have come to so far."""
+class _Batch:
+    """One batch of environments that is evaluated, and the returns of its episodes so far."""
 
     def __init__(self, venv: VecEnv, episodes: int, seed: int) -> None:
         self.venv, self.episodes, self.seed = venv, episodes, seed
-        self.pause = getattr(venv, "pause", None)  # episodes that are over need no physics, where a batch can tell
+        self.pause = getattr(venv, "pause", None)  # our batches skip the physics of episodes that are over
         self.returns, self.lengths = np.zeros(episodes), np.zeros(episodes, dtype=int)
         self.costs = np.full(episodes, np.nan)
-        self._begin(0)
+        self._start_episodes(0)
 
-    def _begin(self, first: int) -> None:
-        """The next episodes, as many as there are environments; none is left when ``first`` is their number."""
+    def _start_episodes(self, first: int) -> None:
+        """Start the next episodes, one per environment. None is left when ``first`` is the number of episodes."""
         self.rows = np.arange(first, min(first + self.venv.num_envs, self.episodes))  # of environment 0, 1, ...
         self.over = np.arange(self.venv.num_envs) >= len(self.rows)
         if len(self.rows):
@@ -85,14 +86,14 @@ class _Stage:
         elif self.pause is not None:
             self.pause(np.zeros_like(self.over))
 
-    def start(self, actions: np.ndarray) -> None:
+    def start(self, actions: NDArray[Any]) -> None:
         """Begin a step."""
         if self.pause is not None:
             self.pause(self.over)
         self.venv.step_async(actions)
 
     def finish(self) -> None:
-        """Finish it, and count it."""
+        """Finish the step, and count its rewards."""
         self.observations, rewards, dones, infos = self.venv.step_wait()
         going = np.flatnonzero(~self.over)
         self.returns[self.rows[going]] += rewards[going]
@@ -106,7 +107,7 @@ class _Stage:
             self.costs[self.rows[i]] = infos[i].get("episode_cost", np.nan)
             self.over[i] = True
         if self.over.all():
-            self._begin(int(self.rows[-1]) + 1)
+            self._start_episodes(int(self.rows[-1]) + 1)
 
     def result(self) -> Returns:
         costs = None if np.isnan(self.costs).any() else self.costs.tolist()
@@ -122,8 +123,8 @@ def _join(observations: list[Any]) -> Any:
 def evaluate(model: BaseAlgorithm, venv: VecEnv, episodes: int, seed: int) -> Returns:
     """Play whole episodes with the deterministic policy.
 
-    Episode ``k`` starts from ``seed + k``, however many environments play: none is left out, so that short episodes
-    are not counted more often than long ones. Nothing of the model changes, no random number of its is used.
+    Episode ``k`` starts from ``seed + k``, however many environments play. Every episode counts, so that short episodes
+    do not count more often than long ones. The model does not change, and none of its random numbers are drawn.
 
     :param model: its ``VecNormalize``, if it has one, normalizes observations and is not updated
     :param venv: an environment of raw observations and rewards
@@ -134,7 +135,7 @@ def evaluate(model: BaseAlgorithm, venv: VecEnv, episodes: int, seed: int) -> Re
 
 
 def evaluate_all(model: BaseAlgorithm, venvs: Mapping[str, VecEnv], episodes: int, seed: int) -> dict[str, Returns]:
-    """:func:`evaluate` in several batches of environments side by side, for which the policy is asked once per step.
+    """:func:`evaluate` in several batches of environments side by side, with one call of the policy per step.
 
     :param venvs: name -> batch
     :param episodes: how many in each
@@ -142,20 +143,20 @@ def evaluate_all(model: BaseAlgorithm, venvs: Mapping[str, VecEnv], episodes: in
     :return: name -> returns
     """
     normalizer = model.get_vec_normalize_env()
-    stages = {name: _Stage(venv, episodes, seed) for name, venv in venvs.items()}
-    while playing := [stage for stage in stages.values() if len(stage.rows)]:
-        observations = _normalize(normalizer, _join([stage.observations for stage in playing]))
+    batches = {name: _Batch(venv, episodes, seed) for name, venv in venvs.items()}
+    while playing := [batch for batch in batches.values() if len(batch.rows)]:
+        observations = _normalize(normalizer, _join([batch.observations for batch in playing]))
         actions, _ = model.predict(observations, deterministic=True)
-        bounds = np.cumsum([stage.venv.num_envs for stage in playing])[:-1]
-        for stage, part in zip(playing, np.split(actions, bounds), strict=True):
-            stage.start(part)
-        for stage in playing:
-            stage.finish()
-    return {name: stage.result() for name, stage in stages.items()}
+        bounds = np.cumsum([batch.venv.num_envs for batch in playing])[:-1]
+        for batch, part in zip(playing, np.split(actions, bounds), strict=True):
+            batch.start(part)
+        for batch in playing:
+            batch.finish()
+    return {name: batch.result() for name, batch in batches.items()}
 
 
 class _Explorer:
-    """Acts as in training, where SB3's ``predict`` does not: with the noise of TD3 and DDPG, and fresh noise of gSDE.
+    """Acts as in training: with the action noise of TD3 and DDPG, and with fresh noise of gSDE, unlike ``predict``.
 
     :param model: any SB3 algorithm object
     :param num_envs: how many environments it acts in
@@ -173,7 +174,7 @@ class _Explorer:
             rollout = model.n_steps if isinstance(model, OnPolicyAlgorithm) else model.train_freq.frequency
             self.redraw = model.sde_sample_freq if model.sde_sample_freq > 0 else rollout
 
-    def act(self, observations: Any, step: int) -> np.ndarray:
+    def act(self, observations: Any, step: int) -> NDArray[Any]:
         if self.redraw is not None and step % self.redraw == 0:
             self.model.policy.reset_noise(self.num_envs)
         actions, _ = self.model.predict(observations, deterministic=False)
@@ -183,21 +184,22 @@ class _Explorer:
         return self.model.policy.unscale_action(np.clip(scaled, -1.0, 1.0))
 
 
-def visit(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int) -> tuple[Any, np.ndarray]:
+def visit(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int | None) -> tuple[Any, NDArray[Any]]:
     """States that the policy visits, exploring as it does in training, and its actions there.
 
-    :param venv: an environment of raw observations
+    :param venv: an environment of raw observations, or one with the model's ``VecNormalize`` inside
     :param steps: how many states at least; rounded up to a multiple of ``venv.num_envs``
-    :param seed: environment ``i`` starts from ``seed + i``
+    :param seed: environment ``i`` starts from ``seed + i``; ``None`` does not seed the environments
     :return: normalized observations, array ``(n, *shape)`` or a dictionary of such arrays, and actions
         ``(n, *action_shape)``, scaled as in a replay buffer
     """
-    normalizer = model.get_vec_normalize_env()
+    normalizer = model.get_vec_normalize_env() if unwrap_vec_normalize(venv) is None else None
     off_policy = hasattr(model, "replay_buffer_class")
-    venv.seed(seed)
+    if seed is not None:
+        venv.seed(seed)
     observations = _normalize(normalizer, venv.reset())
     seen: list[Any] = []
-    taken: list[np.ndarray] = []
+    taken: list[NDArray[Any]] = []
     explorer = _Explorer(model, venv.num_envs)
     for step in range(-(-steps // venv.num_envs)):
         actions = explorer.act(observations, step)

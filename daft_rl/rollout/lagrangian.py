@@ -9,35 +9,40 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from daft_rl.errors import ConfigError
+from daft_rl.validation import NonNegative, Positive, checked
 
 __all__ = ["Lagrangian"]
+
+
+@checked(where="cost")
+class Penalty:
+    """The numbers of a Lagrangian penalty, checked."""
+
+    limit: Positive
+    rate: Positive
+    multiplier: NonNegative
 
 
 class Lagrangian(VecEnvWrapper):
     """Gives the learner ``(reward - multiplier * cost) / (1 + multiplier)``.
 
-    The multiplier rises while finished episodes cost more than the limit, and falls, not below zero, while they
-    cost less (Ray et al., "Benchmarking Safe Exploration in Deep Reinforcement Learning", 2019, section 5; the
-    division keeps the scale of rewards). It is updated once per batch of ``venv.num_envs`` finished episodes, by
-    ``rate * (mean cost / limit - 1)``. What lies in a replay buffer keeps the penalty of its time.
+    The multiplier rises while finished episodes cost more than the limit. It falls, but not below zero, while they cost
+    less (Ray et al., "Benchmarking Safe Exploration in Deep Reinforcement Learning", 2019, section 5; the division
+    keeps the scale of rewards). It is updated once per batch of ``venv.num_envs`` finished episodes, by
+    ``rate * (mean cost / limit - 1)``. Transitions in a replay buffer keep the penalty of the time they were collected.
 
     :param venv: an environment whose ``info`` has ``cost`` and ``episode_cost``
     :param limit: mean cost of an episode that is allowed, above 0
-    :param rate: step of the multiplier
-    :param multiplier: where it starts
+    :param rate: step of the multiplier, above 0
+    :param multiplier: initial multiplier, at least 0
+    :raises ConfigError: an impossible number
     """
 
     def __init__(self, venv: VecEnv, limit: float, rate: float = 0.1, multiplier: float = 0.0) -> None:
         super().__init__(venv)
-        for name, value, least in (
-            ("cost_limit", limit, "above 0"),
-            ("cost_rate", rate, "above 0"),
-            ("cost_multiplier", multiplier, "of at least 0"),
-        ):
-            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
-            if not number or (value == 0 and least == "above 0"):
-                raise ConfigError(f"env.{name}={value!r}: expected a finite number {least}.")
-        self.limit, self.rate, self.multiplier = float(limit), float(rate), float(multiplier)
+        checked = Penalty(limit=limit, rate=rate, multiplier=multiplier)
+        self.limit, self.rate = float(checked.limit), float(checked.rate)
+        self.multiplier = float(checked.multiplier)
         self.costs: list[float] = []
         """Costs of the episodes that finished since the last update of the multiplier."""
         self.mean_cost: float | None = None
@@ -50,14 +55,15 @@ class Lagrangian(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """
         :return: observations, penalised rewards, dones, infos
-        :raises ConfigError: the environment tells no cost
+        :raises ConfigError: the environment reports no cost
         """
         observations, rewards, dones, infos = self.venv.step_wait()
         try:
             costs = np.array([info["cost"] for info in infos], dtype=rewards.dtype)
         except KeyError:
             raise ConfigError(
-                "env.cost_limit needs a cost in every info of the environment, and this one has none: leave it null."
+                "A limit on costs needs `cost` in every info, and this environment has none: set cost_limit=None.",
+                arguments=("cost_limit",),
             ) from None
         penalised = (rewards - self.multiplier * costs) / (1.0 + self.multiplier)
         self.costs += [infos[i]["episode_cost"] for i in np.flatnonzero(dones)]
@@ -68,5 +74,14 @@ class Lagrangian(VecEnvWrapper):
         return observations, penalised.astype(rewards.dtype), dones, infos
 
     def state(self) -> dict[str, float | None]:
-        """What a run saves."""
+        """What a run saves beside the agent."""
         return {"limit": self.limit, "rate": self.rate, "multiplier": self.multiplier, "mean_cost": self.mean_cost}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the penalty needs to go on."""
+        return self.state() | {"costs": list(self.costs)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.limit, self.rate, self.multiplier = state["limit"], state["rate"], state["multiplier"]
+        self.mean_cost, self.costs = state["mean_cost"], list(state["costs"])

@@ -10,11 +10,11 @@ from typing import Any
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-__all__ = ["Phases", "TimedVecEnv"]
+__all__ = ["Profile", "TimedVecEnv"]
 
 
-class Phases:
-    """Seconds by phase. A phase inside another one is taken out of it, so that they add up to the whole."""
+class Profile:
+    """Seconds by phase. A phase inside another one is subtracted from it, so that phases add up to the whole."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -29,7 +29,7 @@ class Phases:
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """What is done inside belongs to ``phase``."""
+        """Count the time spent inside as ``phase``."""
         self._switch()
         self._running.append(phase)
         try:
@@ -43,25 +43,38 @@ class Phases:
         self._switch()
         return dict(sorted(self.seconds.items(), key=lambda item: -item[1]))
 
+    def state_dict(self) -> dict[str, float]:
+        """Seconds until now, by phase."""
+        return self.as_dict()
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on counting from the seconds of :meth:`state_dict`."""
+        self._switch()
+        self.seconds = dict(state)
+
 
 class TimedVecEnv(VecEnvWrapper):
-    """Its steps and resets are the phase ``simulation``."""
+    """Counts its steps and resets as the phase ``simulation``.
 
-    def __init__(self, venv: VecEnv, phases: Phases) -> None:
+    :param venv: any batch of environments
+    :param profile: where the time is counted
+    """
+
+    def __init__(self, venv: VecEnv, profile: Profile) -> None:
         super().__init__(venv)
-        self.phases = phases
+        self.profile = profile
 
     def reset(self) -> VecEnvObs:
         """Start new episodes in all environments."""
-        with self.phases("simulation"):
+        with self.profile("simulation"):
             return self.venv.reset()
 
     def step_async(self, actions: Any) -> None:
-        """Tell the environments what to do."""
-        with self.phases("simulation"):
+        """Begin a step in all environments."""
+        with self.profile("simulation"):
             self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Wait for what came of it."""
-        with self.phases("simulation"):
+        """Finish the step."""
+        with self.profile("simulation"):
             return self.venv.step_wait()

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from daft_rl.errors import WorkerError
 
-__all__ = ["Call"]
+__all__ = ["BackgroundCall"]
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ GRACE = 5.0
 """Seconds in which a copy may end of its own accord."""
 
 
-class Call(Generic[T]):
+class BackgroundCall(Generic[T]):
     """One call, begun on construction.
 
     The copy is a fork: it sees everything as it was at that moment, at no cost, and what it changes is lost, but for

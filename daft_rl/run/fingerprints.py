@@ -1,27 +1,28 @@
-"""Digests of settings and files, by which runs are told apart and compared."""
+"""Short hashes of settings and files, by which runs are told apart and compared."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from daft_rl.cli import plain
+from daft_rl.method import Method
+from daft_rl.settings import RunSettings
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-__all__ = ["digest", "digest_agent", "digest_method", "digest_settings"]
+__all__ = ["fingerprint", "fingerprint_agent", "fingerprint_method", "fingerprint_settings"]
 
 IRRELEVANT = {
-    *("benchmark", "output_dir", "progress_bar", "render", "render_steps"),
+    *("output_dir", "progress_bar", "render", "render_steps"),
     *("device", "vec", "torch_threads", "evaluate_beside"),
 }
 """Settings that returns do not depend on, or not on purpose."""
 
+LATER = {"realign": None}
+"""Settings of a method that were added after results were published, and the value that changes nothing."""
 
-def digest(data: Any) -> str:
+
+def fingerprint(data: Any) -> str:
     """
     :param data: plain data
     :return: 16 hexadecimal digits
@@ -29,7 +30,7 @@ def digest(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def digest_agent(archive: Path) -> list[str]:
+def fingerprint_agent(archive: Path) -> list[str]:
     """Of an archive's bytes, and of the normalization that belongs to it."""
     from daft_rl.archives.vecnormalize import find_vecnormalize
 
@@ -37,30 +38,22 @@ def digest_agent(archive: Path) -> list[str]:
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path is not None]
 
 
-LATER = {"realign": None}
-"""Settings of a method that came after results were kept, and what stands for doing without."""
+def _published(method: Method) -> dict[str, Any]:
+    """A method's settings without those that change nothing and that earlier results do not have."""
+    return {key: value for key, value in method.as_dict().items() if key not in LATER or value != LATER[key]}
 
 
-def _known_before(method: dict[str, Any]) -> dict[str, Any]:
-    """What results from before a setting came are told apart by."""
-    return {key: value for key, value in method.items() if key not in LATER or value != LATER[key]}
+def fingerprint_method(method: Method) -> str:
+    """Of a method's settings; results from before a setting was added have the same."""
+    return fingerprint(_published(method))
 
 
-def digest_method(method: dict[str, Any]) -> str:
-    """Of a method's settings, the same whether they name what came later or not.
-
-    :param method: plain data
-    """
-    return digest(_known_before(method))
-
-
-def digest_settings(cfg: DictConfig, without: tuple[str, ...] = ()) -> str:
+def fingerprint_settings(settings: RunSettings, without: tuple[str, ...] = ()) -> str:
     """Of all settings that returns depend on.
 
-    :param cfg: the composed configuration of a run
     :param without: further settings to leave out
     """
-    settings = {str(key): plain(cfg[key]) for key in cfg if key not in IRRELEVANT and key not in without}
-    if "method" in settings:
-        settings["method"] = _known_before(settings["method"])
-    return digest(settings)
+    relevant = {key: value for key, value in settings.as_dict().items() if key not in IRRELEVANT | {*without}}
+    if "method" in relevant:
+        relevant["method"] = _published(settings.method)
+    return fingerprint(relevant)

@@ -1,4 +1,4 @@
-"""What is watched while an agent learns: returns, distances, and the best policy so far."""
+"""What a run records while its agent learns: returns, distances, and the best policy so far."""
 
 from __future__ import annotations
 
@@ -8,76 +8,76 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
+from daft_rl.archives.save import find_constraint, save_agent
 from daft_rl.policy.distortion import Distortion, StatisticsDrift
 from daft_rl.rollout.evaluation import Returns, evaluate_all
-from daft_rl.rollout.profile import Phases
-from daft_rl.run.background import Call
-from daft_rl.run.folder import find_constraint, save_agent
+from daft_rl.rollout.profile import Profile
+from daft_rl.run.background import BackgroundCall
+from daft_rl.settings import Evaluation
 
 __all__ = ["Monitoring"]
 
 Play = Callable[[], dict[str, Returns]]
+Pending = BackgroundCall[dict[str, Returns]]
 
 
 class Monitoring(BaseCallback):
     """Evaluates every ``every`` steps, logs to TensorBoard, and keeps the best policy.
 
-    Learning goes on while an evaluation is played in another process; what it finds is logged at the step of the
-    policy that played. After learning, :meth:`finish` waits for the last one.
+    Learning goes on while a background process evaluates. Its returns are logged at the step of the policy that played.
+    After learning, :meth:`finish` waits for the last evaluation.
 
-    :param envs: name (``target``, ``source``) -> environment of raw observations and rewards
-    :param settings: ``every`` (steps between evaluations), ``episodes_during`` (episodes each) and ``seed``
-        (of the first episode; the same episodes every time)
-    :param best_path: where the policy with the best return on the first of ``envs``, within the limit on costs if there
-        is one, is saved
-    :param phases: where the time of evaluations is written down
-    :param begin: begins an evaluation, here or in another process; ``None`` plays here
-    :param distortion: remembers the features at the start
-    :param drift: remembers the running statistics at the start
-    :param known: returns of the policy that learning begins with, by name, at least ``episodes_during`` of the same
-        episodes: it is not played again
+    :param envs: role (``target``, ``source``) -> environment of raw observations and rewards
+    :param evaluation: steps between evaluations, episodes of each, and their first seed
+    :param best_path: archive of the policy with the best return in the first of ``envs``; where costs are limited, the
+        best within the limit
+    :param profile: where the time of evaluations is counted
+    :param start: starts an evaluation; ``None`` plays in this process
+    :param distortion: measures how far features have moved
+    :param drift: measures how far running statistics have moved
+    :param initial: returns of the policy that learning begins with, by role, for at least ``episodes_during`` of the
+        same episodes; the first evaluation takes them and plays nothing
     """
 
     def __init__(
         self,
-        envs: dict[str, VecEnv],
-        settings: DictConfig,
+        envs: Mapping[str, VecEnv],
+        evaluation: Evaluation,
         best_path: Path,
-        phases: Phases,
-        begin: Callable[[Play], Call[dict[str, Returns]]] | None = None,
+        profile: Profile,
+        start: Callable[[Play], Pending] | None = None,
         distortion: Distortion | None = None,
         drift: StatisticsDrift | None = None,
-        known: Call[dict[str, Returns]] | None = None,
+        initial: Pending | None = None,
     ) -> None:
         super().__init__()
-        self.envs, self.settings = envs, settings
+        self.envs, self.evaluation = dict(envs), evaluation
         self.best_path, self.best = best_path, (False, -float("inf"))
-        self.phases, self.begin = phases, begin or partial(Call, fork=False)
+        self.profile, self.start = profile, start or partial(BackgroundCall, fork=False)
         self.distortion, self.drift = distortion, drift
-        self.known = known
+        self.initial = initial
         self.curve: list[dict[str, Any]] = []
-        """One entry per evaluation: ``timesteps``, mean return by environment, distances."""
-        self._next = settings.every
-        self._begun: tuple[int, dict[str, float], Call[dict[str, Returns]]] | None = None
+        """One entry per evaluation: ``timesteps``, mean return by role, distances."""
+        self._next_evaluation = evaluation.every
+        self._pending: tuple[int, dict[str, float], Pending] | None = None
 
     def _on_training_start(self) -> None:
-        if self.known is None:
+        if self.initial is None:
             self.evaluate()
             return
-        with self.phases("evaluation"):
-            self._save_agent()
-            self._begun = self.num_timesteps, self._measure(), self.known
+        with self.profile("evaluation"):
+            self._save_best()
+            self._pending = self.num_timesteps, self._distances(), self.initial
 
     def _on_step(self) -> bool:
-        if self._begun is not None and self._begun[-1].ready():
+        if self._pending is not None and self._pending[-1].ready():
             self.finish()
-        if self.num_timesteps >= self._next:
-            self._next += self.settings.every
+        if self.num_timesteps >= self._next_evaluation:
+            self._next_evaluation += self.evaluation.every
             self.evaluate()
         return True
 
@@ -90,33 +90,33 @@ class Monitoring(BaseCallback):
             self.logger.record("constraint/multiplier", constraint.multiplier)
 
     def evaluate(self) -> None:
-        """Begin to play with the policy as it is now, after the evaluation before has been finished."""
+        """Finish the pending evaluation, then start one of the policy as it is now."""
         self.finish()
-        with self.phases("evaluation"):
-            self._begun = self.num_timesteps, self._measure(), self.begin(self._play)
+        with self.profile("evaluation"):
+            self._pending = self.num_timesteps, self._distances(), self.start(self._play)
 
     def finish(self) -> None:
-        """Wait for the evaluation that was begun, if one was, and log it."""
-        if self._begun is None:
+        """Wait for the pending evaluation, if there is one, and log it."""
+        if self._pending is None:
             return
-        (timesteps, distances, call), self._begun = self._begun, None
-        with self.phases("evaluation"):
+        (timesteps, distances, call), self._pending = self._pending, None
+        with self.profile("evaluation"):
             returns = call.result()
             self.best = max(self.best, self._rank(returns))
-            episodes = self.settings.episodes_during
-            self._note(timesteps, distances, {name: returns[name].first(episodes) for name in self.envs})
+            episodes = self.evaluation.episodes_during
+            self._log(timesteps, distances, {role: returns[role].first(episodes) for role in self.envs})
 
     def _play(self) -> dict[str, Returns]:
-        """Play, and save the policy if it is the best so far; the process that learns may have a later one by then."""
-        returns = evaluate_all(self.model, self.envs, self.settings.episodes_during, self.settings.seed)
+        """Play, and save the policy if it is the best so far. The process that learns may have a later one by then."""
+        returns = evaluate_all(self.model, self.envs, self.evaluation.episodes_during, self.evaluation.seed)
         if self._rank(returns) > self.best:
-            self._save_agent()
+            self._save_best()
         return returns
 
-    def _save_agent(self) -> None:
+    def _save_best(self) -> None:
         save_agent(self.model, self.best_path, prefix=f"{self.best_path.stem}_")
 
-    def _measure(self) -> dict[str, float]:
+    def _distances(self) -> dict[str, float]:
         """How far the policy is from where it started."""
         drift = {} if self.drift is None else self.drift.measure()
         distortion = {} if self.distortion is None else self.distortion.summary()
@@ -124,28 +124,38 @@ class Monitoring(BaseCallback):
             f"distortion_{key}": value for key, value in distortion.items()
         }
 
-    def _note(self, timesteps: int, distances: Mapping[str, float], returns: Mapping[str, Returns]) -> None:
-        point: dict[str, Any] = {"timesteps": timesteps}
-        logger = Logger(self.logger.dir, self.logger.output_formats)  # what else is recorded belongs to another step
-        for name, result in returns.items():
-            point[name] = result.mean
-            logger.record(f"eval/{name}_return", result.mean)
-            logger.record(f"eval/{name}_return_std", result.std)
-            if result.mean_cost is not None:
-                point[f"{name}_cost"] = result.mean_cost
-                logger.record(f"eval/{name}_cost", result.mean_cost)
-        for key, value in distances.items():
-            group, _, rest = key.partition("_")
-            logger.record(f"{group}/{rest}", value)
-        for phase, seconds in self.phases.as_dict().items():
-            logger.record(f"time/{phase}_seconds", seconds)
-        logger.dump(timesteps)
-        self.curve.append(point | dict(distances))
-
     def _rank(self, returns: Mapping[str, Returns]) -> tuple[bool, float]:
-        """Under a limit on costs, whatever keeps it is better than what does not, and there the lowest cost is best."""
-        first = returns[next(iter(self.envs))].first(self.settings.episodes_during)
+        """A policy within the limit on costs is better than one above it. Above it, the lowest cost is best."""
+        first = returns[next(iter(self.envs))].first(self.evaluation.episodes_during)
         constraint, cost = find_constraint(self.training_env), first.mean_cost
         if constraint is None or cost is None or cost <= constraint.limit:
             return True, first.mean
         return False, -cost
+
+    def _log(self, timesteps: int, distances: Mapping[str, float], returns: Mapping[str, Returns]) -> None:
+        point: dict[str, Any] = {"timesteps": timesteps}
+        logger = Logger(self.logger.dir, self.logger.output_formats)  # the model's own holds values of another step
+        for role, result in returns.items():
+            point[role] = result.mean
+            logger.record(f"eval/{role}_return", result.mean)
+            logger.record(f"eval/{role}_return_std", result.std)
+            if result.mean_cost is not None:
+                point[f"{role}_cost"] = result.mean_cost
+                logger.record(f"eval/{role}_cost", result.mean_cost)
+        for key, value in distances.items():
+            group, _, rest = key.partition("_")
+            logger.record(f"{group}/{rest}", value)
+        for phase, seconds in self.profile.as_dict().items():
+            logger.record(f"time/{phase}_seconds", seconds)
+        logger.dump(timesteps)
+        self.curve.append(point | dict(distances))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What monitoring needs to go on. A pending evaluation is finished first."""
+        self.finish()
+        return {"next_evaluation": self._next_evaluation, "best": self.best, "curve": list(self.curve)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self._next_evaluation, self.best = state["next_evaluation"], tuple(state["best"])
+        self.curve = list(state["curve"])

@@ -1,0 +1,96 @@
+"""Where fine-tuning hooks into an SB3 algorithm: one mixin, put under the object's class while a tuner is attached."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from daft_rl.rollout.profile import Profile
+
+__all__ = ["HookedAlgorithm", "hook", "unhook"]
+
+
+class Tuner(Protocol):
+    """What a hooked algorithm asks of its tuner."""
+
+    profile: Profile
+
+    def before_update(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        """Set rates, frozen groups and BatchNorm modes of the update that begins."""
+
+    @property
+    def acts_before_learning(self) -> bool:
+        """Whether the policy acts before ``learning_starts``, in place of random actions."""
+
+    def plain_optimizer_states(self) -> dict[str, dict[str, Any]]:
+        """The states of the optimizers by SB3's names, as if each had one parameter group."""
+
+
+class HookedAlgorithm(BaseAlgorithm):
+    """Mixed into the class of an algorithm object. Without a tuner it does what the algorithm does.
+
+    An object keeps this mixin if somebody else changed its class after us: their class stays as they made it.
+    """
+
+    tuner: Tuner | None = None
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
+        """As the algorithm does, timed. Simulation inside is a phase of its own."""
+        if self.tuner is None:
+            return super().collect_rollouts(*args, **kwargs)  # type: ignore[misc]
+        with self.tuner.profile("inference"):
+            return super().collect_rollouts(*args, **kwargs)  # type: ignore[misc]
+
+    def train(self, *args: Any, **kwargs: Any) -> None:
+        """As the algorithm does, timed."""
+        if self.tuner is None:
+            super().train(*args, **kwargs)  # type: ignore[misc]
+            return
+        with self.tuner.profile("update"):
+            super().train(*args, **kwargs)  # type: ignore[misc]
+
+    def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
+        if self.tuner is None:
+            super()._update_learning_rate(optimizers)
+        else:
+            self.tuner.before_update(optimizers if isinstance(optimizers, list) else [optimizers])
+
+    def _sample_action(self, learning_starts: int, *args: Any, **kwargs: Any) -> Any:
+        """SB3's off-policy algorithms act at random before ``learning_starts``; a source acts by its policy."""
+        if self.tuner is not None and self.tuner.acts_before_learning:
+            learning_starts = 0
+        return super()._sample_action(learning_starts, *args, **kwargs)  # type: ignore[misc]
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """State dictionaries as SB3 saves them, with one group per optimizer, so that plain ``load`` opens them."""
+        own = {} if self.tuner is None else self.tuner.plain_optimizer_states()
+        return super().get_parameters() | own
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "tuner"]
+
+
+@cache
+def _hooked_class(algorithm: type[BaseAlgorithm]) -> type[BaseAlgorithm]:
+    return type(algorithm.__name__, (HookedAlgorithm, algorithm), {"__doc__": algorithm.__doc__})
+
+
+def hook(model: BaseAlgorithm, tuner: Tuner) -> None:
+    """Let ``tuner`` take part in the learning of ``model``.
+
+    :param model: its class becomes a subclass of the same name; its archives stay those of the plain class
+    """
+    if not isinstance(model, HookedAlgorithm):
+        model.__class__ = _hooked_class(type(model))
+    model.tuner = tuner  # type: ignore[attr-defined]
+
+
+def unhook(model: BaseAlgorithm) -> None:
+    """Undo :func:`hook`. A class that somebody else gave to the object meanwhile stays, with an idle mixin below it."""
+    del model.tuner  # type: ignore[attr-defined]
+    plain = type(model).__mro__[type(model).__mro__.index(HookedAlgorithm) + 1]
+    if type(model) is _hooked_class(plain):
+        model.__class__ = plain

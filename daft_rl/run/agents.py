@@ -1,0 +1,230 @@
+"""The agent of a run: a source, loaded with the settings for fine-tuning, or a fresh agent of a recipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from daft_rl.agents import BatchNormExtractor, fuse_batch_renorm
+from daft_rl.agents.algorithms import ALGORITHMS, Algorithm, find_algorithm
+from daft_rl.archives.container import read_archive
+from daft_rl.archives.load import check_hyperparameters, load_agent
+from daft_rl.archives.save import save_agent
+from daft_rl.archives.sources import find_agent
+from daft_rl.archives.vecnormalize import apply_vecnormalize, read_vecnormalize
+from daft_rl.envs.domain import Domain
+from daft_rl.errors import AgentError, ConfigError
+from daft_rl.imports import load_object
+from daft_rl.policy.exploration import bound_exploration
+from daft_rl.policy.folding import fold_normalization
+from daft_rl.settings import AgentSettings, PretrainSettings, TransferSettings, algorithm_names
+from daft_rl.validation import unknown_name
+
+__all__ = [
+    *("algorithm_entry", "algorithm_of_agent", "algorithm_of_archive", "build_agent", "check_learning_steps"),
+    *("domains_that_fit", "load_source"),
+]
+
+FOR_ARCHIVES = ("policy", "policy_kwargs", "activation", "trust", "adapt_spaces")
+"""Settings of the agent that say how to read a file."""
+
+
+def algorithm_entry(name: str) -> Algorithm:
+    """The entry of an algorithm in the table of algorithms.
+
+    :param name: a name in ``configs/algo``, such as ``"ppo"``
+    :raises ConfigError: no such algorithm
+    """
+    entries = {algorithm.lower(): entry for algorithm, entry in ALGORITHMS.items()}
+    if name not in entries:
+        raise ConfigError(unknown_name("algorithm", name, sorted(entries)))
+    return entries[name]
+
+
+def algorithm_of_agent(agent: BaseAlgorithm) -> str:
+    """The name in ``configs/algo`` of an agent's algorithm, also for a class derived from SB3's."""
+    return find_algorithm(agent).cls.__name__.lower()
+
+
+def algorithm_of_archive(source: str) -> str:
+    """The name in ``configs/algo`` of an archive's algorithm.
+
+    :param source: an archive, the name of a shipped source, or an address of the hub
+    :raises AgentError: there is no such archive, or its algorithm cannot be transferred
+    """
+    name = read_archive(find_agent("", "", source)).algorithm
+    if name is None or name.lower() not in algorithm_names():
+        raise AgentError(
+            f"{source} is an agent of {name or 'no known algorithm'}. Supported: {', '.join(algorithm_names())}."
+        )
+    return name.lower()
+
+
+def build_agent(settings: PretrainSettings, venv: VecEnv) -> BaseAlgorithm:
+    """A fresh agent with BatchNorm in actor and critic, as the recipe says.
+
+    :param venv: what it learns from
+    """
+    recipe = settings.recipe
+    if recipe.normalize_reward:
+        gamma = recipe.settings.get("gamma", 0.99)
+        venv = VecNormalize(venv, norm_obs=False, norm_reward=True, gamma=gamma)
+    policy_kwargs = dict(recipe.policy)
+    if recipe.extractor is not None:
+        policy_kwargs |= {
+            "features_extractor_class": BatchNormExtractor,
+            "features_extractor_kwargs": recipe.extractor,
+            "share_features_extractor": False,
+        }
+    model = algorithm_entry(settings.algo.name).cls(
+        "MlpPolicy", venv, policy_kwargs=policy_kwargs, seed=settings.seed, device=settings.device, **recipe.settings
+    )
+    fuse_batch_renorm(model.policy)
+    return model
+
+
+def load_source(settings: TransferSettings, agent: Path | BaseAlgorithm, venv: VecEnv, folder: Path) -> BaseAlgorithm:
+    """Load a source with the settings for fine-tuning.
+
+    :param agent: an archive; or an agent, which is copied and stays as it is
+    :param venv: what it learns from
+    :param folder: the run folder
+    """
+    kind = algorithm_entry(settings.algo.name).cls
+    hyperparameters = settings.algo.hyperparameters(settings.num_envs)
+    if isinstance(agent, BaseAlgorithm):
+        model = _copy_agent(settings, agent, kind, hyperparameters, venv, folder)
+    else:
+        model = _load_archive(settings, agent, kind, hyperparameters, venv)
+    _treat_normalization(model, settings.agent)
+    noise = getattr(model, "action_noise", None)
+    if noise is not None:  # SB3 would keep it for as many environments as it was made for
+        model.action_noise = getattr(noise, "base_noise", noise)  # type: ignore[attr-defined]
+    bound_exploration(model, settings.exploration_std, settings.algo.most_exploration_std)
+    fuse_batch_renorm(model.policy)
+    model.set_random_seed(settings.seed)
+    return model
+
+
+def _load_archive(
+    settings: TransferSettings,
+    archive: Path,
+    kind: type[BaseAlgorithm],
+    hyperparameters: dict[str, Any],
+    venv: VecEnv,
+) -> BaseAlgorithm:
+    given = settings.agent
+    if given.policy is not None:
+        hyperparameters = hyperparameters | {"policy": load_object(given.policy)}
+    return load_agent(
+        archive,
+        env=venv,
+        algo=kind,
+        trust=given.trust,
+        device=settings.device,
+        policy_kwargs=_import_classes(given.policy_kwargs),
+        activation=given.activation,
+        adapt_spaces=given.adapt_spaces,
+        **hyperparameters,
+    )
+
+
+def _copy_agent(
+    settings: TransferSettings,
+    agent: BaseAlgorithm,
+    kind: type[BaseAlgorithm],
+    hyperparameters: dict[str, Any],
+    venv: VecEnv,
+    folder: Path,
+) -> BaseAlgorithm:
+    """A copy of an agent with another environment, by way of an archive in the run folder."""
+    if not isinstance(agent, kind):
+        raise AgentError(
+            f"algo={settings.algo.name!r} is for agents of {kind.__name__}, got one of {type(agent).__name__}."
+        )
+    check_hyperparameters(kind, hyperparameters)
+    ignored = [name for name in FOR_ARCHIVES if getattr(settings.agent, name)]
+    if ignored:
+        raise AgentError(f"agent.{ignored[0]} is for archives; an agent that is passed is taken as it is.")
+    archive = folder / "source.zip"
+    save_agent(agent, archive, prefix="source_")
+    if agent.get_vec_normalize_env() is not None:
+        venv = apply_vecnormalize(venv, read_vecnormalize(archive.with_name("source_vecnormalize.pkl")))
+    try:
+        return type(agent).load(archive, env=venv, device=settings.device, **hyperparameters)
+    except ValueError as error:  # other spaces
+        raise AgentError(
+            f"The agent does not fit the target: {error}. If only the sizes of vectors differ, save it and pass the "
+            "archive with adapt_spaces=True.",
+            arguments=("adapt_spaces",),
+        ) from error
+    except AttributeError as error:  # an optimizer that these settings do without
+        raise AgentError(
+            f"The settings {hyperparameters} do not go with what the agent holds: {error}. Save it, pass the archive."
+        ) from error
+
+
+def _import_classes(kwargs: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Replace texts like ``my_package:MyExtractor`` by the objects they name."""
+    if kwargs is None:
+        return None
+    return {key: load_object(item) if isinstance(item, str) and ":" in item else item for key, item in kwargs.items()}
+
+
+def _treat_normalization(model: BaseAlgorithm, settings: AgentSettings) -> None:
+    """Let statistics of a ``VecNormalize`` follow the target, or fold them; a source is loaded with frozen ones."""
+    normalizer = model.get_vec_normalize_env()
+    if normalizer is not None and settings.normalize == "update":
+        normalizer.training = True
+    if normalizer is not None and settings.normalize == "fold":
+        fold_normalization(model)
+
+
+def check_learning_steps(model: BaseAlgorithm, total_timesteps: int) -> None:
+    """Whether there are enough steps to learn from. A single rollout gets a warning, since rates have decayed by then.
+
+    :raises ConfigError: an off-policy algorithm would only fill its replay buffer
+    """
+    idle = getattr(model, "learning_starts", 0)
+    rollout = model.n_steps * model.n_envs if isinstance(model, OnPolicyAlgorithm) else 0
+    if total_timesteps <= rollout:
+        print(
+            f"total_timesteps={total_timesteps} is one rollout of {rollout} steps, and learning rates that decay are 0 "
+            "after it. Take more steps, fewer num_envs, or a smaller n_steps.",
+            file=sys.stderr,
+        )
+    if total_timesteps <= idle:
+        raise ConfigError(
+            f"total_timesteps={total_timesteps}: learning would begin after {idle} steps. Take more steps, or fewer "
+            "learning_starts.",
+            arguments=("total_timesteps", "learning_starts"),
+        )
+
+
+def domains_that_fit(domains: Mapping[str, Domain], model: BaseAlgorithm) -> dict[str, Domain]:
+    """The domains in which an agent whose spaces were adapted to the target can play.
+
+    :param domains: role -> domain
+    :param model: it was loaded for the target
+    """
+    expected = (model.observation_space, model.action_space)
+
+    def fits(domain: Domain) -> bool:
+        env = domain.make()
+        env.close()
+        return all(
+            type(space) is type(own) and spaces.flatdim(space) == spaces.flatdim(own)
+            for space, own in zip((env.observation_space, env.action_space), expected, strict=True)
+        )
+
+    fit = {role: domain for role, domain in domains.items() if role == "target" or fits(domain)}
+    for role in domains.keys() - fit.keys():
+        print(f"The adapted agent does not play in '{role}', where spaces have other sizes.", file=sys.stderr)
+    return fit

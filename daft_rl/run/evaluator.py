@@ -1,0 +1,124 @@
+"""Playing the evaluations of a run, in this process or in the background while learning goes on."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from daft_rl.envs.batch.workers import WorkerVecEnv
+from daft_rl.envs.cores import usable_cores
+from daft_rl.envs.domain import Domain
+from daft_rl.errors import ConfigError
+from daft_rl.rollout.evaluation import Returns, evaluate, evaluate_all
+from daft_rl.run.background import BackgroundCall
+from daft_rl.run.environments import Environments
+from daft_rl.settings import RunSettings
+
+__all__ = ["Evaluator"]
+
+T = TypeVar("T")
+
+
+class Evaluator:
+    """Plays in domains, and starts evaluations in the background where that is safe.
+
+    :param model: who plays
+    :param settings: of the run
+    :param environments: opens further batches
+    :param open_envs: role -> the batch that plays during learning, for some of the domains
+    :param domains: role -> where to play
+    :raises ConfigError: ``evaluate_beside=True`` where that is impossible
+    """
+
+    def __init__(
+        self,
+        model: BaseAlgorithm,
+        settings: RunSettings,
+        environments: Environments,
+        open_envs: Mapping[str, VecEnv],
+        domains: Mapping[str, Domain],
+    ) -> None:
+        self.model, self.settings, self.environments = model, settings, environments
+        self.open_envs, self.domains = dict(open_envs), dict(domains)
+        self.in_background = self._choose()
+        self._calls: list[BackgroundCall[Any]] = []
+
+    def _choose(self) -> bool:
+        """Whether evaluations run in the background.
+
+        ``auto`` does so where a core may be idle and nothing forbids a fork. It leaves the user's own environments
+        alone, which may hold what a fork cannot copy.
+        """
+        wanted = self.settings.evaluate_beside
+        if wanted is False:
+            return False
+        problem = self._problem()
+        if wanted is True:
+            if problem is not None:
+                raise ConfigError(f"evaluate_beside=True: {problem}. Use 'auto' or False.")
+            return True
+        ours = all(domain.is_ours for domain in self.domains.values())
+        return problem is None and ours and usable_cores() > 1
+
+    def _problem(self) -> str | None:
+        """What forbids a fork, if anything does."""
+        threads = torch.get_num_threads()
+        problems = {
+            "only Linux can fork safely": sys.platform != "linux",
+            "a process that computes on a GPU cannot be forked": self.model.device.type != "cpu",
+            f"torch_threads={threads}, and threads do not survive a fork": threads > 1,
+            "worker processes answer one process only (vec='dummy' has none)": any(
+                isinstance(venv.unwrapped, WorkerVecEnv) for venv in self.open_envs.values()
+            ),
+            "this process may not have children": multiprocessing.current_process().daemon,
+        }
+        return next((problem for problem, holds in problems.items() if holds), None)
+
+    def start(self, function: Callable[[], T]) -> BackgroundCall[T]:
+        """Call ``function`` in the background, or now if evaluations run in this process."""
+        call = BackgroundCall(function, self.in_background)
+        self._calls.append(call)
+        return call
+
+    @property
+    def background_seconds(self) -> float:
+        """How long background processes have evaluated."""
+        return sum(call.seconds for call in self._calls)
+
+    def play(self, domains: Mapping[str, Domain] | None = None) -> dict[str, Returns]:
+        """The evaluations before and after learning.
+
+        With threads all episodes are played at once. Other environments are slow to make, so the open batches play, and
+        one domain after the other.
+
+        :param domains: some of the run's domains; ``None`` plays in all
+        :return: role -> returns
+        """
+        domains = self.domains if domains is None else domains
+        evaluation, vec = self.settings.evaluation, self.settings.vec
+        with ExitStack() as stack:
+            threaded = {
+                role: self.environments.open(domain, evaluation.episodes, stack)
+                for role, domain in domains.items()
+                if domain.steps_in_threads(vec)
+            }
+            returns = evaluate_all(self.model, threaded, evaluation.episodes, evaluation.seed)
+        for role in [role for role in domains if role not in returns]:
+            with ExitStack() as stack:
+                venv = self.open_envs.get(role)
+                if venv is None:
+                    venv = self.environments.open(domains[role], evaluation.episodes_during, stack)
+                returns[role] = evaluate(self.model, venv, evaluation.episodes, evaluation.seed)
+        return {role: returns[role] for role in domains}
+
+    def close(self) -> None:
+        """End what still runs in the background."""
+        for call in self._calls:
+            call.cancel()

@@ -1,0 +1,300 @@
+"""Every setting of a run, with its type and default. Hydra's configuration and Python's arguments both become these.
+
+The command line stores the defaults of this file with Hydra (:mod:`daft_rl.cli`). Nothing below the command line sees
+Hydra's configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from daft_rl.errors import ConfigError
+from daft_rl.method import Method, find_method
+from daft_rl.validation import Count, Flag, NonNegative, Positive, Seed, Text, checked, plain_data, unknown_name
+
+__all__ = [
+    *("AgentSettings", "AlgorithmSettings", "Calibration", "Evaluation", "PretrainSettings", "Recipe", "RunSettings"),
+    *(
+        "TaskSettings",
+        "TransferSettings",
+        "algorithm_names",
+        "default_algorithm",
+        "merge",
+        "nest",
+        "read_algorithm",
+        "read_task",
+    ),
+]
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+
+
+@checked()
+class AgentSettings:
+    """Which source policy to load, and how to read it."""
+
+    path: Text | None = None
+    """An SB3 archive, the name of a shipped source, or ``hf://ORG/REPO/FILE.zip``. ``None`` takes the shipped source of
+    task and algorithm."""
+    trust: Flag = False
+    """Whether to read the archive with SB3's own loader, which executes code from the file."""
+    policy: Text | None = None
+    """Import path of your own policy class, ``my_package:MyPolicy``."""
+    policy_kwargs: dict[str, Any] | None = None
+    """Arguments of the policy that the archive does not tell. A text ``module:name`` is imported."""
+    activation: Text | None = None
+    """Activation of hidden layers, where the archive does not tell."""
+    head: tuple[Text, ...] | None = None
+    """Patterns over the names of the heads' parameters, such as ``action_net.*``. ``None`` knows SB3's policies."""
+    critic: tuple[Text, ...] | None = None
+    """Patterns over the names of the critic's parameters, likewise."""
+    adapt_spaces: Flag = False
+    """Whether the target may have other sizes of observation or action vectors."""
+    normalize: Literal["frozen", "update", "fold"] = "frozen"
+    """What happens to the statistics of a ``VecNormalize`` beside the archive: they stay, they follow the target, or
+    they become part of the first layers."""
+    insert_batchnorm: Literal["auto"] | Flag = "auto"
+    """Whether to insert BatchNorm. ``auto`` does so in a policy without BatchNorm if the method converts BatchNorm."""
+
+
+@checked()
+class AlgorithmSettings:
+    """The source's algorithm, and its settings for fine-tuning (``configs/algo``)."""
+
+    name: Text = "ppo"
+    """A name in ``configs/algo``."""
+    actor_scale: Positive | None = None
+    """Factor on the learning rates of the actor for every method but ``scratch``. ``None`` is the algorithm's own: 1,
+    but 0.1 for CrossQ, where one of two transfers on Door lost its policy at the full rate."""
+    exploration_std: Literal["auto"] | Positive | None = None
+    """Least standard deviation of a Gaussian policy's actions at the start; for TD3 and DDPG without action noise, the
+    standard deviation of the noise they get (half of the actions' range is 1). ``auto`` is the task's, or 0.2; ``None``
+    keeps the source's."""
+    most_exploration_std: Positive | None = None
+    """Largest standard deviation of a Gaussian policy's actions at the start."""
+    steps_per_update: Positive | None = None
+    """Environment steps per gradient step, where ``settings`` sets no ``gradient_steps``."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the algorithm's constructor. ``None`` keeps what the source was trained with."""
+
+    def hyperparameters(self, num_envs: int) -> dict[str, Any]:
+        """Arguments of the constructor that differ from the source's.
+
+        :param num_envs: how many environments step together
+        """
+        given = {name: value for name, value in self.settings.items() if value is not None}
+        if self.steps_per_update is not None and "gradient_steps" not in given:
+            steps = given.get("train_freq", 1) * num_envs
+            given["gradient_steps"] = max(1, round(steps / self.steps_per_update))
+        return given
+
+
+@checked()
+class TaskSettings:
+    """The target, and the source it is compared with."""
+
+    name: Text = ""
+    """A task, such as ``Ant-shifted``, or an id that is registered with Gymnasium (``my_package:MyEnv-v0``)."""
+    id: Text | None = None
+    """An id that is registered with Gymnasium, in place of ``name``."""
+    shift: Any = None
+    """What differs from the source: a level's name or fields of the shift. ``None`` is the task's default."""
+    source_shift: Any = None
+    """A shift of the source. ``None`` is no shift."""
+    wrappers: tuple[Text, ...] = ()
+    """Import paths of wrappers around a registered environment, the innermost first."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keywords of a registered environment's constructor, for the target."""
+    source_kwargs: dict[str, Any] = field(default_factory=dict)
+    """The same for the source."""
+    exploration_std: Positive | None = None
+    """What ``auto`` means for the exploration of Gaussian policies on this task."""
+    cost_limit: Positive | None = None
+    """Keep the mean cost of an episode below this while learning, by a Lagrangian penalty. ``None`` is no limit."""
+    cost_rate: Positive = 0.1
+    """Step of the penalty's multiplier, once per batch of finished episodes. Use far less for millions of steps."""
+    cost_multiplier: NonNegative | None = None
+    """Initial multiplier. ``None`` is the multiplier that the agent learnt under last, or 0."""
+
+    def __post_init__(self) -> None:
+        if not (self.name or self.id):
+            raise ConfigError("env.name is missing: name a task, or an id that is registered with Gymnasium.")
+        object.__setattr__(self, "name", self.name or self.id)
+
+
+@checked()
+class Calibration:
+    """How many states are visited before learning."""
+
+    steps: Count = 8192
+    """States of the target from which BatchNorm statistics are measured."""
+
+
+@checked()
+class TransferCalibration(Calibration):
+    """How many states are visited before a transfer."""
+
+    held_out: Count = 2048
+    """Further states, of target and source, on which feature distortion is measured."""
+
+
+@checked()
+class Evaluation:
+    """How a policy is evaluated: deterministic actions, whole episodes, the task's own reward."""
+
+    episodes: Count = 20
+    """Episodes before and after learning."""
+    seed: Seed = 10_000
+    """Seed of the first episode: every method and seed plays the same episodes."""
+    every: Count = 50_000
+    """Steps between evaluations during learning."""
+    episodes_during: Count = 5
+    """Episodes of each evaluation during learning."""
+
+
+@checked()
+class TransferEvaluation(Evaluation):
+    """How a policy is evaluated before, during and after a transfer."""
+
+    elsewhere: tuple[Text, ...] = ()
+    """Levels of other shifts, such as ``gravity-2.0``, in which the policy also plays before and after learning."""
+
+
+@checked()
+class RunSettings:
+    """What a transfer and the training of a source share."""
+
+    env: TaskSettings
+    method: Method
+    algo: AlgorithmSettings = field(default_factory=AlgorithmSettings)
+    output_dir: Path
+    """The run folder."""
+    total_timesteps: Count = 200_000
+    """Steps to learn from."""
+    seed: Seed = 0
+    """Seed of everything random."""
+    device: Text = "auto"
+    """``auto``, ``cpu``, or ``cuda``."""
+    num_envs: Count = 16
+    """Environments that step together."""
+    vec: Text = "auto"
+    """How environments run: ``threads`` (Gymnasium's MuJoCo tasks), ``workers`` (processes), ``dummy``, or ``auto``."""
+    torch_threads: Count | None = 1
+    """Threads of PyTorch; ``None`` leaves the number alone. More than one is hardly faster, and slows down runs side by
+    side (CrossQ with two: 1.0 to 1.4 times)."""
+    evaluate_beside: Literal["auto"] | Flag = "auto"
+    """Whether to evaluate in a background process while learning goes on. ``auto`` does so where that is safe."""
+    progress_bar: Flag = True
+    """Whether to show SB3's progress bar."""
+    calibration: Calibration = field(default_factory=Calibration)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    @property
+    def exploration_std(self) -> float | None:
+        """The least standard deviation of actions at the start."""
+        chosen = self.algo.exploration_std
+        return (self.env.exploration_std or 0.2) if chosen == "auto" else chosen
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, with the keys of the command line."""
+        return plain_data(self) | {"output_dir": str(self.output_dir)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Any:
+        """Build settings from plain data, such as Hydra's configuration or a run's ``config.yaml``.
+
+        :raises DaftError: an unknown key, or a value of another kind
+        """
+        return cls(**{str(key): value for key, value in values.items()} | {"method": find_method(values["method"])})
+
+
+@checked()
+class TransferSettings(RunSettings):
+    """Everything that a transfer can be told."""
+
+    agent: AgentSettings = field(default_factory=AgentSettings)
+    calibration: TransferCalibration = field(default_factory=TransferCalibration)
+    evaluation: TransferEvaluation = field(default_factory=TransferEvaluation)
+    render: Flag = False
+    """Whether to write videos of the final policy, ``target.mp4`` and ``source.mp4``."""
+    render_steps: Count = 200
+    """Steps of each video."""
+
+
+@checked()
+class Recipe:
+    """How a source is trained (``configs/recipe``)."""
+
+    name: Text
+    total_timesteps: Count
+    num_envs: Count
+    normalize_reward: Flag
+    """Whether a running scale divides rewards. The scale is kept beside the agent in ``vecnormalize.pkl``."""
+    settings: dict[str, Any]
+    """Arguments of the algorithm's constructor."""
+    extractor: dict[str, Any] | None
+    """Arguments of :class:`~daft_rl.agents.BatchNormExtractor`. ``None`` for algorithms with BatchNorm of their own."""
+    policy: dict[str, Any]
+    """Arguments of the policy."""
+
+
+@checked()
+class PretrainSettings(RunSettings):
+    """Everything that the training of a source can be told."""
+
+    recipe: Recipe
+
+
+def read_task(name: str) -> dict[str, Any]:
+    """What ``configs/env/NAME.yaml`` says of a task; ``name`` alone where there is no such file."""
+    path = CONFIGS / "env" / f"{name}.yaml"
+    if not path.is_file():
+        return {"name": name}
+    # to Hydra, ??? marks a value that must be given
+    return {key: value for key, value in yaml.safe_load(path.read_text("utf-8"))["env"].items() if value != "???"}
+
+
+def default_algorithm(name: str) -> str:
+    """The algorithm of a task where none is chosen."""
+    path = CONFIGS / "env" / f"{name}.yaml"
+    defaults = yaml.safe_load(path.read_text("utf-8"))["defaults"] if path.is_file() else []
+    chosen = [item["override /algo"] for item in defaults if isinstance(item, dict) and "override /algo" in item]
+    return chosen[0] if chosen else "ppo"
+
+
+def algorithm_names() -> list[str]:
+    """Algorithms that have settings for fine-tuning (``configs/algo``)."""
+    return sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml"))
+
+
+def read_algorithm(name: str) -> dict[str, Any]:
+    """What ``configs/algo/NAME.yaml`` says.
+
+    :raises ConfigError: there is no such file
+    """
+    if name not in algorithm_names():
+        raise ConfigError(unknown_name("algorithm", name, algorithm_names()))
+    return dict(yaml.safe_load((CONFIGS / "algo" / f"{name}.yaml").read_text("utf-8")))
+
+
+def nest(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested dictionaries: ``{"calibration.steps": 512}`` is ``{"calibration": {"steps": 512}}``."""
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        nested = merge(nested, value)
+    return nested
+
+
+def merge(base: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes``, dictionary by dictionary. Neither is modified."""
+    merged = dict(base) if isinstance(base, Mapping) else {}
+    for key, value in changes.items():
+        merged[key] = merge(merged.get(key), value) if isinstance(value, Mapping) else value
+    return merged
