@@ -24,6 +24,7 @@ from hydra.experimental.callback import Callback
 
 from daft_rl.archives.sources import find_agent
 from daft_rl.envs.domain import read_domains
+from daft_rl.errors import DaftError
 from daft_rl.files import write_json
 from daft_rl.run.fingerprints import fingerprint, fingerprint_agent, fingerprint_settings
 from daft_rl.settings import TransferSettings
@@ -85,6 +86,16 @@ def _run_cell(settings: TransferSettings, zero_shot_cache: Path) -> dict[str, An
     return cell
 
 
+def refuse_cell(config: dict[str, Any], error: DaftError) -> None:
+    """Note a cell whose settings are impossible as failed, so that the other cells go on.
+
+    :param config: the composed configuration
+    """
+    folder = Path(config["output_dir"]) / "refused" / fingerprint(config)
+    write_json(folder / "cell.json", {"status": "failed", "error": f"{type(error).__name__}: {error}"})
+    print(f"failed: {folder}")
+
+
 class Summary(Callback):
     """At the end of a grid: how many cells its folder has, and what went wrong in those that failed."""
 
@@ -129,4 +140,4 @@ def _fingerprint_content(settings: TransferSettings) -> str:
 if __name__ == "__main__":
     from daft_rl.cli import run_command
 
-    run_command("benchmark", run_cell)
+    run_command("benchmark", run_cell, refuse_cell)

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra import compose, initialize_config_module
@@ -204,7 +204,7 @@ def explain(error: Exception) -> str:
 
 
 @contextmanager
-def _hints_on_warnings() -> Iterator[None]:
+def hints_on_warnings() -> Iterator[None]:
     """Show our warnings in one line, with the keys that help."""
     show = warnings.showwarning
 
@@ -224,22 +224,35 @@ def _hints_on_warnings() -> Iterator[None]:
 # -- running ------------------------------------------------------------------------------------------------
 
 
-def run_command(name: str, run: Callable[..., Any]) -> None:
+def run_command(
+    name: str, run: Callable[[Any], Any], refuse: Callable[[dict[str, Any], DaftError], Any] | None = None
+) -> None:
     """Run a command line.
 
     :param name: of the configuration, ``transfer``, ``pretrain`` or ``benchmark``
     :param run: takes the settings
+    :param refuse: takes a configuration that makes no settings, and the error; without it the program ends there
     """
 
     def job(cfg: DictConfig) -> None:
         try:
-            with _hints_on_warnings():
-                run(read_settings(KINDS[name], cfg))
+            settings = read_settings(KINDS[name], cfg)
         except DaftError as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise type(error)(explain(error)) from error  # Hydra tells which job it was
-            print(explain(error), file=sys.stderr)
-            sys.exit(2)
+            if refuse is not None:
+                refuse(OmegaConf.to_container(cfg, resolve=True), error)  # type: ignore[arg-type]
+                return
+            stop(error)
+        try:
+            with hints_on_warnings():
+                run(settings)
+        except DaftError as error:
+            stop(error)
+
+    def stop(error: DaftError) -> NoReturn:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise type(error)(explain(error)) from error  # Hydra tells which job it was
+        print(explain(error), file=sys.stderr)
+        sys.exit(2)
 
     _store_defaults()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; we print below

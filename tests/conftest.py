@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import yaml
 from gymnasium import spaces
 from sb3_contrib import QRDQN, TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
@@ -113,6 +114,11 @@ def outputs(model: BaseAlgorithm, observations: Any, actions: torch.Tensor) -> l
         result = network(*arguments)
         results += list(result) if isinstance(result, tuple) else [result]
     return results
+
+
+def parse(overrides: list[str]) -> dict[str, Any]:
+    """Settings for ``transfer``, written as on the command line: ``["num_envs=4"]`` is ``{"num_envs": 4}``."""
+    return {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in overrides)}
 
 
 @pytest.fixture(autouse=True)

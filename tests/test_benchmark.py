@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 
@@ -17,13 +18,14 @@ import yaml
 
 from daft_rl.archives.sources import find_agent
 from daft_rl.benchmark import cell_folder, run_cell
-from daft_rl.cli import compose_config, plain
+from daft_rl.cli import compose_settings
 from daft_rl.envs.domain import read_domains
 from daft_rl.envs.registry import CONFIGS
-from daft_rl.method import Method
+from daft_rl.method import find_method
 from daft_rl.report import statistics
 from daft_rl.report.__main__ import build
-from daft_rl.run.fingerprints import digest_method
+from daft_rl.run.fingerprints import fingerprint_method
+from daft_rl.settings import TransferSettings
 
 CHEAP = [
     *("preset=smoke", "total_timesteps=512", "calibration.steps=128", "calibration.held_out=32", "num_envs=2"),
@@ -31,9 +33,10 @@ CHEAP = [
 ]
 
 
-def cell(folder: Path, *overrides: str) -> tuple:
-    cfg = compose_config("benchmark", [*CHEAP, "env=HalfCheetah-shifted", f"benchmark.folder={folder}", *overrides])
-    return cfg, cell_folder(cfg)
+def cell(folder: Path, *overrides: str) -> tuple[TransferSettings, Path]:
+    overrides = (*CHEAP, "env=HalfCheetah-shifted", f"benchmark.folder={folder}", *overrides)
+    settings = compose_settings("benchmark", overrides)
+    return settings, cell_folder(settings)
 
 
 def test_equal_settings_have_one_folder(tmp_path: Path) -> None:
@@ -46,11 +49,11 @@ def test_equal_settings_have_one_folder(tmp_path: Path) -> None:
 
 
 def test_a_finished_cell_is_not_run_again(tmp_path: Path) -> None:
-    cfg, folder = cell(tmp_path, "method=zero_shot")
-    assert run_cell(cfg)["status"] == "finished"
+    settings, folder = cell(tmp_path, "method=zero_shot")
+    assert run_cell(settings)["status"] == "finished"
     written = (folder / "results.json").stat().st_mtime_ns
-    cfg, _ = cell(tmp_path, "method=zero_shot")
-    assert run_cell(cfg)["status"] == "finished"
+    settings, _ = cell(tmp_path, "method=zero_shot")
+    assert run_cell(settings)["status"] == "finished"
     assert (folder / "results.json").stat().st_mtime_ns == written
 
 
@@ -60,8 +63,8 @@ def test_zero_shot_returns_are_played_once_for_all_cells(tmp_path: Path, task: s
     vec = "vec=auto" if task.startswith("HalfCheetah") else "vec=dummy"  # workers take seconds to start
 
     def results(name: str, method: str) -> dict:
-        cfg, folder = cell(tmp_path / name, f"method={method}", f"env={task}", "env.shift={gear: 0.9}", vec)
-        assert run_cell(cfg)["status"] == "finished"
+        settings, folder = cell(tmp_path / name, f"method={method}", f"env={task}", "env.shift={gear: 0.9}", vec)
+        assert run_cell(settings)["status"] == "finished"
         return {k: v for k, v in json.loads((folder / "results.json").read_text()).items() if "seconds" not in k} | {
             "phases": None
         }
@@ -72,19 +75,19 @@ def test_zero_shot_returns_are_played_once_for_all_cells(tmp_path: Path, task: s
     assert len(kept) == 2  # target and source
     assert results("shared", "ft") == alone
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shared/zero_shot").iterdir()} == kept
-    cfg, _ = cell(tmp_path / "shared", "method=zero_shot", f"env={task}", "env.shift={gear: 0.8}", "seed=7", vec)
-    run_cell(cfg)
+    settings, _ = cell(tmp_path / "shared", "method=zero_shot", f"env={task}", "env.shift={gear: 0.8}", "seed=7", vec)
+    run_cell(settings)
     assert len(list((tmp_path / "shared/zero_shot").iterdir())) == 3  # another target, the same source
 
 
 def test_a_cell_runs_again_when_what_its_settings_name_has_changed(tmp_path: Path) -> None:
     archive = tmp_path / "agent.zip"
     shutil.copy(find_agent("HalfCheetah", "ppo"), archive)
-    settings = ("method=zero_shot", f"agent.path={archive}")
+    overrides = ("method=zero_shot", f"agent.path={archive}")
 
     def played() -> int:
-        cfg, folder = cell(tmp_path / "grid", *settings)
-        assert run_cell(cfg)["status"] == "finished"
+        settings, folder = cell(tmp_path / "grid", *overrides)
+        assert run_cell(settings)["status"] == "finished"
         return (folder / "results.json").stat().st_mtime_ns
 
     first = played()
@@ -95,12 +98,12 @@ def test_a_cell_runs_again_when_what_its_settings_name_has_changed(tmp_path: Pat
 
 
 def test_two_processes_do_not_run_one_cell_at_once(tmp_path: Path) -> None:
-    cfg, folder = cell(tmp_path, "method=zero_shot")
+    settings, folder = cell(tmp_path, "method=zero_shot")
     folder.mkdir(parents=True)
     done = Event()
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        other = Thread(target=lambda: (run_cell(cfg), done.set()))
+        other = Thread(target=lambda: (run_cell(settings), done.set()))
         other.start()
         assert not done.wait(1.0)
         assert not (folder / "config.yaml").exists()
@@ -125,11 +128,11 @@ def test_a_damaged_file_of_zero_shot_returns_is_played_again(tmp_path: Path) -> 
 
 def test_what_was_measured_stays_when_its_agent_is_gone(tmp_path: Path) -> None:
     archive = Path(shutil.copy(find_agent("HalfCheetah", "ppo"), tmp_path / "agent.zip"))
-    settings = ("method=zero_shot", f"agent.path={archive}")
-    first = run_cell(cell(tmp_path, *settings)[0])
-    cfg, folder = cell(tmp_path, *settings)
+    overrides = ("method=zero_shot", f"agent.path={archive}")
+    first = run_cell(cell(tmp_path, *overrides)[0])
+    settings, folder = cell(tmp_path, *overrides)
     archive.unlink()
-    assert run_cell(cfg) == first == json.loads((folder / "cell.json").read_text())
+    assert run_cell(settings) == first == json.loads((folder / "cell.json").read_text())
 
 
 @pytest.mark.parametrize("preset", ["smoke", "mujoco", "full"])
@@ -143,19 +146,18 @@ def test_every_cell_of_a_preset_can_be_composed(preset: str, tmp_path: Path) -> 
             for value in values:
                 first = [f"env.shift={shift}" for shift in axes.get("env.shift", ())[:1] if axis != "env.shift"]
                 overrides = [f"preset={preset}", f"env={env}", f"{axis}={value}", f"benchmark.folder={tmp_path}"]
-                cfg = compose_config("benchmark", [*overrides, *first])
-                Method.from_dict(plain(cfg.method))
-                read_domains(plain(cfg.env), cfg.evaluation.elsewhere)
-                folders.add(cell_folder(cfg))
+                settings = compose_settings("benchmark", [*overrides, *first])
+                read_domains(vars(settings.env), settings.evaluation.elsewhere)
+                folders.add(cell_folder(settings))
     assert len(folders) >= len(axes["method"])
 
 
 def test_a_failed_cell_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg, folder = cell(tmp_path, "method=zero_shot", "env.shift={mass: -1}")
-    assert "shift.mass" in run_cell(cfg)["error"]
+    settings, folder = cell(tmp_path, "method=zero_shot", "env.shift={mass: -1}")
+    assert "shift.mass" in run_cell(settings)["error"]
     assert json.loads((folder / "cell.json").read_text())["status"] == "failed"
     with monkeypatch.context() as patch:
-        patch.setattr("daft_rl.benchmark.run", lambda cfg, played: 1 / 0)
+        patch.setattr("daft_rl.benchmark.run", lambda settings, zero_shot_cache: 1 / 0)
         assert "ZeroDivisionError" in run_cell(cell(tmp_path, "method=zero_shot")[0])["traceback"]
     assert run_cell(cell(tmp_path, "method=zero_shot")[0])["status"] == "finished"
 
@@ -224,9 +226,8 @@ def test_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "sample efficiency" in pages[0]["figures"]
 
 
-def test_results_from_before_a_setting_came_are_of_the_same_method() -> None:
-    """The digest of ``daft`` in the committed results; another one would keep new runs out of reports with them."""
-    method = plain(compose_config("transfer", ["env=SafetyPointGoal-shifted"]).method)
-    assert digest_method(method) == "97b7ca2ab2cb8a2d"
-    assert digest_method({key: value for key, value in method.items() if key != "realign"}) == "97b7ca2ab2cb8a2d"
-    assert digest_method(method | {"realign": 1.5}) != "97b7ca2ab2cb8a2d"
+def test_results_from_before_a_setting_was_added_are_of_the_same_method() -> None:
+    """Committed results have this fingerprint of ``daft``. New runs can only be reported with them if it stays."""
+    method = find_method("daft").resolve("eval", "each_rollout")
+    assert fingerprint_method(method) == "97b7ca2ab2cb8a2d"
+    assert fingerprint_method(replace(method, realign=1.5)) != "97b7ca2ab2cb8a2d"

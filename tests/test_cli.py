@@ -1,4 +1,4 @@
-"""The command line as a user has it: in its own process."""
+"""The command line as a user has it: in its own process, and composed in this one."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
-import torch
 from hydra import compose, initialize
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
-from stable_baselines3 import PPO
 
 from daft_rl.archives.sources import find_agent
-from daft_rl.cli import apply_overrides, compose_config, run_command
-from daft_rl.errors import ConfigError
+from daft_rl.cli import compose_config, compose_settings, explain, hints_on_warnings, run_command
+from daft_rl.errors import AgentError, ConfigError, DaftWarning
 from daft_rl.pretrain import run as pretrain
-from daft_rl.run.folder import Workspace
 from daft_rl.transfer import run
 
 
@@ -40,9 +37,14 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("env.shift=gravty-0.5", ["gravity-0.5", "kinematic-easy"]),
         ("env.shift.mass=-1", ["shift.mass", "above 0"]),
         ("nope=1", ["nope", "total_timesteps"]),
-        ("evaluation.every=0", ["evaluation.every", ">= 1"]),
+        ("evaluation.every=0", ["evaluation.every", "at least 1"]),
         ("method.actor_head.scale=-1", ["scale"]),
         ("agent=nothing.zip", ["nothing.zip"]),
+        ("agent.trust=no", ["agent.trust", "true or false", "'no'"]),
+        ("render=off", ["render", "true or false"]),
+        ("seed=-1", ["seed", "at least 0"]),
+        ("calibration.steps=10k", ["calibration.steps", "whole number", "'10k'"]),
+        ("device=gpu", ["device=gpu", "cuda"]),
         ("algo=sac", ["Ant-ppo", "daft_rl.pretrain"]),
     ],
 )
@@ -97,10 +99,9 @@ def test_patterns_are_added_to_those_of_the_default_shift() -> None:
 @pytest.mark.parametrize(("algo", "least"), [("ppo", 0.6), ("a2c", 0.6), ("td3", 0.1), ("crossq", None)])
 def test_exploration_of_a_task_is_for_gaussian_policies(algo: str, least: float | None) -> None:
     """That of TD3 and DDPG is noise on actions, in other units."""
-    cfg = compose_config("transfer", ["env=SafetyPointGoal-shifted", f"algo={algo}"])
-    assert cfg.algo.exploration_std == least
-    cfg = compose_config("transfer", ["env=SafetyPointGoal-shifted", f"algo={algo}", "algo.exploration_std=0.3"])
-    assert cfg.algo.exploration_std == 0.3
+    overrides = ["env=SafetyPointGoal-shifted", f"algo={algo}", "output_dir=nowhere"]
+    assert compose_settings("transfer", overrides).exploration_std == least
+    assert compose_settings("transfer", [*overrides, "algo.exploration_std=0.3"]).exploration_std == 0.3
 
 
 def test_paths_may_have_commas(tmp_path: Path) -> None:
@@ -108,29 +109,14 @@ def test_paths_may_have_commas(tmp_path: Path) -> None:
     archive = tmp_path / "env=Ant,seed=1" / "final.zip"
     archive.parent.mkdir()
     shutil.copy(find_agent("Ant", "crossq"), archive)
-    cfg = compose_config("transfer", [f"agent='{archive}'"])
-    assert (cfg.agent.path, cfg.algo.name) == (str(archive), "crossq")
-
-
-def test_single_values_are_read_as_on_the_command_line() -> None:
-    cfg = compose_config("transfer", ["env=HalfCheetah-shifted", "env.shift.mass={torso:2.0}"])
-    replaced = OmegaConf.create({"env": {"shift": {"gear": 0.5}}})
-    apply_overrides(replaced, ["env.shift.mass={torso:2.0}", "++env.shift.gear=1.5"])
-    assert replaced.env.shift == {"gear": 1.5, "mass": cfg.env.shift.mass}
-    assert cfg.env.shift.mass == {"torso": 2.0}
-
-
-@pytest.mark.parametrize("count", ["1e4", "10k", "true", "-3"])
-def test_counts_are_whole_numbers(count: str, tmp_path: Path) -> None:
-    cfg = compose_config("transfer", [f"calibration.steps={count}", f"output_dir={tmp_path}"])
-    with pytest.raises(ConfigError, match=r"calibration\.steps: expected a whole number >= 1"), Workspace(cfg):
-        pass
+    settings = compose_settings("transfer", [f"agent='{archive}'", "output_dir=nowhere"])
+    assert (settings.agent.path, settings.algo.name) == (str(archive), "crossq")
 
 
 def test_a_run_that_would_not_learn_is_refused(tmp_path: Path) -> None:
     overrides = [f"output_dir={tmp_path}", "algo=crossq", "total_timesteps=5000", "num_envs=1", "vec=dummy"]
     with pytest.raises(ConfigError, match=r"begin after 5000 steps"):
-        run(compose_config("transfer", overrides))
+        run(compose_settings("transfer", overrides))
 
 
 def test_a_script_may_be_a_hydra_application_itself() -> None:
@@ -142,36 +128,10 @@ def test_a_script_may_be_a_hydra_application_itself() -> None:
         assert compose(overrides=["+mine=1"]).mine == 1
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("seed=-1", "seed: expected a whole number from 0"),
-        ("evaluation.seed=1.5", "evaluation.seed: expected a whole number"),
-        ("torch_threads=0", "torch_threads: expected a whole number >= 1"),
-        ("agent.trust=no", "agent.trust: expected true or false, got 'no'"),
-        ("render=off", "render: expected true or false"),
-        ("device=gpu", "device=gpu: expected auto, cpu, cuda"),
-    ],
-)
-def test_settings_of_other_kinds_are_refused(override: str, message: str, tmp_path: Path) -> None:
-    cfg = compose_config("transfer", [override, f"output_dir={tmp_path}"])
-    with pytest.raises(ConfigError, match=message), Workspace(cfg):
-        pass
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
-def test_cuda_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with (
-        pytest.raises(ConfigError, match="finds no CUDA here"),
-        Workspace(compose_config("transfer", ["device=cuda:0", f"output_dir={tmp_path}"])),
-    ):
-        pass
-
-
 def test_pretraining_has_the_settings_of_its_recipe() -> None:
     overrides = ["env=Ant", "output_dir=nowhere", "algo.settings.n_epochs=3"]
     with pytest.raises(ConfigError, match=r"recipe\.settings"):
-        pretrain(compose_config("pretrain", overrides), overrides)
+        pretrain(compose_settings("pretrain", overrides), overrides)
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -192,28 +152,24 @@ def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert capsys.readouterr().err == "Interrupted.\n"
 
 
-def test_a_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    cfg = compose_config("transfer", [f"output_dir={tmp_path / 'file' / 'run'}"])
-    with pytest.raises(ConfigError, match=r"output_dir=.*nothing can be written"), Workspace(cfg):
-        pass
-
-
-def test_results_of_an_earlier_run_go(tmp_path: Path) -> None:
-    """Its settings are overwritten at once, so what is left would seem to be theirs."""
-    (tmp_path / "results.json").write_text("{}")
-    with Workspace(compose_config("transfer", [f"output_dir={tmp_path}"])):
-        assert not (tmp_path / "results.json").exists()
-
-
 def test_mistyped_settings_are_not_to_be_added() -> None:
-    with pytest.raises(ConfigError, match="total_timestep") as told:
+    with pytest.raises(ConfigError, match="total_timestep") as refused:
         compose_config("transfer", ["total_timestep=100"])
-    assert "append" not in str(told.value)
+    assert "append" not in str(refused.value)
 
 
-def test_a_single_rollout_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = PPO("MlpPolicy", "Pendulum-v1", n_steps=64, device="cpu")
-    for steps, told in ((64, True), (65, False)):
-        Workspace(compose_config("transfer", [f"output_dir={tmp_path}", f"total_timesteps={steps}"])).check_steps(model)
-        assert ("one rollout, of 64 steps" in capsys.readouterr().err) is told
+def test_messages_name_the_key_of_the_command_line() -> None:
+    error = AgentError("The policy is unknown.", arguments=("policy_kwargs", "n_steps"))
+    assert explain(error) == (
+        "The policy is unknown. (On the command line: agent.policy_kwargs=..., algo.settings.n_steps=...)"
+    )
+
+
+def test_warnings_name_the_key_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with hints_on_warnings():
+            warnings.warn(DaftWarning("No buffer size.", arguments=["buffer_size"]), stacklevel=1)
+    assert capsys.readouterr().err == (
+        "Warning: No buffer size. (On the command line: algo.settings.buffer_size=...)\n"
+    )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daft_rl.cli import compose_config, plain
+from daft_rl.agents.algorithms import ALGORITHMS
 from daft_rl.errors import MethodError
-from daft_rl.method import GROUPS, Group, Method, method_names
+from daft_rl.method import GROUPS, Group, Method, find_method, methods
 
 REQUIRED = {
     "zero_shot", "scratch", "ft", "ft_eval", "lp", "lp_ft", "l2_sp", "daft_paper", "daft",
@@ -18,11 +19,13 @@ REQUIRED = {
 }  # fmt: skip
 
 
-def load(name: str, algo: str = "ppo") -> Method:
-    return Method.from_dict(plain(compose_config("transfer", [f"method={name}", f"algo={algo}"]).method))
+def load(name: str, algo: str = "PPO") -> Method:
+    """A shipped method as an algorithm takes it."""
+    algorithm = ALGORITHMS[algo]
+    return find_method(name).resolve(algorithm.bn_mode, algorithm.scratch_conversion)
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", methods())
 def test_shipped_methods_are_valid(name: str) -> None:
     method = load(name)
     assert method.name == name
@@ -30,7 +33,7 @@ def test_shipped_methods_are_valid(name: str) -> None:
 
 
 def test_all_methods_are_there() -> None:
-    assert set(method_names()) >= REQUIRED
+    assert set(methods()) >= REQUIRED
 
 
 def test_what_distinguishes_the_methods() -> None:
@@ -50,11 +53,11 @@ def test_what_distinguishes_the_methods() -> None:
     assert (only.conversion, only.bn_mode) == ("once", "train")
     assert len({group.scale for group in only.groups.values()}) == 1
     for name in ("daft", "daft_gradual"):
-        assert [load(name, algo).bn_mode for algo in ("ppo", "sac", "crossq")] == ["eval", "eval", "train"]
+        assert [load(name, algo).bn_mode for algo in ("PPO", "SAC", "CrossQ")] == ["eval", "eval", "train"]
     assert load("daft_realign") == replace(load("daft"), name="daft_realign", realign=1.5)
     assert load("adabn") == replace(load("daft"), name="adabn", preserve_function=False, bn_mode=load("adabn").bn_mode)
     assert {group.init for group in load("scratch").groups.values()} == {"random"}
-    for algo, how in {"ppo": ("each_rollout", "eval"), "crossq": ("none", "train")}.items():
+    for algo, how in {"PPO": ("each_rollout", "eval"), "CrossQ": ("none", "train")}.items():
         scratch = load("scratch", algo)
         assert (scratch.conversion, scratch.bn_mode, scratch.preserve_function) == (*how, False)
 
@@ -99,21 +102,21 @@ def test_schedules() -> None:
         ({"actor_head": 3}, "method.actor_head: expected fields"),
         ({"bn_mode": "frozen"}, "train, eval"),
         ({"l2_sp": -1}, "l2_sp"),
-        ({"realign": -1}, "realign: expected a finite number"),
-        ({"realign": True}, "realign: expected a finite number"),
+        ({"realign": -1}, "realign: expected a number of at least 0"),
+        ({"realign": True}, "realign: expected a number"),
         ({"realign": 1, "actor_encoder": {"init": "random"}, "actor_head": {"init": "random"}}, "source's actor"),
         ({"actor_head": {"scale": -0.1}}, "scale"),
         ({"actor_head": {"scale": float("nan")}}, "scale"),
         ({"actor_head": {"decay": "exponential"}}, "constant, linear, cosine"),
         ({"actor_head": {"speed": 2}}, "method.actor_head.speed does not exist"),
-        ({"critic_head": {"frozen_until": 2}}, "between 0 and 1"),
+        ({"critic_head": {"frozen_until": 2}}, "critic_head.frozen_until: expected a number of at most 1"),
         ({"critic_head": {"frozen_until": 0.5, "rise_until": 0.3}}, "must come after"),
         ({"critic_encoder": {"init": "zero"}}, "only heads"),
         ({"conversion": "each_rollout", "bn_mode": "train"}, "bn_mode=eval"),
         ({"conversion": "each_rollout", "l2_sp": 0.1}, "l2_sp"),
     ],
 )
-def test_nonsense_is_refused(values: dict, message: str) -> None:
+def test_nonsense_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(MethodError, match=message):
         Method.from_dict({"name": "mine", **values})
 

@@ -21,11 +21,11 @@ from daft_rl.archives.sources import find_agent
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.envs import make_vec
 from daft_rl.errors import MethodError
-from daft_rl.finetune.realignment import _Watch, realign
+from daft_rl.finetune.realignment import _TrialRecorder, realign
 from daft_rl.method import GROUPS
 from daft_rl.policy.anatomy import Networks
 from daft_rl.transfer import transfer
-from tests.conftest import ALGORITHMS, DISCRETE, PointMass, build
+from tests.conftest import ALGORITHMS, DISCRETE, PointMass, build, parse
 
 OFFSET = {"observation_offset": 0.05, "observation_draw": 2}
 
@@ -161,7 +161,7 @@ class EndsEarly(PointMass):
 
 def test_an_episode_that_is_over_gets_nothing_further() -> None:
     """By the reward of a step, ending at once would be the best of all."""
-    watch = _Watch(DummyVecEnv([EndsEarly, PointMass]))
+    watch = _TrialRecorder(DummyVecEnv([EndsEarly, PointMass]))
     watch.reset()
     paid = np.zeros(2)
     for _ in range(6):
@@ -186,7 +186,7 @@ def test_a_critic_keeps_the_means_of_its_actions() -> None:
 def test_a_transfer_begins_with_it(tmp_path: Path) -> None:
     method = {"name": "mine", "realign": 1.5, **{name: {"scale": 0.0} for name in GROUPS}}
     tiny = ["num_envs=4", "calibration.steps=2048", "evaluation.episodes=2", "progress_bar=false"]
-    result = transfer("Ant-shifted", method, shift=OFFSET, output_dir=tmp_path, overrides=tiny)
+    result = transfer("Ant-shifted", method, shift=OFFSET, output_dir=tmp_path, settings=parse(tiny))
     assert result.realigned is not None
     assert result.realigned["moved"] > 0
     assert result.final["target"].mean > 0 > result.zero_shot["target"].mean
@@ -209,7 +209,7 @@ def test_where_nothing_normalizes_the_observation_it_is_refused(env: Any) -> Non
     venv = DummyVecEnv([env])
     policy = "MultiInputPolicy" if isinstance(venv.observation_space, spaces.Dict) else "MlpPolicy"
     model = PPO(policy, venv, n_steps=8, batch_size=8, device="cpu")
-    with pytest.raises(MethodError, match="neither VecNormalize nor a BatchNorm layer"):
+    with pytest.raises(MethodError, match="nothing normalizes"):
         realign(model, venv, 8, 0, 1.5)
 
 
@@ -217,6 +217,6 @@ def test_a_transfer_refuses_it_before_anything_is_played(tmp_path: Path, monkeyp
     played: list[Any] = []
     monkeypatch.setattr(PointMass, "step", lambda *args: played.append(args))
     model = PPO("MlpPolicy", PointMass(), device="cpu")
-    with pytest.raises(MethodError, match="neither VecNormalize nor a BatchNorm layer"):
+    with pytest.raises(MethodError, match="nothing normalizes"):
         transfer(PointMass, "daft_realign", source=model, output_dir=tmp_path / "run")
     assert not played

@@ -14,7 +14,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.errors import AgentError, MethodError
-from daft_rl.finetune.tuner import Reconversion, Tuner
+from daft_rl.finetune.adapt import Adaptation
+from daft_rl.finetune.tuner import Tuner
 from daft_rl.method import GROUPS, Group, Method
 from daft_rl.policy.anatomy import Anatomy
 from daft_rl.policy.insertion import insert_batchnorm
@@ -93,7 +94,7 @@ def test_learning_rates_in_the_optimizers_are_the_intended_ones(algorithm: str) 
         critic_encoder=Group(frozen_until=0.3, rise_until=0.8),
         critic_head=Group(scale=2.0),
     )
-    tuner = Tuner(model, method)
+    tuner = Tuner(model, method, actor_scale=1.0)
     recorder = Recorder(model, tuner)
     model.learn(256, callback=recorder)
     assert len({progress for progress, _, _ in recorder.seen}) >= 4
@@ -224,9 +225,11 @@ def test_conversion_keeps_every_network(algorithm: str, shared: bool) -> None:
 def test_reconversion_follows_the_data_and_keeps_frozen_layers(algorithm: str) -> None:
     model = build(algorithm)
     frozen = Group(frozen_until=1.0)
-    tuner = Tuner(model, Method(name="mine", conversion="each_rollout", bn_mode="eval", actor_encoder=frozen))
+    method = Method(name="mine", conversion="each_rollout", bn_mode="eval", actor_encoder=frozen)
+    adaptation = Adaptation(model, method, 64)
+    tuner = adaptation.tuner
     before = state(model)
-    model.learn(256, callback=Reconversion(tuner, steps=64))
+    model.learn(256, callback=adaptation)
     after = state(model)
     moved = {
         tuner.anatomy.group_of(name)

@@ -12,22 +12,23 @@ import pytest
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig, OmegaConf
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
+from daft_rl.archives.save import find_constraint, read_multiplier, save_agent
 from daft_rl.envs.costs import EpisodeCosts
 from daft_rl.envs.domain import Domain
 from daft_rl.errors import ConfigError
 from daft_rl.rollout.evaluation import Returns, evaluate
 from daft_rl.rollout.lagrangian import Lagrangian
-from daft_rl.rollout.profile import Phases
-from daft_rl.run.folder import Workspace, _saved_multiplier, find_constraint, save_agent
+from daft_rl.rollout.profile import Profile
 from daft_rl.run.monitoring import Monitoring
+from daft_rl.run.run import Run
+from daft_rl.settings import Evaluation, TransferSettings
 from daft_rl.transfer import transfer
-from tests.conftest import PointMass
+from tests.conftest import PointMass, parse
 
 
 class Costly(gym.Env):
@@ -144,11 +145,13 @@ def test_a_limit_in_an_environment_of_ones_own(how: str, tmp_path: Path) -> None
         source=source if how == "object" else tmp_path / "source.zip",
         total_timesteps=128,
         output_dir=tmp_path / "run",
-        overrides=[
-            *(["env.id=Tolled-v0"] if how == "id" else []),
-            *("env.cost_limit=0.5", "env.cost_rate=5", "num_envs=2", "algo.settings.n_steps=32", "vec=dummy"),
-            *("calibration.steps=32", "calibration.held_out=8", "evaluation.episodes=2", "progress_bar=false"),
-        ],
+        settings=parse(
+            [
+                *(["env.id=Tolled-v0"] if how == "id" else []),
+                *("env.cost_limit=0.5", "env.cost_rate=5", "num_envs=2", "algo.settings.n_steps=32", "vec=dummy"),
+                *("calibration.steps=32", "calibration.held_out=8", "evaluation.episodes=2", "progress_bar=false"),
+            ]
+        ),
     )
     assert result.final["target"].costs is not None
     assert json.loads((tmp_path / "run" / "constraint.json").read_text())["multiplier"] > 0
@@ -172,7 +175,7 @@ def test_learners_are_penalised_and_measured_returns_are_not(algorithm: type[Bas
 def test_a_task_without_cost_is_refused() -> None:
     venv = Lagrangian(DummyVecEnv([PointMass]), limit=5.0)
     venv.reset()
-    with pytest.raises(ConfigError, match="needs a cost"):
+    with pytest.raises(ConfigError, match="needs `cost`"):
         venv.step(np.zeros((1, 2)))
     model = PPO("MlpPolicy", PointMass(), n_steps=8, batch_size=8)
     assert evaluate(model, DummyVecEnv([PointMass]), 1, 0).costs is None
@@ -180,31 +183,32 @@ def test_a_task_without_cost_is_refused() -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, float("nan"), float("inf"), True, "25"])
 def test_impossible_limits(limit: Any) -> None:
-    with pytest.raises(ConfigError, match=r"env\.cost_limit=.*above 0"):
+    with pytest.raises(ConfigError, match=r"cost\.limit: expected a (finite )?number( above 0)?, got"):
         Lagrangian(DummyVecEnv([Costly]), limit=limit)
     Lagrangian(DummyVecEnv([Costly]), limit=1, multiplier=0)
-    with pytest.raises(ConfigError, match=r"env\.cost_multiplier=-1: .*at least 0"):
+    with pytest.raises(ConfigError, match=r"cost\.multiplier: expected a number of at least 0, got -1"):
         Lagrangian(DummyVecEnv([Costly]), limit=1, multiplier=-1)
 
 
 def test_a_multiplier_goes_on_where_it_was(tmp_path: Path) -> None:
     venv = Lagrangian(VecMonitor(DummyVecEnv([Costly] * 2)), limit=10.0, multiplier=0.7)
     model = PPO("MlpPolicy", venv, n_steps=8, batch_size=8, device="cpu")
-    assert _saved_multiplier(model) == 0.7
+    assert read_multiplier(model) == 0.7
     save_agent(model, tmp_path / "final.zip")
-    assert _saved_multiplier(tmp_path / "final.zip") == 0.7
+    assert read_multiplier(tmp_path / "final.zip") == 0.7
     venv.multiplier = 0.9
     save_agent(model, tmp_path / "best.zip", prefix="best_")
-    assert [_saved_multiplier(tmp_path / name) for name in ("final.zip", "best.zip")] == [0.7, 0.9]
-    assert _saved_multiplier(PPO("MlpPolicy", DummyVecEnv([Costly]), n_steps=8, batch_size=8)) is None
-    assert _saved_multiplier(None) is None
-    for asked, start in ((None, 0.7), (0.2, 0.2), (0.0, 0.0)):
-        cfg = OmegaConf.create(
-            {"output_dir": str(tmp_path), "env": {"cost_limit": 25, "cost_rate": 0.1, "cost_multiplier": asked}}
-        )
-        domain = Domain("SafetyPointGoal")
-        limited = Workspace(cfg).monitored(DummyVecEnv([Costly]), domain, tmp_path / "final.zip")
-        assert find_constraint(limited).multiplier == start  # type: ignore[union-attr]
+    assert [read_multiplier(tmp_path / name) for name in ("final.zip", "best.zip")] == [0.7, 0.9]
+    assert read_multiplier(PPO("MlpPolicy", DummyVecEnv([Costly]), n_steps=8, batch_size=8)) is None
+    assert read_multiplier(None) is None
+    for chosen, start in ((None, 0.7), (0.2, 0.2), (0.0, 0.0)):
+        task = {"name": "own", "cost_limit": 25, "cost_multiplier": chosen}
+        settings = TransferSettings.from_dict({"output_dir": tmp_path, "env": task, "method": "ft", "num_envs": 1})
+        with Run(settings) as run:
+            limited = run.learning_env(Domain("own", maker=Costly), tmp_path / "final.zip")
+            constraint = find_constraint(limited)
+        assert constraint is not None
+        assert constraint.multiplier == start
 
 
 def test_the_best_policy_is_the_best_within_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,8 +225,8 @@ def test_the_best_policy_is_the_best_within_the_limit(tmp_path: Path, monkeypatc
     venv = Lagrangian(DummyVecEnv([Costly]), limit=25.0)
     model = PPO("MlpPolicy", venv, n_steps=8, batch_size=8)
     model.set_logger(configure(None, []))
-    settings = DictConfig({"every": 1, "episodes_during": 1, "seed": 0})
-    monitoring = Monitoring({"target": venv}, settings, tmp_path / "best.zip", Phases())
+    evaluation = Evaluation(every=1, episodes_during=1, seed=0)
+    monitoring = Monitoring({"target": venv}, evaluation, tmp_path / "best.zip", Profile())
     monitoring.init_callback(model)
     kept = []
     for _ in range(7):
@@ -231,3 +235,13 @@ def test_the_best_policy_is_the_best_within_the_limit(tmp_path: Path, monkeypatc
         if (tmp_path / "best.zip").exists():
             kept.append(saved[-1])
     assert kept == [9.0, 1.0, 2.0, 3.0]
+
+
+def test_its_state_goes_on() -> None:
+    venv = Lagrangian(VecMonitor(DummyVecEnv([Costly] * 2)), limit=10.0, multiplier=0.7)
+    venv.costs, venv.mean_cost = [3.0], 12.0
+    other = Lagrangian(VecMonitor(DummyVecEnv([Costly] * 2)), limit=1.0)
+    other.load_state_dict(venv.state_dict())
+    assert other.state_dict() == venv.state_dict() == {
+        "limit": 10.0, "rate": 0.1, "multiplier": 0.7, "mean_cost": 12.0, "costs": [3.0],
+    }  # fmt: skip

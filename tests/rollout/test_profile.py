@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from daft_rl.rollout import profile as phases
-from daft_rl.rollout.profile import Phases
+from daft_rl.rollout import profile
+from daft_rl.rollout.profile import Profile
 
 
 class Clock:
@@ -20,12 +20,12 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(phases, "time", clock)
+    monkeypatch.setattr(profile, "time", clock)
     return clock
 
 
 def test_what_is_inside_is_taken_out(clock: Clock) -> None:
-    measured = Phases()
+    measured = Profile()
     clock.now = 1
     with measured("inference"):
         clock.now = 3
@@ -37,7 +37,7 @@ def test_what_is_inside_is_taken_out(clock: Clock) -> None:
 
 
 def test_an_error_ends_a_phase(clock: Clock) -> None:
-    measured = Phases()
+    measured = Profile()
 
     def fail() -> None:
         with measured("update"):
