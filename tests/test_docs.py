@@ -77,7 +77,8 @@ def commands(page: Path) -> Iterator[Command]:
 
 
 def single_runs(overrides: list[str]) -> Iterator[list[str]]:
-    """Runs that together have every value of a sweep."""
+    """Runs that together have every name in a sweep; of numbers, such as seeds, the first is enough."""
+    overrides = [re.sub(r"=(\d+)(,\d+)+$", r"=\1", override) for override in overrides]
     parsed = OverridesParser.create().parse_overrides(overrides)
     choices = [
         [f"{override.split('=')[0]}={value}" for value in item.sweep_string_iterator()]
