@@ -62,5 +62,5 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Leave the name that a Sphinx role marks."""
-    return ROLE.sub(r"<code>\1</code>", html)
+    """Docstrings are written for Sphinx: leave the name that a role marks, and one colon before code."""
+    return ROLE.sub(r"<code>\1</code>", html).replace("::</p>", ":</p>")
