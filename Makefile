@@ -1,4 +1,4 @@
-.PHONY: check lint types test report
+.PHONY: check lint types test report docs docs-serve
 
 check: lint types test
 
@@ -15,3 +15,11 @@ test:
 # The page of the benchmark, from the committed results
 report:
 	python -m daft_rl.report benchmarks/results/mujoco.jsonl.gz --references benchmarks/references.json --out report
+
+# The documentation as a site, into site/; a broken link is an error
+docs:
+	mkdocs build --strict
+
+# The same, rebuilt as the pages change, at http://127.0.0.1:8000
+docs-serve:
+	mkdocs serve

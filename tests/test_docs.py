@@ -1,0 +1,168 @@
+"""README and docs: links lead somewhere, code runs, commands give valid settings, and README stays short."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from daft_rl.cli import compose_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *DOCS]
+FROM_ELSEWHERE = {"index.md", "contributing.md", "changelog.md", "benchmarks.md"}  # docs/site_links.py makes them
+LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NOT_RUN = re.compile(r"<!-- not run: .+ -->\n\Z")
+LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)#?([^)\s]*)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+COMMAND = re.compile(r"python -m daft_rl\.(transfer|pretrain|benchmark)\b(.*)")
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    language: str
+    text: str
+    line: int
+    """Where it begins, from 0."""
+    exempt: bool
+    """Whether a comment says that it is not run."""
+
+
+class Command(NamedTuple):
+    """A command line that a page shows."""
+
+    page: str
+    program: str
+    arguments: str
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text("utf-8")
+    for match in FENCE.finditer(text):
+        before = text[: match.start()]
+        yield Block(match[1], match[2], before.count("\n") + 1, bool(NOT_RUN.search(before)))
+
+
+def prose(page: Path) -> str:
+    return FENCE.sub("", page.read_text("utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub and MkDocs call the headings of a page."""
+    titles = [re.sub(r"[^\w\s-]", "", title).strip().lower() for title in HEADING.findall(prose(page))]
+    return {re.sub(r"[-\s]+", "-", title) for title in titles}
+
+
+def commands(page: Path) -> Iterator[Command]:
+    fenced = "\n".join(block.text for block in blocks(page)).replace("\\\n", " ").splitlines()
+    inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(page))]
+    for line in [*fenced, *inline]:
+        found = COMMAND.search(line)
+        if found:
+            yield Command(name_of(page), found[1], found[2])
+
+
+def single_runs(overrides: list[str]) -> Iterator[list[str]]:
+    """Runs that together have every name in a sweep; of numbers, such as seeds, the first is enough."""
+    overrides = [re.sub(r"=(\d+)(,\d+)+$", r"=\1", override) for override in overrides]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    choices = [
+        [f"{override.split('=')[0]}={value}" for value in item.sweep_string_iterator()]
+        if item.is_sweep_override()
+        else [override]
+        for override, item in zip(overrides, parsed, strict=True)
+    ]
+    for i in range(max(map(len, choices), default=1)):
+        yield [values[i % len(values)] for values in choices]
+
+
+def without_archives(overrides: list[str]) -> list[str]:
+    """The reader's own archive is not here, so its algorithm cannot be found out: take PPO."""
+    kept = [item for item in overrides if not item.startswith("agent=")]
+    agents = [item.removeprefix("agent=") for item in overrides if item.startswith("agent=")]
+    if all((ROOT / "agents" / "pretrained" / agent / "agent.zip").is_file() for agent in agents):
+        return overrides
+    return kept if any(item.startswith("algo=") for item in kept) else [*kept, "algo=ppo"]
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
+def test_every_link_leads_to_a_file_and_a_heading_that_exist(page: Path) -> None:
+    broken = []
+    for path, anchor in LINK.findall(prose(page)):
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(f"{path}#{anchor}")
+    assert broken == []
+
+
+RUNNABLE = [page for page in PAGES if any(b.language == "python" and not b.exempt for b in blocks(page))]
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
+def test_the_python_of_a_page_runs_from_top_to_bottom(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": page.stem}
+    for block in blocks(page):
+        if block.language == "python" and not block.exempt:
+            code = compile("\n" * block.line + block.text, str(page), "exec")  # a traceback has the page's lines
+            exec(code, namespace)
+
+
+COMMANDS = sorted({command for page in PAGES for command in commands(page)})
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.page}: {command.program}")
+def test_every_command_gives_valid_settings(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for block in blocks(ROOT / command.page):
+        path = re.match(r"# (\S+\.yaml)\n", block.text)
+        if path:  # a file that the page tells the reader to write
+            (tmp_path / path[1]).parent.mkdir(parents=True)
+            (tmp_path / path[1]).write_text(block.text, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command.arguments.replace("--cfg job", ""), comments=True)
+    overrides = [word for word in words if not word.startswith("-")]
+    # their defaults need a running program
+    folders = ["output_dir=run", *(["benchmark.folder=grid"] if command.program == "benchmark" else [])]
+    for run in single_runs(overrides):
+        compose_settings(command.program, [*without_archives(run), *folders])
+
+
+def test_pages_have_commands_to_check() -> None:
+    assert len(COMMANDS) > 20
+
+
+def test_readme_has_at_most_1200_words() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").split()) <= 1200
+
+
+def test_ci_runs_the_test_command_of_readme() -> None:
+    command = "uv run pytest -n auto"
+    assert command in (ROOT / "README.md").read_text("utf-8")
+    assert command in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_every_page_has_a_place_in_the_navigation() -> None:
+    def pages(entry: Any) -> Iterator[str]:
+        if isinstance(entry, str):
+            yield entry
+        for part in entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else []:
+            yield from pages(part)
+
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["nav"]
+    assert sorted(pages(navigation)) == sorted({page.name for page in DOCS} | FROM_ELSEWHERE)
