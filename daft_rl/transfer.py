@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from daft_rl.archives.sources import find_agent
 from daft_rl.cli import apply_overrides, compose_config, plain, run_command
-from daft_rl.envs.domain import Domain, Own, own_domains, read_domains
+from daft_rl.envs.domain import Domain, read_domains, user_domains
+from daft_rl.envs.user_env import UserEnv
 from daft_rl.errors import AgentError, TaskError
 from daft_rl.method import Method
 from daft_rl.run.fingerprints import digest_method, digest_settings
@@ -147,7 +148,7 @@ def run(
 
 
 def transfer(
-    env: str | Own = "Ant-shifted",
+    env: str | UserEnv = "Ant-shifted",
     method: str | Method | Mapping[str, Any] = "daft",
     source: str | Path | BaseAlgorithm | None = None,
     total_timesteps: int | None = None,
@@ -156,7 +157,7 @@ def transfer(
     algo: str | None = None,
     shift: str | Mapping[str, Any] | None = None,
     overrides: list[str] | None = None,
-    source_env: Own | None = None,
+    source_env: UserEnv | None = None,
 ) -> TransferResult:
     """Transfer one agent, from Python. The command line does the same with the same settings.
 
@@ -187,7 +188,7 @@ def transfer(
         if source_env is not None:
             raise TaskError(f"source_env belongs to an environment of your own; the source of env={env!r} is known.")
     else:
-        domains = own_domains(env, source_env)
+        domains = user_domains(env, source_env)
         of_tasks = [item for item in overrides or [] if item.startswith(("env", "evaluation.elsewhere"))]
         ignored = [item for item in of_tasks if not item.startswith("env.cost_")]
         if shift is not None or ignored:
