@@ -1,7 +1,7 @@
 """The table of tasks, their shifts, and their registration with Gymnasium.
 
 ``NAME`` is a source task. ``NAME-shifted`` is the same task with the default shift in
-``configs/env/NAME-shifted.yaml``. Hydra's ``env=NAME-shifted`` reads the same file, so command line and Python agree.
+``configs/env/NAME-shifted.yaml``, which the command line reads too.
 A simulator is imported only when one of its tasks is made.
 """
 

@@ -7,7 +7,6 @@ for every element, or a mapping from name patterns to numbers (``{"hip_*": 0.2}`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import Field as DataclassField
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -19,6 +18,8 @@ from daft_rl.errors import TaskError
 from daft_rl.validation import NonNegative, Number, Positive, Text, Whole, checked
 
 if TYPE_CHECKING:
+    from dataclasses import Field as DataclassField
+
     from typing_extensions import Self
 
 __all__ = ["Component", "PositiveScale", "Scale", "Shift", "resolve_pattern", "vector"]
@@ -79,7 +80,8 @@ class Shift:
     The default values change nothing. Observations become ``observation * scale + offset + noise``.
     """
 
-    __dataclass_fields__: ClassVar[dict[str, DataclassField[Any]]]
+    if TYPE_CHECKING:  # for `fields`, `replace` and `asdict`, which expect it of a dataclass
+        __dataclass_fields__: ClassVar[dict[str, DataclassField[Any]]]
 
     observation_noise: NonNegative = 0.0
     """Standard deviation of Gaussian noise on every entry, drawn anew each step (observation units)."""

@@ -140,9 +140,8 @@ def _lidars(conf: Any, bodies: _Bodies, places: NDArray[Any], group: NDArray[Any
     away = np.zeros((len(places), 3))
     away[:, :2] = places[:, :2]
     away -= position
-    x, y = np.matmul(away[:, None], rotation)[
-        :, 0, :2
-    ].T  # one by one: BLAS may round a product of matrices in another way
+    # one by one, since BLAS may round a product of matrices in another way
+    x, y = np.matmul(away[:, None], rotation)[:, 0, :2].T
     distance = np.abs(x + 1j * y)
     angle = np.arctan2(y, x) % (np.pi * 2)
     width = (np.pi * 2) / conf.num_bins

@@ -18,8 +18,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from daft_rl.envs.episode_costs import EpisodeCosts
 from daft_rl.envs.domain import Domain
+from daft_rl.envs.episode_costs import EpisodeCosts
 from daft_rl.errors import ConfigError
 from daft_rl.rollout.evaluation import Returns, evaluate
 from daft_rl.rollout.lagrangian import Lagrangian
