@@ -125,7 +125,7 @@ def _path(problem: Any, cls: type) -> list[str]:
 # Pydantic adds these to the place of a value. A key of the user's, such as the pattern "hip_[12]", is none of them.
 _TYPE_NAME = re.compile(
     r"int|float|bool|str|none|\[key\]|(constrained|function|lax|json|is)-.*"
-    r"|(dict|list|tuple|union|tagged-union|nullable|literal)(\[.*)?"
+    r"|(dict|list|tuple|union|tagged-union|nullable|literal)\[.*"
 )
 
 

@@ -1,4 +1,4 @@
-"""Transfers to environments that are not ours: registered ones and Python objects."""
+"""Transfers to environments of Gymnasium's registry and to Python objects."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_transfer_to_a_registered_environment(agent: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", [PPO, DQN])
-def test_discrete_actions(kind: type[BaseAlgorithm], tmp_path: Path) -> None:
+def test_agents_with_discrete_actions_can_transfer(kind: type[BaseAlgorithm], tmp_path: Path) -> None:
     settings: dict[str, Any] = {"n_steps": 64} if kind is PPO else {"learning_starts": 20}
     kind("MlpPolicy", Windy(discrete=True), seed=0, device="cpu", **settings).learn(64).save(tmp_path / "agent.zip")
     result = transfer(
@@ -54,7 +54,7 @@ def test_discrete_actions(kind: type[BaseAlgorithm], tmp_path: Path) -> None:
     assert result.timesteps >= 128
 
 
-def test_python_objects(tmp_path: Path) -> None:
+def test_environments_and_agents_may_be_python_objects(tmp_path: Path) -> None:
     source = SAC("MlpPolicy", Windy(), learning_starts=20, seed=0, device="cpu").learn(64)
     weights = {name: value.clone() for name, value in source.policy.state_dict().items()}
     result = transfer(
@@ -73,7 +73,7 @@ def test_python_objects(tmp_path: Path) -> None:
     assert set(alone.zero_shot) == {"target"}
 
 
-def test_a_shift_leaves_keywords_and_wrappers(agent: Path, tmp_path: Path) -> None:
+def test_a_shift_keeps_keywords_and_wrappers(agent: Path, tmp_path: Path) -> None:
     transfer(
         "gymnasium", source=agent, shift={"observation_scale": 1.5}, output_dir=tmp_path,
         overrides=["env.id=Windy-v0", "env.kwargs.wind=3", "method=zero_shot", *TINY, *ON_POLICY],
@@ -82,14 +82,14 @@ def test_a_shift_leaves_keywords_and_wrappers(agent: Path, tmp_path: Path) -> No
     assert saved["shift"] == {"kwargs": {"wind": 3}, "observation_scale": 1.5}
 
 
-def test_the_folder_bears_the_name_of_the_method(agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_has_the_name_of_the_method(agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for method in (Method(name="mine"), Method(name="mine").as_dict()):
         result = transfer(Windy, method, source=agent, total_timesteps=64, overrides=[*TINY, *ON_POLICY])
         assert result.folder.parts[:3] == ("runs", "Windy", "mine")
 
 
-def test_an_own_environment_needs_an_agent() -> None:
+def test_an_environment_of_the_user_needs_an_agent() -> None:
     with pytest.raises(DaftError, match="source="):
         transfer(Windy())
 
@@ -103,13 +103,15 @@ def test_an_own_environment_needs_an_agent() -> None:
         {"overrides": ["evaluation.elsewhere=[gravity-2.0]"]},
     ],
 )
-def test_settings_that_an_own_environment_would_ignore(settings: dict[str, Any], agent: Path, tmp_path: Path) -> None:
+def test_settings_that_an_environment_of_the_user_would_ignore_are_errors(
+    settings: dict[str, Any], agent: Path, tmp_path: Path
+) -> None:
     with pytest.raises(TaskError, match="taken as it is"):
         transfer(Windy, source=agent, output_dir=tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
 
 
-def test_results_are_kept_where_nothing_can_render(
+def test_results_are_saved_if_nothing_can_render(
     agent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     transfer(
@@ -121,7 +123,7 @@ def test_results_are_kept_where_nothing_can_render(
     assert [line.split()[2] for line in told] == ["target.mp4.", "source.mp4."]
 
 
-def test_what_an_agent_that_is_passed_would_ignore(tmp_path: Path) -> None:
+def test_settings_that_a_passed_agent_would_ignore_are_errors(tmp_path: Path) -> None:
     source = PPO("MlpPolicy", Windy(), n_steps=64, seed=0, device="cpu")
     for overrides, message in [
         (["agent.adapt_spaces=true"], "agent.adapt_spaces is for archives"),
@@ -164,7 +166,7 @@ def test_overrides_win(agent: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_source_learns_in_ones_own_environment_as_it_is_configured(tmp_path: Path) -> None:
+def test_pretraining_uses_the_configured_environment(tmp_path: Path) -> None:
     overrides = [
         "env=gymnasium", "env.id=Windy-v0", "env.kwargs.wind=1000", "env.wrappers=['tests.envs.test_domain:Doubled']",
         "recipe=Ant-ppo", "recipe.extractor.hidden=[8]", "recipe.settings.n_steps=32", "recipe.settings.batch_size=32",

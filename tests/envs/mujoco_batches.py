@@ -46,7 +46,7 @@ def factory(task: str, steps: int | None = None, /, shift: dict[str, Any] | None
     return make_one
 
 
-def bits(value: Any) -> tuple[Any, ...]:
+def array_bits(value: Any) -> tuple[Any, ...]:
     array = np.asarray(value)
     return array.dtype, array.shape, array.tobytes()
 
@@ -54,7 +54,7 @@ def bits(value: Any) -> tuple[Any, ...]:
 def assert_same_infos(expected: list[dict[str, Any]], actual: list[dict[str, Any]]) -> None:
     for one, other in zip(expected, actual, strict=True):
         assert list(one) == list(other)
-        assert {name: bits(one[name]) for name in one} == {name: bits(other[name]) for name in other}
+        assert {name: array_bits(one[name]) for name in one} == {name: array_bits(other[name]) for name in other}
 
 
 def random_actions(venv: VecEnv, steps: int, dtype: Any = np.float32) -> NDArray[Any]:
@@ -66,7 +66,7 @@ def random_actions(venv: VecEnv, steps: int, dtype: Any = np.float32) -> NDArray
 def assert_same_step(dummy: VecEnv, threads: VecEnv, action: NDArray[Any]) -> NDArray[Any]:
     expected, actual = dummy.step(action), threads.step(action)
     for one, other in zip(expected[:3], actual[:3], strict=True):
-        assert bits(one) == bits(other)
+        assert array_bits(one) == array_bits(other)
     assert_same_infos(expected[3], actual[3])
     assert_same_infos(dummy.reset_infos, threads.reset_infos)
     return expected[2]

@@ -13,7 +13,7 @@ from daft_rl.envs.episode_costs import EpisodeCosts
 from daft_rl.errors import TaskError
 
 
-class Costly(gym.Env[Any, Any]):
+class ActionCost(gym.Env[Any, Any]):
     """Each step costs as much as its action; episodes last 5 steps."""
 
     observation_space = gym.spaces.Box(-1, 1, (1,))
@@ -29,7 +29,7 @@ class Costly(gym.Env[Any, Any]):
 
 
 def test_sums_go_on_after_loading() -> None:
-    inner = DummyVecEnv([Costly] * 2)
+    inner = DummyVecEnv([ActionCost] * 2)
     first, second = EpisodeCosts(inner), EpisodeCosts(inner)
     first.reset()
     for _ in range(3):
@@ -43,6 +43,6 @@ def test_sums_go_on_after_loading() -> None:
 
 
 def test_a_state_of_another_batch_is_an_error() -> None:
-    costs = EpisodeCosts(DummyVecEnv([Costly] * 2))
+    costs = EpisodeCosts(DummyVecEnv([ActionCost] * 2))
     with pytest.raises(TaskError, match="costs of 3 environments, expected 2"):
         costs.load_state_dict({"sums": np.zeros(3)})

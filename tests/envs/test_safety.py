@@ -26,7 +26,7 @@ GOALS = ["SafetyPointGoal1-v0", "SafetyPointGoal2-v0", "SafetyCarGoal1-v0"]
 OTHERS = ["SafetyPointButton1-v0", "SafetyPointPush1-v0", "SafetyCarCircle1-v0", "SafetyAntGoal1-v0"]
 
 
-def rollout(env: gym.Env, seed: int, steps: int) -> list[NDArray[Any]]:
+def drive(env: gym.Env, seed: int, steps: int) -> list[NDArray[Any]]:
     """Observations, rewards, costs and flags while driving forward with random turns, also after resets."""
     rng = np.random.default_rng(seed)
     observation, info = env.reset(seed=seed)
@@ -58,12 +58,12 @@ def slow_resets(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("id", GOALS + OTHERS)
 def test_fast_steps_and_resets_equal_those_of_the_package(id: str, slow_resets: None) -> None:
     slow = SafetyEnv(blueprints()[id], fast=False)
-    expected = [rollout(slow, seed, steps=100) for seed in range(2 if id in GOALS else 1)]
+    expected = [drive(slow, seed, steps=100) for seed in range(2 if id in GOALS else 1)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.import_module("safety_gymnasium.world"), "yaml", _cached())
         fast = SafetyEnv(blueprints()[id], fast=True)
         for seed, rows in enumerate(expected):
-            assert same(rows, rollout(fast, seed, steps=100)), seed
+            assert same(rows, drive(fast, seed, steps=100)), seed
 
 
 def _cached() -> Any:
@@ -108,8 +108,8 @@ def test_checkers_pass(name: str) -> None:
 
 def test_seeds_reproduce() -> None:
     a, b = make("SafetyPointGoal", seed=5), make("SafetyPointGoal", seed=5)
-    rollout(a, seed=9, steps=30)  # earlier steps have no influence
-    assert same(rollout(a, seed=1, steps=60), rollout(b, seed=1, steps=60))
+    drive(a, seed=9, steps=30)  # earlier steps have no influence
+    assert same(drive(a, seed=1, steps=60), drive(b, seed=1, steps=60))
     first, second = a.reset()[0], a.reset()[0]
     assert not np.array_equal(first, second)
 
@@ -153,7 +153,7 @@ def test_shifts_change_the_physics_after_every_reset(name: str, field: str) -> N
         if field == "hazard_size":  # changes costs only where hazards are crossed
             equal = same(chase(plain), chase(shifted))
         else:
-            equal = same(rollout(plain, seed, 150), rollout(shifted, seed, 150))
+            equal = same(drive(plain, seed, 150), drive(shifted, seed, 150))
         assert not equal or (name, field) == ("SafetyPointGoal", "floor_friction"), "Point does not touch the floor"
         models: list[mujoco.MjModel] = [env.unwrapped.model for env in (plain, shifted)]  # type: ignore[attr-defined]
         np.testing.assert_allclose(read(models[1]), factor * read(models[0]))
@@ -162,8 +162,8 @@ def test_shifts_change_the_physics_after_every_reset(name: str, field: str) -> N
 
 def test_observations_and_actions_are_shifted() -> None:
     noisy = make("SafetyPointGoal", shift={"observation_noise": 0.1, "action_delay": 2})
-    assert same(rollout(noisy, 1, 10), rollout(noisy, 1, 10))
-    assert not same(rollout(noisy, 1, 10), rollout(make("SafetyPointGoal"), 1, 10))
+    assert same(drive(noisy, 1, 10), drive(noisy, 1, 10))
+    assert not same(drive(noisy, 1, 10), drive(make("SafetyPointGoal"), 1, 10))
 
 
 @pytest.mark.parametrize(
@@ -195,15 +195,15 @@ def test_a_fresh_process_imports_the_package_silently_and_registers_nothing() ->
 
 def test_every_level_of_car_changes_the_trajectory() -> None:
     plain = make("SafetyCarGoal")
-    driven, chased = rollout(plain, 3, 150), chase(plain)
+    driven, chased = drive(plain, 3, 150), chase(plain)
     for level in levels("SafetyCarGoal"):
         if level != "none":
             shifted = make("SafetyCarGoal", shift=level)
-            assert not same(driven, rollout(shifted, 3, 150)) or not same(chased, chase(shifted)), level
+            assert not same(driven, drive(shifted, 3, 150)) or not same(chased, chase(shifted)), level
 
 
 def test_friction_of_the_floor_can_rise_and_fall() -> None:
-    trajectories = [rollout(make("SafetyCarGoal", shift={"floor_friction": f}), 3, 150) for f in (0.2, 0.5, 1.0, 5.0)]
+    trajectories = [drive(make("SafetyCarGoal", shift={"floor_friction": f}), 3, 150) for f in (0.2, 0.5, 1.0, 5.0)]
     assert not any(same(a, b) for i, a in enumerate(trajectories) for b in trajectories[:i])
 
 

@@ -18,9 +18,9 @@ from tests.envs.mujoco_batches import (
     REGISTERED,
     SHIFTS,
     Factory,
+    array_bits,
     assert_same_infos,
     assert_same_step,
-    bits,
     factory,
     random_actions,
 )
@@ -32,7 +32,7 @@ def assert_same(fns: list[Factory], steps: int, num_threads: int | None = None, 
     try:
         for venv in (dummy, threads):
             venv.seed(3)
-        assert bits(dummy.reset()) == bits(threads.reset())
+        assert array_bits(dummy.reset()) == array_bits(threads.reset())
         return sum(assert_same_step(dummy, threads, a).sum() for a in random_actions(dummy, steps, dtype))
     finally:
         threads.close()
@@ -105,7 +105,7 @@ def test_sums_along_rows_add_in_the_order_of_single_sums() -> None:
     for size in [*range(1, 40), 84, 129, 300]:
         for dtype in (np.float32, np.float64):
             matrix = (rng.standard_normal((5, size)) * 10 ** rng.uniform(-3, 3, (5, size))).astype(dtype)
-            assert bits(matrix.sum(axis=1)) == bits([np.sum(row) for row in matrix])
+            assert array_bits(matrix.sum(axis=1)) == array_bits([np.sum(row) for row in matrix])
 
 
 def test_an_unstable_simulation_is_reset_as_in_gymnasium(engines: Any, tmp_path: Any, monkeypatch: Any) -> None:
@@ -132,7 +132,7 @@ def test_paused_environments_stop_and_do_not_affect_others(engines: Any) -> None
     for action in random_actions(dummy, 40):
         expected, actual = dummy.step(action), threads.step(action)
         for one, other in zip(expected[:3], actual[:3], strict=True):
-            assert bits(one[~rest]) == bits(other[~rest])
+            assert array_bits(one[~rest]) == array_bits(other[~rest])
         assert_same_infos([expected[3][i] for i in (0, 2)], [actual[3][i] for i in (0, 2)])
         assert not actual[2][rest].any()
         ends += expected[2].sum()
@@ -142,7 +142,7 @@ def test_paused_environments_stop_and_do_not_affect_others(engines: Any) -> None
     ]
     for venv in (dummy, threads):
         venv.seed(5)
-    assert bits(dummy.reset()) == bits(threads.reset())
+    assert array_bits(dummy.reset()) == array_bits(threads.reset())
     for action in random_actions(dummy, 20):  # a reset ends the pause
         assert_same_step(dummy, threads, action)
 
@@ -152,6 +152,6 @@ def test_training_is_the_same() -> None:
     for engine in (DummyVecEnv, ThreadedMujocoVecEnv):
         venv = engine([factory("hopper_v5:HopperEnv", 20)] * 3)
         agent = PPO("MlpPolicy", VecNormalize(venv), n_steps=16, batch_size=24, n_epochs=2, seed=0, device="cpu")
-        weights.append([bits(value) for value in agent.learn(96).policy.state_dict().values()])
+        weights.append([array_bits(value) for value in agent.learn(96).policy.state_dict().values()])
         venv.close()
     assert weights[0] == weights[1]

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from daft_rl.envs import make
 from daft_rl.envs.batch.threads import ThreadedMujocoVecEnv
 from daft_rl.errors import TaskError
-from tests.envs.mujoco_batches import SHIFTS, Factory, assert_same_step, bits, factory, random_actions
+from tests.envs.mujoco_batches import SHIFTS, Factory, array_bits, assert_same_step, factory, random_actions
 
 
 def edit_objects(venv: VecEnv) -> None:
@@ -73,11 +73,11 @@ def test_seeds_and_options_are_used_once(engines: Any) -> None:
         venv.seed(5)
         venv.set_options({"unused": 1})
     first = threads.reset()
-    assert bits(dummy.reset()) == bits(first)
-    assert bits(dummy.reset()) == bits(threads.reset())
+    assert array_bits(dummy.reset()) == array_bits(first)
+    assert array_bits(dummy.reset()) == array_bits(threads.reset())
     assert (threads._seeds, threads._options) == ([None] * 2, [{}] * 2)
     threads.seed(5)
-    assert bits(threads.reset()) == bits(first)
+    assert array_bits(threads.reset()) == array_bits(first)
 
 
 def test_returned_arrays_do_not_change_later(engines: Any) -> None:
@@ -85,9 +85,9 @@ def test_returned_arrays_do_not_change_later(engines: Any) -> None:
     kept = []
     for action in random_actions(threads, 8):
         observations, rewards, dones, infos = threads.step(action)
-        kept += [(value, bits(value)) for value in (observations, rewards, dones)]
-        kept += [(value, bits(value)) for info in infos for value in info.values()]
-    assert all(bits(value) == before for value, before in kept)
+        kept += [(value, array_bits(value)) for value in (observations, rewards, dones)]
+        kept += [(value, array_bits(value)) for info in infos for value in info.values()]
+    assert all(array_bits(value) == before for value, before in kept)
 
 
 def test_actions_may_be_overwritten_while_threads_run(engines: Any) -> None:
@@ -98,7 +98,7 @@ def test_actions_may_be_overwritten_while_threads_run(engines: Any) -> None:
         buffer[:] = action
         threads.step_async(buffer)
         buffer[:] = np.nan
-        assert bits(expected) == bits(threads.step_wait()[0])
+        assert array_bits(expected) == array_bits(threads.step_wait()[0])
 
 
 def test_images_come_from_the_environments(monkeypatch: Any) -> None:
@@ -106,7 +106,7 @@ def test_images_come_from_the_environments(monkeypatch: Any) -> None:
     threads = ThreadedMujocoVecEnv([factory("HalfCheetah", render_mode="rgb_array")] * 2)
     threads.reset()
     assert [image.shape for image in threads.get_images() if image is not None] == [(2, 2, 3)] * 2
-    assert bits(threads.render("rgb_array")) == bits(np.full((4, 2, 3), 9, np.uint8))
+    assert array_bits(threads.render("rgb_array")) == array_bits(np.full((4, 2, 3), 9, np.uint8))
     threads.close()
 
 
@@ -136,7 +136,7 @@ def test_an_interrupt_waits_for_the_threads(engines: Any, monkeypatch: Any) -> N
             threads.step(random_actions(threads, 1)[0])
     for venv in (dummy, threads):
         venv.seed(1)
-    assert bits(dummy.reset()) == bits(threads.reset())
+    assert array_bits(dummy.reset()) == array_bits(threads.reset())
     for action in random_actions(dummy, 5):
         assert_same_step(dummy, threads, action)
 

@@ -102,7 +102,7 @@ def bits(value: Any) -> Any:
         return type(value), [(key, bits(item)) for key, item in value.items()]
     if isinstance(value, (list, tuple)):
         return type(value), [bits(item) for item in value]
-    if isinstance(value, NDArray[Any]):
+    if isinstance(value, np.ndarray):
         return value.dtype, value.shape, value.tobytes()
     return type(value), pickle.dumps(value)
 
