@@ -73,9 +73,10 @@ class Domain:
 def read_domains(env: Mapping[str, Any], elsewhere: Sequence[str] = ()) -> dict[str, Domain]:
     """Build ``target``, ``source`` and further domains from plain data.
 
-    :param env: ``name`` of the task; ``shift`` of the target; optionally ``source_shift`` (by default no shift). For an
-        environment of Gymnasium's registry also ``wrappers`` (import paths; for all domains), ``kwargs`` (keywords of
-        the target's constructor) and ``source_kwargs``
+    :param env: ``name`` of the task; optionally ``shift`` of the target (by default the task's) and ``source_shift``
+        (by default none), in any notation of :func:`daft_rl.envs.read_shift`. For an environment of Gymnasium's
+        registry also ``wrappers`` (import paths; for all domains), ``kwargs`` (keywords of the target's constructor)
+        and ``source_kwargs``
     :param elsewhere: levels of other shifts of the task. Each of them becomes a domain with that name
     :return: ``target``, ``source``, then the levels elsewhere
     :raises TaskError: a task, level or field does not exist, a value is impossible, a level elsewhere is the target,
@@ -88,7 +89,7 @@ def read_domains(env: Mapping[str, Any], elsewhere: Sequence[str] = ()) -> dict[
     name, source = env["name"], source_of(env["name"])
     require_installed(get_task(name).package)
     domains = {
-        "target": _read_domain(name, env["shift"], env, "kwargs"),
+        "target": _read_domain(name, env.get("shift"), env, "kwargs"),
         "source": _read_domain(source, env.get("source_shift") or {}, env, "source_kwargs"),
     }
     for level in elsewhere:

@@ -18,7 +18,7 @@ def rollout(env: gym.Env, steps: int = 50, seed: int = 3) -> NDArray[Any]:
     for _ in range(steps):
         action = rng.uniform(env.action_space.low, env.action_space.high).astype(np.float32)  # type: ignore[attr-defined]
         observation, reward, terminated, truncated, _ = env.step(action)
-        rows.append(np.append(observation, reward))
+        rows.append(np.append(observation, float(reward)))
         if terminated or truncated:
             env.reset()
     return np.array(rows)

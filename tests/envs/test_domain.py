@@ -44,7 +44,7 @@ class Doubled(gym.RewardWrapper):
         return 2 * float(reward)
 
 
-gym.register("Windy-v0", entry_point=Windy)
+gym.register("Windy-v0", entry_point=lambda **kwargs: Windy(**kwargs))
 
 
 def registered(id: str = "Windy-v0", **entries: Any) -> dict[str, Any]:
