@@ -16,7 +16,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from daft_rl.archives.sources import find_agent
-from daft_rl.envs.domain import Domain, Own, own_domains, read_domains
+from daft_rl.envs.domain import Domain, read_domains, user_domains
+from daft_rl.envs.user_env import UserEnv
 from daft_rl.errors import AgentError, TaskError
 from daft_rl.method import Method, find_method
 from daft_rl.settings import TransferSettings, default_algorithm, merge, nest, read_algorithm, read_task
@@ -213,7 +214,7 @@ def _render(current: Run, settings: TransferSettings, domains: Mapping[str, Doma
 
 
 def transfer(
-    env: str | Own = "Ant-shifted",
+    env: str | UserEnv = "Ant-shifted",
     method: str | Method | Mapping[str, Any] = "daft",
     source: str | Path | BaseAlgorithm | None = None,
     *,
@@ -223,7 +224,7 @@ def transfer(
     algo: str | None = None,
     shift: str | Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
-    source_env: Own | None = None,
+    source_env: UserEnv | None = None,
 ) -> TransferResult:
     """Transfer one agent from Python. The command line does the same with the same settings.
 
@@ -248,7 +249,7 @@ def transfer(
     agent = None if source is None or isinstance(source, str | Path) else source
     domains, name = None, env
     if not isinstance(env, str):
-        domains = own_domains(env, source_env)
+        domains = user_domains(env, source_env)
         name = domains["target"].name
         _refuse_task_settings(shift, further)
         if source is None:

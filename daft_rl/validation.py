@@ -7,6 +7,7 @@ type in which they were given, so that settings print as they were written.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from functools import wraps
@@ -121,8 +122,15 @@ def _path(problem: Any, cls: type) -> list[str]:
     return path
 
 
+# Pydantic adds these to the place of a value. A key of the user's, such as the pattern "hip_[12]", is none of them.
+_TYPE_NAME = re.compile(
+    r"int|float|bool|str|none|\[key\]|(constrained|function|lax|json|is)-.*"
+    r"|(dict|list|tuple|union|tagged-union|nullable|literal)\[.*"
+)
+
+
 def _is_type_name(part: str) -> bool:
-    return part in ("int", "float", "bool", "str", "[key]") or any(mark in part for mark in "[(")
+    return _TYPE_NAME.fullmatch(part) is not None
 
 
 def _known(cls: Any, path: list[str]) -> list[str] | None:

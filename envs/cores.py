@@ -1,4 +1,4 @@
-"""How many cores there are."""
+"""The number of cores."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ __all__ = ["usable_cores"]
 
 
 def usable_cores() -> int:
-    """Cores that this process may use; a scheduler or ``taskset`` may leave it fewer than there are."""
+    """Number of cores that this process may use. A scheduler or ``taskset`` may allow fewer than exist."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

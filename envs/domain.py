@@ -1,4 +1,4 @@
-"""The two domains of a transfer: where the policy comes from, and where it is to act."""
+"""The domains of a transfer: the source, where the policy was trained, and the target, where it adapts."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
-from daft_rl.envs.installed import check_installed
+from daft_rl.envs.dependencies import require_installed
+from daft_rl.envs.factory import make, make_vec
 from daft_rl.envs.registered import RegisteredShift
-from daft_rl.envs.registry import get_task, make, make_vec, own_maker, read_shift, source_of
+from daft_rl.envs.registry import get_task, read_shift, source_of
 from daft_rl.envs.shift import Shift
+from daft_rl.envs.user_env import UserEnv, env_factory, env_name
 from daft_rl.errors import TaskError
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
-__all__ = ["Domain", "Own", "own_domains", "read_domains"]
-
-Own = gym.Env | Callable[[], gym.Env]
-"""An environment of the user's, or a function that makes one."""
+__all__ = ["Domain", "read_domains", "user_domains"]
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,12 @@ class Domain:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is a task of daft_rl, and not the user's."""
+        """Whether daft_rl makes the environment; not the user, and not somebody else's registration."""
         return self.maker is None and get_task(self.name).family != "gymnasium"
 
     @property
     def has_cost(self) -> bool:
-        """Whether episodes are known to report ``episode_cost``."""
+        """Whether ``info`` is known to have ``episode_cost``."""
         return self.is_ours and get_task(self.name).has_cost
 
     @property
@@ -48,73 +47,91 @@ class Domain:
         return {} if self.shift is None else self.shift.changes()
 
     def make(self, render_mode: str | None = None) -> gym.Env:
-        """One environment. The user's own decide themselves how they render."""
+        """Make one environment.
+
+        :param render_mode: ignored by the user's own environments, which decide themselves how they render
+        """
         return make(self.name, self.shift, render_mode=render_mode) if self.maker is None else self.maker()
 
     def steps_in_threads(self, vec: str) -> bool:
-        """Whether :meth:`make_vec` makes a batch whose environments are cheap to have many of."""
+        """Whether :meth:`make_vec` makes a batch that steps in threads, where many environments cost little."""
         return vec == "threads" or (vec == "auto" and self.maker is None and get_task(self.name).vec == "threads")
 
     def make_vec(self, num_envs: int, vec: str) -> VecEnv:
-        """A batch; see :func:`daft_rl.envs.make_vec`. The user's own may tell the ``cost`` of a step in ``info``."""
+        """Make a batch, see :func:`daft_rl.envs.make_vec`.
+
+        If ``info`` of a user's environment has the ``cost`` of a step, the batch adds ``episode_cost``.
+        """
         venv = make_vec(self.maker or self.name, num_envs=num_envs, shift=self.shift, vec=vec)
         if self.is_ours:
             return venv
-        from daft_rl.envs.costs import EpisodeCosts
+        from daft_rl.envs.episode_costs import EpisodeCosts  # imports PyTorch, which takes seconds
 
         return EpisodeCosts(venv)
 
 
 def read_domains(env: Mapping[str, Any], elsewhere: Sequence[str] = ()) -> dict[str, Domain]:
-    """``target`` and ``source``, as the configuration says.
+    """Build ``target``, ``source`` and further domains from plain data.
 
-    :param env: ``name``; ``shift`` of the target; ``source_shift``, by default none
-    :param elsewhere: levels of other shifts of the task, each of which is a domain by that name
-    :raises TaskError: an unknown task or field, an impossible value, a level elsewhere that is the target, or a
-        simulator that is not installed
+    :param env: ``name`` of the task; optionally ``shift`` of the target (by default the task's) and ``source_shift``
+        (by default none), in any notation of :func:`daft_rl.envs.read_shift`. For an environment of Gymnasium's
+        registry also ``wrappers`` (import paths; for all domains), ``kwargs`` (keywords of the target's constructor)
+        and ``source_kwargs``
+    :param elsewhere: levels of other shifts of the task. Each of them becomes a domain with that name
+    :return: ``target``, ``source``, then the levels elsewhere
+    :raises TaskError: a task, level or field does not exist, a value is impossible, a level elsewhere is the target,
+        or the simulator is not installed
     """
     if isinstance(elsewhere, str):
-        raise TaskError(f"evaluation.elsewhere={elsewhere}: expected a list of levels, [{elsewhere}].")
-    target, source = env["name"], source_of(env["name"])
-    check_installed(get_task(target).package)
-
-    def domain(name: str, shift: Any, keywords: str) -> Domain:
-        """``env=gymnasium`` has keywords and wrappers, which hold under every shift."""
-        read = read_shift(name, shift)
-        if isinstance(read, RegisteredShift):
-            wrappers, given = env.get("wrappers", ()), env.get(keywords, {})
-            if isinstance(wrappers, str) or not isinstance(given, Mapping):
-                raise TaskError(
-                    f"env.wrappers={wrappers!r}, env.{keywords}={given!r}: expected a list of import paths, "
-                    "['my_package:MyWrapper'], and keywords with values."
-                )
-            read = replace(read, kwargs={**given, **read.kwargs}, wrappers=(*wrappers, *read.wrappers))
-        return Domain(name, read)
-
+        raise TaskError(
+            f"elsewhere: expected a list of levels, [{elsewhere}], got '{elsewhere}'.", arguments=("elsewhere",)
+        )
+    name, source = env["name"], source_of(env["name"])
+    require_installed(get_task(name).package)
     domains = {
-        "target": domain(target, env["shift"], "kwargs"),
-        "source": domain(source, env.get("source_shift") or {}, "source_kwargs"),
-        **{level: domain(target, level, "kwargs") for level in elsewhere},
+        "target": _read_domain(name, env.get("shift"), env, "kwargs"),
+        "source": _read_domain(source, env.get("source_shift") or {}, env, "source_kwargs"),
     }
     for level in elsewhere:
+        domains[level] = _read_domain(name, level, env, "kwargs")
         if domains[level].changes == domains["target"].changes:
-            raise TaskError(f"evaluation.elsewhere: '{level}' is the target, where the policy learns. Leave it out.")
+            raise TaskError(
+                f"elsewhere: '{level}' is the target, where the policy learns. Leave it out.", arguments=("elsewhere",)
+            )
     return domains
 
 
-def own_domains(target: Own, source: Own | None) -> dict[str, Domain]:
-    """``target``, and ``source`` if there is one, from environments of the user's.
+def _read_domain(name: str, shift: Any, env: Mapping[str, Any], keywords: str) -> Domain:
+    """Read one domain. The keywords and wrappers of an environment of Gymnasium's registry hold under every shift.
 
-    :raises TaskError: they are no environments, or cannot be copied
+    :param keywords: the entry of ``env`` with the constructor's keywords
+    """
+    read = read_shift(name, shift)
+    if not isinstance(read, RegisteredShift):
+        return Domain(name, read)
+    wrappers, kwargs = env.get("wrappers", ()), env.get(keywords, {})
+    if isinstance(wrappers, str):
+        raise TaskError(
+            f"wrappers: expected a list of import paths, ['my_package:MyWrapper'], got {wrappers!r}.",
+            arguments=("wrappers",),
+        )
+    if not isinstance(kwargs, Mapping):
+        raise TaskError(f"{keywords}: expected names with values, got {kwargs!r}.", arguments=(keywords,))
+    read = replace(read, kwargs={**kwargs, **read.kwargs}, wrappers=(*wrappers, *read.wrappers))
+    return Domain(name, read)
+
+
+def user_domains(target: UserEnv, source: UserEnv | None) -> dict[str, Domain]:
+    """Build ``target`` and, if given, ``source`` from environments of the user.
+
+    :param target: an environment, or a function that makes one
+    :param source: likewise
+    :raises TaskError: they are no environments, or they cannot be copied
     """
     given = {"target": target} if source is None else {"target": target, "source": source}
     if any(isinstance(env, str) for env in given.values()):
-        raise TaskError("Of env and source_env, either both are names in the configuration or none is.")
-    return {role: Domain(_name(env), maker=own_maker(env)) for role, env in given.items()}
-
-
-def _name(env: Own) -> str:
-    if isinstance(env, gym.Env):
-        return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-    name = getattr(env, "__name__", type(env).__name__)
-    return "own" if name == "<lambda>" else name
+        raise TaskError(
+            "env and source_env: expected two names of tasks or two environments, got one of each.",
+            arguments=("env", "source_env"),
+        )
+    return {role: Domain(env_name(env), maker=env_factory(env)) for role, env in given.items()}

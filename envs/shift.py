@@ -1,36 +1,62 @@
-"""What a shift is: a small validated dataclass of changes to a task.
+"""A shift: a small dataclass of changes to a task that checks its values.
 
-Each simulator's file derives its own dataclass from :class:`Shift` and says how the changes are applied.
-A value is either one number for everything, or a mapping from name patterns to numbers
-(``{"hip_*": 0.2}``, shell-style wildcards).
+Each simulator derives its own dataclass from :class:`Shift` and applies the changes. A factor is either one number
+for every element, or a mapping from name patterns to numbers (``{"hip_*": 0.2}``, shell-style wildcards).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import BeforeValidator, Field, StrictFloat
 
 from daft_rl.errors import TaskError
+from daft_rl.validation import NonNegative, Number, Positive, Text, Whole, checked
 
-__all__ = ["Scale", "Shift", "check_number", "resolve_pattern"]
+if TYPE_CHECKING:
+    from dataclasses import Field as DataclassField
 
-Scale = float | Mapping[str, float]
-"""A factor for all elements, or factors by name pattern."""
+    from typing_extensions import Self
+
+__all__ = ["Component", "PositiveScale", "Scale", "Shift", "resolve_pattern", "vector"]
+
+Scale = NonNegative | dict[Text, NonNegative]
+"""A factor of at least 0 for all elements, or factors by name pattern."""
+PositiveScale = Positive | dict[Text, Positive]
+"""A factor above 0 for all elements, or factors by name pattern."""
+Component = Annotated[StrictFloat, Field(allow_inf_nan=False)]
+"""An entry of a vector; whole numbers become floats."""
+
+
+def vector(field: str, expected: str, lengths: Sequence[int]) -> BeforeValidator:
+    """A check that a value is a list, a tuple or an array of a certain length.
+
+    :param field: the shift's field, for the error message
+    :param expected: what the entries are, for the error message
+    :param lengths: the lengths that are possible
+    """
+
+    def as_tuple(value: Any) -> tuple[Any, ...]:
+        entries = value.tolist() if isinstance(value, np.ndarray) else value
+        if not isinstance(entries, list | tuple) or len(entries) not in lengths:
+            raise TaskError(f"shift.{field}: expected {expected}, got {value!r}.")
+        return tuple(entries)
+
+    return BeforeValidator(as_tuple)
 
 
 def resolve_pattern(field: str, scale: Scale, names: Iterable[str]) -> dict[str, float]:
-    """Say which element gets which factor.
+    """Find the factor of each element.
 
     :param field: the shift's field, for the error message
-    :param scale: one factor, or factors by name pattern; where several patterns fit, their factors multiply
-    :param names: the names that exist
-    :return: name -> factor, only for names whose factor is not 1
-    :raises TaskError: a pattern that fits no name
+    :param scale: one factor, or factors by name pattern. Where several patterns match, their factors multiply
+    :param names: the elements' names
+    :return: name -> factor, without names whose factor is 1
+    :raises TaskError: a pattern matches no name
     """
     names = list(names)
     if not isinstance(scale, Mapping):
@@ -39,79 +65,48 @@ def resolve_pattern(field: str, scale: Scale, names: Iterable[str]) -> dict[str,
     for pattern, factor in scale.items():
         matching = [name for name in names if fnmatchcase(name, pattern)]
         if not matching:
-            raise TaskError(f"shift.{field}: no name fits '{pattern}'. What exists: {', '.join(sorted(set(names)))}.")
+            raise TaskError(
+                f"shift.{field}: '{pattern}' matches no name. What exists: {', '.join(sorted(set(names)))}."
+            )
         for name in matching:
             factors[name] = factors.get(name, 1.0) * float(factor)
     return {name: factor for name, factor in factors.items() if factor != 1.0}
 
 
-def check_number(field: str, value: Any, minimum: float | None, exclusive: bool = False) -> float:
-    """A finite number within its bound.
-
-    :param field: the shift's field, for the error message
-    :param value: what was given
-    :param minimum: the least value that is possible, or ``None``
-    :param exclusive: whether ``minimum`` itself is impossible too
-    :raises TaskError: it is none
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TaskError(f"shift.{field}: expected a finite number, got {value!r}.")
-    if minimum is not None and (value <= minimum if exclusive else value < minimum):
-        bound = f"above {minimum:g}" if exclusive else f"at least {minimum:g}"
-        raise TaskError(f"shift.{field}: {value!r} is impossible, it must be {bound}.")
-    return float(value)
-
-
-@dataclass(frozen=True, kw_only=True)
+@checked(TaskError, "shift")
 class Shift:
-    """Changes that every simulator knows: of what the agent observes and when its actions arrive.
+    """Changes that work with every simulator: of what the agent observes and of when its actions arrive.
 
-    The default values change nothing. The order is ``observation * scale + offset + noise``.
+    The default values change nothing. Observations become ``observation * scale + offset + noise``.
     """
 
-    observation_noise: float = 0.0
+    if TYPE_CHECKING:  # for `fields`, `replace` and `asdict`, which expect it of a dataclass
+        __dataclass_fields__: ClassVar[dict[str, DataclassField[Any]]]
+
+    observation_noise: NonNegative = 0.0
     """Standard deviation of Gaussian noise on every entry, drawn anew each step (observation units)."""
-    observation_offset: float = 0.0
+    observation_offset: NonNegative = 0.0
     """Standard deviation of a constant offset of every entry, the same in all episodes (observation units)."""
-    observation_draw: int = 0
-    """Which offset of that standard deviation: 0, 1, 2 and so on are draws that have nothing to do with each other."""
-    observation_scale: float = 1.0
+    observation_draw: Whole = 0
+    """Which offset of that standard deviation: 0, 1, 2 and so on are independent draws."""
+    observation_scale: Number = 1.0
     """Factor on every entry."""
-    action_delay: int = 0
-    """Steps by which actions arrive late; until then the action is zero."""
-
-    def __post_init__(self) -> None:
-        check_number("observation_noise", self.observation_noise, 0.0)
-        check_number("observation_offset", self.observation_offset, 0.0)
-        check_number("observation_scale", self.observation_scale, None)
-        for name in ("observation_draw", "action_delay"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise TaskError(f"shift.{name}: expected a whole number >= 0, got {value!r}.")
-
-    def _check_scale(self, field: str, *, positive: bool) -> None:
-        """A factor must be a number >= 0 (> 0 with ``positive``), for everything or by pattern."""
-        scale = getattr(self, field)
-        for name, factor in scale.items() if isinstance(scale, Mapping) else [("", scale)]:
-            check_number(f"{field}.{name}" if name else field, factor, 0.0, exclusive=positive)
+    action_delay: Whole = 0
+    """Number of steps by which actions arrive late. Zeros arrive until then."""
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Shift:
-        """Build from plain data.
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build a shift from plain data.
 
-        :raises TaskError: an unknown field, or an impossible value
+        :param values: field -> value
+        :raises TaskError: a field does not exist, or a value is impossible
         """
-        known = [field.name for field in fields(cls)]
         if not isinstance(values, Mapping):
             raise TaskError(f"shift: expected the name of a level or fields and values, got {values!r}.")
-        for name in values:
-            if name not in known:
-                raise TaskError(f"shift.{name} does not exist. What exists: {', '.join(known)}.")
-        return cls(**{name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()})
+        return cls(**{str(name): v.item() if isinstance(v, np.generic) else v for name, v in values.items()})
 
     def changes(self) -> dict[str, Any]:
-        """The fields that differ from no shift at all."""
-        neutral = type(self)()
-        return {
-            f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != getattr(neutral, f.name)
-        }
+        """The fields that differ from their defaults."""
+        unshifted = type(self)()
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value != getattr(unshifted, name)}

@@ -1,4 +1,4 @@
-"""Changes of observations and actions, for any simulator."""
+"""Changes of observations and actions for any simulator."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from daft_rl.envs.shift import Shift
 from daft_rl.errors import TaskError
@@ -15,17 +16,18 @@ from daft_rl.errors import TaskError
 __all__ = ["ActionDelay", "ObservationShift", "shift_interface"]
 
 OFFSET_SEED = 20240220
-"""The offset is part of the task, not of the episode: the same for everybody."""
+"""The offset belongs to the task: it is the same in every episode and every run."""
 
 
-class ObservationShift(gym.ObservationWrapper[np.ndarray, Any, np.ndarray], gym.utils.RecordConstructorArgs):
+class ObservationShift(gym.ObservationWrapper[NDArray[Any], Any, NDArray[Any]], gym.utils.RecordConstructorArgs):
     """``observation * scale + offset + noise``.
 
     :param env: an environment with a ``Box`` observation
     :param noise: standard deviation of Gaussian noise, drawn from the environment's own generator
-    :param offset: standard deviation from which one constant offset per entry is drawn, always the same
+    :param offset: standard deviation of a constant offset per entry, which depends on ``draw`` only
     :param scale: factor on every entry
-    :param draw: which of all offsets
+    :param draw: number of the draw of the offset
+    :raises TaskError: the observation is no ``Box`` of floating-point numbers
     """
 
     def __init__(
@@ -35,15 +37,15 @@ class ObservationShift(gym.ObservationWrapper[np.ndarray, Any, np.ndarray], gym.
         super().__init__(env)
         space = env.observation_space
         if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
-            raise TaskError(f"A shift of observations needs a Box of floating-point numbers, got {space}.")
+            raise TaskError(f"shift.observation_*: expected a Box of floating-point observations, got {space}.")
         self.noise, self.scale = noise, scale
         self.offset = offset * np.random.default_rng(OFFSET_SEED + draw).standard_normal(space.shape)
         self.observation_space = spaces.Box(-np.inf, np.inf, space.shape, space.dtype)  # type: ignore[arg-type]
 
-    def observation(self, observation: np.ndarray) -> np.ndarray:
+    def observation(self, observation: NDArray[Any]) -> NDArray[Any]:
         """
-        :param observation: what the simulator gives, shape ``observation_space.shape``
-        :return: what the agent sees, same shape and dtype
+        :param observation: the simulator's observation, shape ``observation_space.shape``
+        :return: the agent's observation, same shape and dtype
         """
         shifted = observation * self.scale + self.offset
         if self.noise:
@@ -52,7 +54,11 @@ class ObservationShift(gym.ObservationWrapper[np.ndarray, Any, np.ndarray], gym.
 
 
 class ActionDelay(gym.Wrapper, gym.utils.RecordConstructorArgs):
-    """Actions arrive ``steps`` steps late; at the start of an episode zeros arrive."""
+    """Delays actions. Zeros arrive at the start of an episode.
+
+    :param env: any environment
+    :param steps: number of steps by which actions arrive late
+    """
 
     def __init__(self, env: gym.Env, steps: int) -> None:
         gym.utils.RecordConstructorArgs.__init__(self, steps=steps)
@@ -67,13 +73,13 @@ class ActionDelay(gym.Wrapper, gym.utils.RecordConstructorArgs):
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Take the action given ``steps`` steps ago; see :meth:`gymnasium.Env.step`."""
-        self._queue.append(np.array(action)[()])  # callers reuse their arrays; a discrete action stays a number
+        """Take the action of ``steps`` steps ago. See :meth:`gymnasium.Env.step`."""
+        self._queue.append(np.array(action)[()])  # copy: callers reuse their arrays. A discrete action stays a number
         return self.env.step(self._queue.popleft())
 
 
 def shift_interface(env: gym.Env, shift: Shift) -> gym.Env:
-    """Wrap ``env`` in what the shift says of observations and actions, and in nothing more."""
+    """Wrap an environment in the shift's changes of observations and actions, if there are any."""
     if shift.action_delay:
         env = ActionDelay(env, shift.action_delay)
     if shift.observation_noise or shift.observation_offset or shift.observation_scale != 1.0:

@@ -19,8 +19,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from daft_rl.envs.robosuite.tasks import RobosuiteEnv, RobosuiteShift
-from daft_rl.envs.safety.tasks import SafetyEnv, get_blueprint
+from daft_rl.envs.robosuite import RobosuiteShift
+from daft_rl.envs.robosuite.environment import RobosuiteEnv
+from daft_rl.envs.safety.environment import SafetyEnv
+from daft_rl.envs.safety.package import get_blueprint
 from daft_rl.run.results import machine
 
 TASKS = {

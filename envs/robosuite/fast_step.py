@@ -1,12 +1,12 @@
 """robosuite's step with the same numbers in less time.
 
-Three quarters of a step are the Python code of the arm's controller, which runs 25 times in it. Here it runs with
-MuJoCo's functions and NumPy's on fixed arrays, without looking up names; what stays the same for all 25 runs (goal
-in the world, gripper) is computed once, and what is observed is read once. The linear algebra is robosuite's own,
-in the same order, so that observations and rewards are equal to the last bit; ``tests/test_robosuite.py`` compares.
+Three quarters of a step are Python code of the arm's controller, which runs 25 times per step. :class:`FastStep` runs
+it with functions of MuJoCo and NumPy on fixed arrays, without looking up names. It computes once what is the same in
+all 25 runs (goal in the world, gripper), and reads observations once. The linear algebra is robosuite's own, in the
+same order, so observations and rewards are equal to the last bit (``tests/envs/test_robosuite.py``).
 
-Nothing installed is edited: robosuite's ``reset`` stays as it is, its ``step`` is not called. Left out is what
-neither observation nor reward uses: robosuite's ``recent_*`` buffers but the forces, and its own observables.
+No installed file is edited: robosuite's ``reset`` stays in use, its ``step`` is not called. Left out is what neither
+observation nor reward uses: robosuite's ``recent_*`` buffers except the forces, and its observables.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 
 import mujoco
 import numpy as np
+from numpy.typing import NDArray
+
+from daft_rl.envs.robosuite.fast_wipe import FastWipe
 
 __all__ = ["FastStep"]
 
-JOINT_LIMIT_TOLERANCE = 0.1  # rad; robosuite's Robot.check_q_limits
-SENSORS = ("force_ee", "torque_ee")
 
-
-def _index(indices: list[int]) -> slice | np.ndarray:
-    """A slice where possible: NumPy copies it ten times faster than a list of indices."""
+def _index(indices: list[int]) -> slice | NDArray[Any]:
+    """A slice if possible, because NumPy copies it ten times faster than a list of indices."""
     first = indices[0] if len(indices) else 0
     if list(indices) == list(range(first, first + len(indices))):
         return slice(first, first + len(indices))
@@ -31,7 +31,7 @@ def _index(indices: list[int]) -> slice | np.ndarray:
 
 
 class FastStep:
-    """Steps one robosuite environment of one fixed arm with the controller ``OSC_POSE``.
+    """Steps a robosuite environment with one fixed arm and the controller ``OSC_POSE``.
 
     :param sim_env: robosuite's Door or Wipe, with ``hard_reset=False`` and its default observables
     """
@@ -51,7 +51,7 @@ class FastStep:
         self.substeps = int(sim_env.control_timestep / sim_env.model_timestep)
         self.joints = _index(self.robot._ref_joint_pos_indexes)
         self.dofs = _index(self.robot._ref_joint_vel_indexes)
-        assert isinstance(self.joints, slice)  # so that we can keep views
+        assert isinstance(self.joints, slice)  # views need slices
         assert isinstance(self.dofs, slice)
         self.fingers = _index(self.robot._ref_gripper_joint_pos_indexes["right"])
         self.finger_dofs = _index(self.robot._ref_gripper_joint_vel_indexes["right"])
@@ -62,7 +62,7 @@ class FastStep:
         self.base: str = base.name
         self.base_moves = bool(model.body_weldid[model.site_bodyid[base.id]])  # IIWA's is part of its first link
         self.hand: int = model.body(self.robot.robot_model.eef_name["right"]).id
-        # views of MuJoCo's memory, which stays where it is
+        # views of MuJoCo's memory, whose address does not change
         self.position, self.orientation = data.site_xpos[self.site], data.site_xmat[self.site].reshape(3, 3)
         self.qpos, self.qvel, self.qacc, self.bias, self.ctrl = (
             data.qpos, data.qvel, data.qacc, data.qfrc_bias[self.dofs], data.ctrl,
@@ -70,15 +70,15 @@ class FastStep:
         self.jacobian_position, self.jacobian_rotation = np.zeros((3, model.nv)), np.zeros((3, model.nv))
         self.inertia = np.zeros((model.nv, model.nv))
         count = len(self.robot._ref_joint_vel_indexes)
-        self.mass_matrix = np.zeros((count, count), order="F")  # the layout that robosuite's indexing gives
+        self.mass_matrix = np.zeros((count, count), order="F")  # the memory order of robosuite's indexing
         self.arm_inertia = self.inertia[self.dofs, self.dofs]
         self.arm_jacobians = self.jacobian_position[:, self.dofs], self.jacobian_rotation[:, self.dofs]
         self.hand_pose, self.wrench = np.eye(4), np.zeros(6)
         self.force, self.moment = self.wrench[:3], self.wrench[3:]
-        self._wipe = _FastWipe(sim_env) if type(sim_env).__name__ == "Wipe" else None
+        self._wipe = FastWipe(sim_env) if type(sim_env).__name__ == "Wipe" else None
 
-    def begin(self) -> np.ndarray:
-        """To be called after each reset of robosuite's: it builds its controllers anew.
+    def start_episode(self) -> NDArray[Any]:
+        """Read the controllers. Call this after each reset of robosuite, which builds new ones.
 
         :return: the first observation, see :meth:`step`
         """
@@ -86,13 +86,13 @@ class FastStep:
         self.arm = arm = composite.part_controllers["right"]
         self.others = [(name, part) for name, part in composite.part_controllers.items() if name != "right"]
         mode = (arm.impedance_mode, arm.input_type, arm.input_ref_frame, arm._goal_update_mode)
-        self.unusual = mode != ("fixed", "delta", "base", "achieved")  # robosuite then sets the goals
-        arm.J_pos, arm.J_ori = arm.J_full[:3], arm.J_full[3:]  # one copy serves all three
+        self.is_unusual = mode != ("fixed", "delta", "base", "achieved")  # then robosuite itself sets goals
+        arm.J_pos, arm.J_ori = arm.J_full[:3], arm.J_full[3:]  # views of one array
         self.jacobian_transposed = arm.J_full.T
         self.kp, self.kd, self.rest = arm.kp, arm.kd, arm.initial_joint
         composite.update_state()
         self.to_base = self._pose_inv(self._make_pose(arm.origin_pos, arm.origin_ori))
-        # robosuite's first run after a reset uses what was read before the gripper took its place
+        # robosuite's first run after a reset uses readings from before the gripper was placed
         self.velocity = np.concatenate((arm.ref_pos_vel, arm.ref_ori_vel))
         self.hand_position, self.hand_orientation = arm.ref_pos, arm.ref_ori_mat
         self.joint_position, self.joint_velocity = arm.joint_pos, arm.joint_vel
@@ -106,8 +106,8 @@ class FastStep:
         self.observation = self._observe()
         return self.observation
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
-        """What robosuite's ``step`` computes.
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool]:
+        """Compute what robosuite's ``step`` computes.
 
         :param action: shape ``(action_dim,)``, ``float64``
         :return: object state and robot's state, ``float64``; reward; whether the episode terminated
@@ -126,7 +126,7 @@ class FastStep:
             if substep == 0:
                 self._control_others()
             mujoco.mj_step2(model, data)
-            # the clock of robosuite's observables, one for all: they are read after the first physics step of a period
+            # robosuite reads all observables after the first physics step of a sampling period
             self.elapsed += timestep
             if not self.sampled:
                 self.observation, self.sampled = self._observe(), True
@@ -138,7 +138,7 @@ class FastStep:
         return self.observation, reward, done
 
     def _read_state(self) -> None:
-        """What the controller's ``update`` reads: velocity, Jacobian, inertia; pose and joints are views."""
+        """Read what the controller's ``update`` reads: velocity, Jacobian, inertia. Pose and joints are views."""
         arm = self.arm
         self.hand_position, self.hand_orientation = self.position, self.orientation
         mujoco.mj_jacSite(self.model, self.data, self.jacobian_position, self.jacobian_rotation, self.site)
@@ -149,10 +149,10 @@ class FastStep:
         self.mass_matrix[:] = self.arm_inertia
         self.joint_position, self.joint_velocity = self.qpos[self.joints], self.qvel[self.dofs]
 
-    def _set_goal(self, action: np.ndarray) -> None:
-        """A new goal from the action, relative to the arm's base."""
+    def _set_goal(self, action: NDArray[Any]) -> None:
+        """Set a new goal from the action, relative to the arm's base."""
         arm, composite = self.arm, self.robot.composite_controller
-        if self.base_moves or self.unusual:
+        if self.base_moves or self.is_unusual:
             arm.ref_pos[:], arm.ref_ori_mat[:] = self.hand_position, self.hand_orientation
             composite.update_state()
             arm.new_update = False  # just read
@@ -170,13 +170,13 @@ class FastStep:
         self._place_goal()
 
     def _place_goal(self) -> None:
-        """The goal in the world: the same for the whole step, unless the arm's base moves."""
+        """Transform the goal to the world. It stays the same for the whole step, unless the arm's base moves."""
         arm = self.arm
         self.goal_position = arm.origin_pos + np.dot(arm.origin_ori, arm.goal_pos)
         self.goal_orientation = np.dot(arm.origin_ori, arm.goal_ori)
 
     def _control(self) -> None:
-        """Operational space control. A base that does not move has no velocity to subtract."""
+        """Run operational space control. Subtract the velocity of the base only if the base moves."""
         arm, velocity = self.arm, self.velocity
         if self.base_moves:
             self.robot.composite_controller.update_state()
@@ -209,7 +209,7 @@ class FastStep:
         )
 
     def _control_others(self) -> None:
-        """The gripper, whose motors get the same for the whole step; and the forces that Wipe rewards."""
+        """Control the gripper, once per step, and record the forces that Wipe rewards."""
         robot = self.robot
         for name, controller in self.others:
             motors = robot._ref_actuators_indexes_dict[name]
@@ -219,8 +219,8 @@ class FastStep:
             measured = [robot.get_sensor_measurement(name) for name in self._wipe.sensors]
             robot.recent_ee_forcetorques["right"].push(np.concatenate(measured))
 
-    def _observe(self) -> np.ndarray:
-        """Object state, then the robot's, in robosuite's order."""
+    def _observe(self) -> NDArray[Any]:
+        """Object state, then robot state, in robosuite's order."""
         env, data = self.env, self.data
         joints, hand = self.qpos[self.joints].copy(), self.position.copy()
         robot = (
@@ -236,88 +236,3 @@ class FastStep:
         turned = [self.qpos[env.handle_qpos_addr]] if env.use_latch else []
         opened = [self.qpos[env.hinge_qpos_addr]]
         return np.concatenate((door, handle, opened, door - hand, handle - hand, turned, *robot))
-
-
-class _FastWipe:
-    """Wipe's loops over a hundred markers and all contacts, as array operations; put into place on the instance."""
-
-    def __init__(self, env: Any) -> None:
-        self.env, self.robot = env, env.robots[0]
-        self.model, self.data = env.sim.model._model, env.sim.data._data
-        self.markers = list(env.model.mujoco_arena.markers)
-        self.number = {id(marker): number for number, marker in enumerate(self.markers)}
-        self.bodies = np.array([self.model.body(marker.root_body).id for marker in self.markers])
-        self.corners = [self.model.geom(name).id for name in self.robot.gripper["right"].important_geoms["corners"]]
-        self.is_robot = np.zeros(self.model.ngeom, bool)
-        self.is_robot[[self.model.geom(name).id for name in self.robot.robot_model.contact_geoms]] = True
-        self.joints = self.robot._ref_joint_pos_indexes
-        low, high = self.model.jnt_range[self.robot._ref_joint_indexes].T
-        self.low = np.where(low == high, -np.inf, low + JOINT_LIMIT_TOLERANCE)
-        self.high = np.where(low == high, np.inf, high - JOINT_LIMIT_TOLERANCE)
-        self.sensors = [self.robot.gripper["right"].important_sensors[kind] for kind in SENSORS]
-        sensordata = self.data.sensordata
-        addresses = {name: self.model.sensor(name).adr[0] for name in self.sensors}
-        self.force = sensordata[addresses[self.sensors[0]] :][:3]  # a view
-        self.remaining, self._seen = np.arange(len(self.markers)), -1
-
-        self._active_markers = env._get_active_markers
-        self._any_contact = env.check_contact
-        env._get_wipe_information = self.information
-        env._get_active_markers = self.active_markers
-        env.check_contact = self.check_contact
-        self.robot.check_q_limits = self.near_joint_limit
-        self.robot.get_sensor_measurement = lambda name: sensordata[addresses[name] : addresses[name] + 3].copy()
-
-    def _update_remaining(self) -> None:
-        wiped = self.env.wiped_markers
-        if len(wiped) != self._seen:
-            left = np.ones(len(self.markers), bool)
-            left[[self.number[id(marker)] for marker in wiped]] = False
-            self.remaining, self._seen = np.flatnonzero(left), len(wiped)
-
-    def information(self) -> tuple[float, np.ndarray, np.ndarray]:
-        """Wipe's ``_get_wipe_information``: radius and centroid of the dirt, and the way there from the hand."""
-        self._update_remaining()
-        if not len(self.remaining):
-            return 0, np.zeros(3), np.zeros(3)
-        places = self.data.xpos[self.bodies[self.remaining]]
-        centroid = np.add.reduce(places, axis=0)  # row after row, as a loop adds
-        centroid /= len(places)
-        away = places - centroid
-        radius = np.sqrt(np.add.reduce(away * away, axis=1).max())
-        return radius, centroid, centroid - self.data.site_xpos[self.robot.eef_site_id["right"]]
-
-    def active_markers(self, corner_names: list[str]) -> list[Any]:
-        """Wipe's ``_get_active_markers``, asked only about dirt that is left and near the wiper."""
-        if not self.data.ncon:
-            return []
-        self._update_remaining()
-        corners = self.data.geom_xpos[self.corners]
-        origin = corners[1]
-        first, second = corners[0] - origin, corners[3] - origin
-        normal = np.cross(first / np.linalg.norm(first), second / np.linalg.norm(second))
-        offsets = self.data.xpos[self.bodies[self.remaining]] - origin
-        height = offsets @ (normal / np.linalg.norm(normal))
-        reach = np.linalg.norm(first) + np.linalg.norm(second)  # generous: robosuite decides
-        near = (height > -1e-6) & (height < 0.02 + 1e-6) & (np.abs(offsets).max(axis=1) < reach)
-        arena = self.env.model.mujoco_arena
-        arena.markers = [self.markers[number] for number in self.remaining[near]]
-        try:
-            return self._active_markers(corner_names) if arena.markers else []
-        finally:
-            arena.markers = self.markers
-
-    def presses(self) -> bool:
-        """Wipe's ``_has_gripper_contact``: whether the wiper feels more than a threshold."""
-        return bool(np.linalg.norm(self.force - self.env.ee_force_bias["right"]) > self.env.contact_threshold)
-
-    def check_contact(self, geoms: Any, others: Any = None) -> bool:
-        """robosuite's ``check_contact``; fast for the arm with anything."""
-        if geoms is not self.robot.robot_model or others is not None:
-            return self._any_contact(geoms, others)
-        return bool(self.is_robot[self.data.contact.geom].any())
-
-    def near_joint_limit(self) -> bool:
-        """The arm's ``check_q_limits``, without a warning at every step."""
-        joints = self.data.qpos[self.joints]
-        return not bool(np.all((self.low < joints) & (joints < self.high)))

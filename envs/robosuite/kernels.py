@@ -1,12 +1,15 @@
-"""Arithmetic of robosuite's arm controller, compiled by robosuite's own means. Import it after robosuite.
+"""Arithmetic of robosuite's arm controller, compiled with robosuite's own decorator. Import it after robosuite.
 
-Only what a compiler does not change in the last bit: additions, products of single numbers, and calls of what robosuite
-compiles itself. Products of matrices that robosuite leaves to NumPy stay with NumPy.
+It contains only what a compiler does not change in the last bit: additions, products of single numbers, and calls of
+functions that robosuite compiles itself. Products of matrices that robosuite leaves to NumPy stay with NumPy.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from robosuite.utils.control_utils import nullspace_torques, orientation_error
 from robosuite.utils.numba import jit_decorator
 
@@ -15,15 +18,15 @@ __all__ = ["desired_acceleration", "limited_torques"]
 
 @jit_decorator
 def desired_acceleration(
-    goal_position: np.ndarray,
-    position: np.ndarray,
-    goal_orientation: np.ndarray,
-    orientation: np.ndarray,
-    velocity: np.ndarray,
-    kp: np.ndarray,
-    kd: np.ndarray,
-) -> np.ndarray:
-    """What springs and dampers ask for, shape (6,): three translations, three rotations."""
+    goal_position: NDArray[Any],
+    position: NDArray[Any],
+    goal_orientation: NDArray[Any],
+    orientation: NDArray[Any],
+    velocity: NDArray[Any],
+    kp: NDArray[Any],
+    kd: NDArray[Any],
+) -> NDArray[Any]:
+    """Acceleration by springs and dampers, shape ``(6,)``: three translations, three rotations."""
     error = np.empty(6)
     error[:3] = goal_position - position
     error[3:] = orientation_error(goal_orientation, orientation)
@@ -32,15 +35,18 @@ def desired_acceleration(
 
 @jit_decorator
 def limited_torques(
-    torques: np.ndarray,
-    mass_matrix: np.ndarray,
-    nullspace: np.ndarray,
-    rest: np.ndarray,
-    joint_position: np.ndarray,
-    joint_velocity: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Torques with those that pull the joints to ``rest``, and the same within the motors' limits."""
-    asked = torques + nullspace_torques(mass_matrix, nullspace, rest, joint_position, joint_velocity)
-    return asked, np.minimum(np.maximum(asked, low), high)
+    torques: NDArray[Any],
+    mass_matrix: NDArray[Any],
+    nullspace: NDArray[Any],
+    rest: NDArray[Any],
+    joint_position: NDArray[Any],
+    joint_velocity: NDArray[Any],
+    low: NDArray[Any],
+    high: NDArray[Any],
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Add the torques that pull the joints to ``rest``.
+
+    :return: the sum, and the sum within the motors' limits
+    """
+    total = torques + nullspace_torques(mass_matrix, nullspace, rest, joint_position, joint_velocity)
+    return total, np.minimum(np.maximum(total, low), high)

@@ -1,6 +1,6 @@
-"""Safety-Gymnasium's steps in less time and with the same bits: its Python work on arrays instead of on scalars.
+"""Faster steps of Safety-Gymnasium with the same bits: array operations replace loops over scalars.
 
-Functions replace methods of one task object; classes and installed files stay as they are.
+Functions replace methods of one task object. Classes and installed files stay as they are.
 """
 
 from __future__ import annotations
@@ -12,52 +12,56 @@ from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["speed_up"]
 
 
 def speed_up(task: Any) -> None:
-    """Replace the slow methods of a navigation task, where it is known to be safe.
+    """Replace the slow methods of a navigation task, unless the task overrides them.
 
     :param task: the package's task object
     """
     from safety_gymnasium.bases.base_task import BaseTask
 
-    def plain(name: str) -> bool:
-        """Whether the task leaves a method of all tasks as it is."""
+    def inherited(name: str) -> bool:
+        """Whether the task inherits the method from the base of all tasks."""
         return getattr(type(task), name) is getattr(BaseTask, name)
 
     agent = task.agent
     bodies = _Bodies(task)
     agent.get_sensor = _sensor_reader(agent)
     task._obs_lidar_pseudo = partial(_lidar, task, bodies)
-    if plain("simulation_forward") and not task._mocaps and not task.debug:
+    if inherited("simulation_forward") and not task._mocaps and not task.debug:
         task.simulation_forward = partial(_simulate, task)
-    # Nothing else moves in these tasks: what the package computes again before costs and observations is there already
-    settled = type(task).__name__.startswith("GoalLevel") and type(agent).__name__ in ("Point", "Car")
-    if settled and not task._is_load_static_geoms:
+    # Nothing else moves in these tasks, so the state is current. The package would compute it again, before costs and
+    # before observations.
+    is_current = type(task).__name__.startswith("GoalLevel") and type(agent).__name__ in ("Point", "Car")
+    if is_current and not task._is_load_static_geoms:
         task.calculate_cost = partial(_cost, task)
-    if plain("dist_goal") and "goal" in task._geoms:
+    if inherited("dist_goal") and "goal" in task._geoms:
         task.dist_goal = partial(_dist_goal, bodies)
-    if plain("obs") and task.observation_flatten and not task.observe_vision:
-        task.obs = partial(_observe, task, bodies, settled)
+    if inherited("obs") and task.observation_flatten and not task.observe_vision:
+        task.obs = partial(_observe, task, bodies, is_current)
     hazards = task._geoms.get("hazards")
     if hazards is not None:
         hazards.cal_cost = partial(_hazard_cost, hazards, bodies)
 
 
 class _Lidars(NamedTuple):
-    """Lidars that are read together: their names, the rows of what they see, and which of them sees it."""
+    """Lidars that are computed together."""
 
     names: list[str]
-    rows: np.ndarray
-    group: np.ndarray
+    rows: NDArray[Any]
+    """Rows of all bodies that any lidar sees."""
+    group: NDArray[Any]
+    """For each of these bodies, the number of its lidar."""
 
 
 class _Bodies:
-    """Where the agent and the things around it are, read by their rows in MuJoCo's arrays.
+    """Positions of the agent and of the obstacles, read by their rows in MuJoCo's arrays.
 
-    A reset compiles a new model of the same bodies, so that rows stay.
+    A reset compiles a new model with the same bodies, so rows stay valid.
 
     :param task: the package's task object
     """
@@ -65,7 +69,7 @@ class _Bodies:
     def __init__(self, task: Any) -> None:
         self.task = task
         self._row: dict[str, int] = {}
-        self._rows: dict[str, np.ndarray | None] = {}
+        self._rows: dict[str, NDArray[Any] | None] = {}
 
     def row(self, name: str) -> int:
         """The row of one body."""
@@ -73,11 +77,11 @@ class _Bodies:
             self._row[name] = self.task.model.body(name).id
         return self._row[name]
 
-    def rows(self, obstacle: Any) -> np.ndarray | None:
-        """The rows of an obstacle's bodies; ``None`` if it has none, such as a wall."""
+    def rows(self, obstacle: Any) -> NDArray[Any] | None:
+        """The rows of an obstacle's bodies; ``None`` if it has none, as a wall."""
         if obstacle.name not in self._rows:
             names = [f"{obstacle.name[:-1]}{i}" for i in range(getattr(obstacle, "num", 0) or 0)] or [obstacle.name]
-            rows: np.ndarray | None
+            rows: NDArray[Any] | None
             try:
                 rows = np.array([self.row(name) for name in names])
             except KeyError:
@@ -89,7 +93,7 @@ class _Bodies:
 
     @cached_property
     def lidars(self) -> _Lidars:
-        """Those of obstacles that are bodies."""
+        """The lidars of obstacles that are bodies."""
         rows = {
             f"{obstacle.name}_lidar": self.rows(obstacle)
             for obstacle in self.task._obstacles
@@ -100,16 +104,16 @@ class _Bodies:
         return _Lidars(list(bodies), np.concatenate([*bodies.values(), group[:0]]), group)
 
     @property
-    def agent(self) -> tuple[np.ndarray, np.ndarray]:
-        """Position and rotation matrix of the agent, views."""
+    def agent(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Position, shape ``(3,)``, and rotation matrix, shape ``(3, 3)``, of the agent. Both are views."""
         row, data = self.row("agent"), self.task.data
         return data.xpos[row], data.xmat[row].reshape(3, 3)
 
 
-def _sensor_reader(agent: Any) -> Callable[[str], np.ndarray]:
+def _sensor_reader(agent: Any) -> Callable[[str], NDArray[Any]]:
     places: dict[str, slice] = {}
 
-    def read(name: str) -> np.ndarray:
+    def read(name: str) -> NDArray[Any]:
         if name not in places:
             model = agent.engine.model
             sensor = model.sensor(name).id
@@ -119,24 +123,25 @@ def _sensor_reader(agent: Any) -> Callable[[str], np.ndarray]:
     return read
 
 
-def _lidar(task: Any, bodies: _Bodies, positions: Any) -> np.ndarray:
-    """How close the nearest of some objects is in each direction, array ``(num_bins,)``."""
+def _lidar(task: Any, bodies: _Bodies, positions: Any) -> NDArray[Any]:
+    """Closeness of the nearest object in each direction, shape ``(num_bins,)``."""
     places = np.array(positions, ndmin=2)
     return _lidars(task.lidar_conf, bodies, places, np.zeros(len(places), int), 1)[0]
 
 
-def _lidars(conf: Any, bodies: _Bodies, places: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
-    """How close the nearest object of each group is in each direction.
+def _lidars(conf: Any, bodies: _Bodies, places: NDArray[Any], group: NDArray[Any], groups: int) -> NDArray[Any]:
+    """Closeness of the nearest object of each group in each direction.
 
-    :param places: positions of the objects, array ``(n, 2 or 3)``
-    :param group: of each object, array ``(n,)``
-    :return: array ``(groups, num_bins)``
+    :param places: positions of the objects, shape ``(n, 2 or 3)``
+    :param group: of each object, shape ``(n,)``
+    :return: shape ``(groups, num_bins)``
     """
     position, rotation = bodies.agent
     away = np.zeros((len(places), 3))
     away[:, :2] = places[:, :2]
     away -= position
-    x, y = np.matmul(away[:, None], rotation)[:, 0, :2].T  # one by one: BLAS may round matrices otherwise than vectors
+    # one by one, since BLAS may round a product of matrices in another way
+    x, y = np.matmul(away[:, None], rotation)[:, 0, :2].T
     distance = np.abs(x + 1j * y)
     angle = np.arctan2(y, x) % (np.pi * 2)
     width = (np.pi * 2) / conf.num_bins
@@ -145,14 +150,14 @@ def _lidars(conf: Any, bodies: _Bodies, places: np.ndarray, group: np.ndarray, g
         sensor = np.exp(-conf.exp_gain * distance)
     else:
         sensor = np.maximum(0, conf.max_dist - distance) / conf.max_dist
-    seen = np.zeros(groups * conf.num_bins)
+    closeness = np.zeros(groups * conf.num_bins)
     first = group * conf.num_bins
-    np.maximum.at(seen, first + bins, sensor)
+    np.maximum.at(closeness, first + bins, sensor)
     if conf.alias:
         share = (angle - width * bins) / width
-        np.maximum.at(seen, first + (bins + 1) % conf.num_bins, share * sensor)
-        np.maximum.at(seen, first + (bins - 1) % conf.num_bins, (1 - share) * sensor)
-    return seen.reshape(groups, conf.num_bins)
+        np.maximum.at(closeness, first + (bins + 1) % conf.num_bins, share * sensor)
+        np.maximum.at(closeness, first + (bins - 1) % conf.num_bins, (1 - share) * sensor)
+    return closeness.reshape(groups, conf.num_bins)
 
 
 def _dist_goal(bodies: _Bodies) -> float:
@@ -162,7 +167,7 @@ def _dist_goal(bodies: _Bodies) -> float:
     return math.sqrt(x * x + y * y)
 
 
-def _simulate(task: Any, action: np.ndarray) -> bool:
+def _simulate(task: Any, action: NDArray[Any]) -> bool:
     noise = task.action_noise * task.random_generator.randn(task.agent.body_info.nu) if task.action_noise else None
     task.agent.apply_action(action, noise)
     conf = task.sim_conf
@@ -190,17 +195,17 @@ def _hazard_cost(hazards: Any, bodies: _Bodies) -> dict[str, float]:
     return {"cost_hazards": sum((hazards.cost * (hazards.size - distance) for distance in inside), 0)}
 
 
-def _observe(task: Any, bodies: _Bodies, settled: bool) -> np.ndarray:
-    if not settled:
+def _observe(task: Any, bodies: _Bodies, is_current: bool) -> NDArray[Any]:
+    if not is_current:
         mujoco.mj_forward(task.model, task.data)
-    seen = task.agent.obs_sensor()
+    parts = task.agent.obs_sensor()
     lidars = bodies.lidars
     for obstacle in task._obstacles:
         if obstacle.is_lidar_observed and obstacle.name + "_lidar" not in lidars.names:
-            seen[obstacle.name + "_lidar"] = task._obs_lidar(obstacle.pos, obstacle.group)
+            parts[obstacle.name + "_lidar"] = task._obs_lidar(obstacle.pos, obstacle.group)
         if getattr(obstacle, "is_comp_observed", False):
-            seen[obstacle.name + "_comp"] = task._obs_compass(obstacle.pos)
+            parts[obstacle.name + "_comp"] = task._obs_compass(obstacle.pos)
     if lidars.names:
-        close = _lidars(task.lidar_conf, bodies, task.data.xpos[lidars.rows], lidars.group, len(lidars.names))
-        seen |= zip(lidars.names, close, strict=True)
-    return np.concatenate([seen[name].ravel() for name in task.obs_info.obs_space_dict])
+        readings = _lidars(task.lidar_conf, bodies, task.data.xpos[lidars.rows], lidars.group, len(lidars.names))
+        parts |= zip(lidars.names, readings, strict=True)
+    return np.concatenate([parts[name].ravel() for name in task.obs_info.obs_space_dict])

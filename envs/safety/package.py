@@ -1,7 +1,7 @@
-"""Safety-Gymnasium 1.0.0 beside gymnasium 1.x: importing it, and resets in milliseconds. No installed file is edited.
+"""Import Safety-Gymnasium 1.0.0 next to Gymnasium 1.x, and make its resets fast. No installed file is edited.
 
-Parts of the package import names that newer versions of gymnasium and NumPy no longer have. No single environment
-needs those parts: they are replaced by empty modules before the package is imported.
+Parts of the package import names that newer versions of Gymnasium and NumPy no longer have. Single-agent environments
+do not need those parts: empty modules replace them before the package is imported.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ import mujoco
 import numpy as np
 import yaml
 
-from daft_rl.envs.installed import check_installed
+from daft_rl.envs.dependencies import require_installed
+from daft_rl.errors import TaskError
+from daft_rl.validation import unknown_name
 
-__all__ = ["Blueprint", "blueprints", "load_package"]
+__all__ = ["Blueprint", "blueprints", "get_blueprint", "load_package"]
 
 PACKAGE = "safety_gymnasium"
 SKY = {
@@ -35,7 +37,7 @@ SKY = {
     "@width": "16",
     "@height": "96",
 }
-"""Instead of six pictures that are decoded at every reset. Only pictures show the sky."""
+"""Replaces six pictures that each reset would decode. Only rendered images show the sky."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,14 @@ class Blueprint:
     kwargs: dict[str, Any]
 
 
-class _Hashable(np.ndarray):
-    """Python 3.11 refuses dataclass defaults that cannot be hashed."""
+class _HashableArray(np.ndarray):  # type: ignore[type-arg]
+    """An array that Python 3.11 accepts as the default of a dataclass field: it refuses what cannot be hashed."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 class _CachedYaml(ModuleType):
-    """What the package uses of PyYAML, each file parsed once."""
+    """The part of PyYAML that the package uses; parses each file once."""
 
     FullLoader = yaml.FullLoader
 
@@ -75,20 +77,20 @@ _BLUEPRINTS: dict[str, Blueprint] = {}
 
 
 def _register(id: str, entry_point: str, kwargs: dict[str, Any], max_episode_steps: int, **_: Any) -> None:
-    """Leaves out the package's images, whose renderer needs an older Gymnasium, and Race, whose files it lacks."""
+    """Record an environment, unless it renders images (needs an older Gymnasium) or is a Race (files are missing)."""
     if not re.search(r"Vision|Race\d", id):
         _BLUEPRINTS[id] = Blueprint(entry_point, max_episode_steps, kwargs)
 
 
-def _stub(name: str, **content: Any) -> None:
-    """An empty module, with a package's path so that nothing below it is looked for elsewhere."""
+def _replace_by_empty_module(name: str, **content: Any) -> None:
+    """Put an empty module in place. It has a ``__path__``, so that Python does not search elsewhere for submodules."""
     module = ModuleType(name)
     module.__dict__.update(content, __path__=[])
     sys.modules[name] = module
 
 
 def _load_colors(folder: Path) -> None:
-    """The package's colours, its only part that must be changed before others are imported."""
+    """Load the package's colours first: other parts use them as defaults of dataclass fields."""
     name = f"{PACKAGE}.assets.color"
     spec = spec_from_file_location(name, folder / "assets" / "color.py")
     assert spec is not None
@@ -96,7 +98,7 @@ def _load_colors(folder: Path) -> None:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     colors = vars(module)["COLOR"]
-    colors.update({key: value.view(_Hashable) for key, value in colors.items()})
+    colors.update({key: value.view(_HashableArray) for key, value in colors.items()})
     sys.modules[name] = module
 
 
@@ -107,36 +109,36 @@ def load_package() -> ModuleType:
     :return: the module ``safety_gymnasium``
     :raises TaskError: it is not installed
     """
-    check_installed(PACKAGE)
+    require_installed(PACKAGE)
     spec = find_spec(PACKAGE)
     assert spec is not None
     assert spec.origin is not None
     if PACKAGE not in sys.modules:
-        _stub(f"{PACKAGE}.vector")
-        _stub(f"{PACKAGE}.wrappers")
-        _stub(f"{PACKAGE}.utils.registration", make=None, register=_register)
-        _stub(f"{PACKAGE}.tasks.safe_multi_agent")
-        _stub(f"{PACKAGE}.tasks.safe_multi_agent.safe_mujoco_multi", make_ma=None)
+        _replace_by_empty_module(f"{PACKAGE}.vector")
+        _replace_by_empty_module(f"{PACKAGE}.wrappers")
+        _replace_by_empty_module(f"{PACKAGE}.utils.registration", make=None, register=_register)
+        _replace_by_empty_module(f"{PACKAGE}.tasks.safe_multi_agent")
+        _replace_by_empty_module(f"{PACKAGE}.tasks.safe_multi_agent.safe_mujoco_multi", make_ma=None)
         _load_colors(Path(spec.origin).parent)
         _without_registering(lambda: import_module(PACKAGE))
     package = import_module(PACKAGE)
     for module in (f"{PACKAGE}.world", f"{PACKAGE}.bases.base_task"):
         import_module(module).yaml = _CachedYaml("yaml")  # type: ignore[attr-defined]
     underlying: Any = import_module(f"{PACKAGE}.bases.underlying")
-    underlying.World = _editable(underlying.World)
+    underlying.World = _with_model_changes(underlying.World)
     return package
 
 
-def _editable(world: type) -> type:
-    """The package's world, whose model may be edited each time it is compiled: at every reset."""
+def _with_model_changes(world: type) -> type:
+    """A subclass of the package's world that applies the agent's ``change_model`` to each model it compiles."""
 
     class World(world):  # type: ignore[misc]
         def build(self) -> None:
             super().build()
-            edit = getattr(self._agent, "edit_model", None)
-            if edit is not None:
+            change_model = getattr(self._agent, "change_model", None)
+            if change_model is not None:
                 model = self.engine.model
-                edit(model)
+                change_model(model)
                 data = mujoco.MjData(model)
                 mujoco.mj_forward(model, data)
                 self.engine.update(model, data)
@@ -144,12 +146,12 @@ def _editable(world: type) -> type:
     return World
 
 
-def _without_registering(load: Callable[[], Any]) -> None:
-    """The package also registers variants with gymnasium that its stubbed parts would have to make: leave them out."""
+def _without_registering(import_package: Callable[[], Any]) -> None:
+    """Import the package and undo its registrations: some of them need the parts that are replaced."""
     import gymnasium as gym
 
     before = dict(gym.registry)
-    load()
+    import_package()
     gym.registry.clear()
     gym.registry.update(before)
 
@@ -158,3 +160,15 @@ def blueprints() -> dict[str, Blueprint]:
     """The package's single-agent environments by id, for instance ``SafetyPointGoal1-v0``."""
     load_package()
     return _BLUEPRINTS
+
+
+def get_blueprint(id: str) -> Blueprint:
+    """How the package makes the environment with this id.
+
+    :param id: for instance ``SafetyPointGoal1-v0``
+    :raises TaskError: the package is not installed, or has no such environment
+    """
+    existing = blueprints()
+    if id not in existing:
+        raise TaskError(unknown_name("Safety-Gymnasium task", id, sorted(existing)))
+    return existing[id]

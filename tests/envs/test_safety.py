@@ -1,4 +1,4 @@
-"""Safety-Gymnasium's tasks: the package's own numbers, cost in ``info``, shifts in the physics, fast resets."""
+"""Safety-Gymnasium's tasks: the package's own numbers, costs in ``info``, shifts of the physics."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ import numpy as np
 import pytest
 import yaml
 from gymnasium.utils.env_checker import check_env as gymnasium_check
+from numpy.typing import NDArray
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
-from daft_rl.envs import levels, make, read_shift
+from daft_rl.envs import levels, make
+from daft_rl.envs.safety.environment import SafetyEnv
 from daft_rl.envs.safety.package import blueprints, load_package
-from daft_rl.envs.safety.tasks import SafetyEnv
 from daft_rl.errors import TaskError
 
 GOALS = ["SafetyPointGoal1-v0", "SafetyPointGoal2-v0", "SafetyCarGoal1-v0"]
 OTHERS = ["SafetyPointButton1-v0", "SafetyPointPush1-v0", "SafetyCarCircle1-v0", "SafetyAntGoal1-v0"]
 
 
-def rollout(env: gym.Env, seed: int, steps: int) -> list[np.ndarray]:
-    """Observations, rewards, costs and flags of forward driving with random turns, over resets."""
+def drive(env: gym.Env, seed: int, steps: int) -> list[NDArray[Any]]:
+    """Observations, rewards, costs and flags while driving forward with random turns, also after resets."""
     rng = np.random.default_rng(seed)
     observation, info = env.reset(seed=seed)
     rows = [np.append(observation, info["cost"])]
@@ -40,13 +41,13 @@ def rollout(env: gym.Env, seed: int, steps: int) -> list[np.ndarray]:
     return rows
 
 
-def same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
+def same(a: list[NDArray[Any]], b: list[NDArray[Any]]) -> bool:
     return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 @pytest.fixture
 def slow_resets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package as it was installed: every file parsed, six pictures of the sky decoded at each reset."""
+    """The package as it was installed: each reset parses every file and decodes six images of the sky."""
     load_package()
     for module in ("world", "bases.base_task"):
         monkeypatch.setattr(importlib.import_module(f"safety_gymnasium.{module}"), "yaml", yaml)
@@ -55,14 +56,14 @@ def slow_resets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("id", GOALS + OTHERS)
-def test_fast_is_the_packages_own(id: str, slow_resets: None) -> None:
+def test_fast_steps_and_resets_equal_those_of_the_package(id: str, slow_resets: None) -> None:
     slow = SafetyEnv(blueprints()[id], fast=False)
-    expected = [rollout(slow, seed, steps=100) for seed in range(2 if id in GOALS else 1)]
+    expected = [drive(slow, seed, steps=100) for seed in range(2 if id in GOALS else 1)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.import_module("safety_gymnasium.world"), "yaml", _cached())
         fast = SafetyEnv(blueprints()[id], fast=True)
         for seed, rows in enumerate(expected):
-            assert same(rows, rollout(fast, seed, steps=100)), seed
+            assert same(rows, drive(fast, seed, steps=100)), seed
 
 
 def _cached() -> Any:
@@ -72,8 +73,8 @@ def _cached() -> Any:
 
 
 @pytest.mark.parametrize("id", GOALS[:1])
-def test_whole_episodes_are_the_packages_own(id: str) -> None:
-    """Until a goal is reached and hazards are crossed."""
+def test_whole_episodes_equal_those_of_the_package(id: str) -> None:
+    """The robot reaches goals and crosses hazards."""
     slow, fast = SafetyEnv(blueprints()[id], fast=False), SafetyEnv(blueprints()[id])
     for seed in range(3):
         rows = chase(slow, seed)
@@ -81,7 +82,7 @@ def test_whole_episodes_are_the_packages_own(id: str) -> None:
     assert sum(row[-3] for row in rows[1:]) > 0, "some cost"
 
 
-def chase(env: gym.Env, seed: int = 0) -> list[np.ndarray]:
+def chase(env: gym.Env, seed: int = 0) -> list[NDArray[Any]]:
     """An episode of driving to the goal."""
     parts = env.unwrapped.task.obs_info.obs_space_dict  # type: ignore[attr-defined]
     names = list(parts)
@@ -107,8 +108,8 @@ def test_checkers_pass(name: str) -> None:
 
 def test_seeds_reproduce() -> None:
     a, b = make("SafetyPointGoal", seed=5), make("SafetyPointGoal", seed=5)
-    rollout(a, seed=9, steps=30)  # whatever came before
-    assert same(rollout(a, seed=1, steps=60), rollout(b, seed=1, steps=60))
+    drive(a, seed=9, steps=30)  # earlier steps have no influence
+    assert same(drive(a, seed=1, steps=60), drive(b, seed=1, steps=60))
     first, second = a.reset()[0], a.reset()[0]
     assert not np.array_equal(first, second)
 
@@ -149,33 +150,28 @@ def test_shifts_change_the_physics_after_every_reset(name: str, field: str) -> N
     shift, factor, read = SHIFTS[field]
     plain, shifted = make(name), make(name, shift=shift)
     for seed in (3, 4):
-        if field == "hazard_size":  # changes the costs of those who get there
+        if field == "hazard_size":  # changes costs only where hazards are crossed
             equal = same(chase(plain), chase(shifted))
         else:
-            equal = same(rollout(plain, seed, 150), rollout(shifted, seed, 150))
+            equal = same(drive(plain, seed, 150), drive(shifted, seed, 150))
         assert not equal or (name, field) == ("SafetyPointGoal", "floor_friction"), "Point does not touch the floor"
         models: list[mujoco.MjModel] = [env.unwrapped.model for env in (plain, shifted)]  # type: ignore[attr-defined]
         np.testing.assert_allclose(read(models[1]), factor * read(models[0]))
     assert plain.observation_space == shifted.observation_space
 
 
-def test_interface_shifts() -> None:
+def test_observations_and_actions_are_shifted() -> None:
     noisy = make("SafetyPointGoal", shift={"observation_noise": 0.1, "action_delay": 2})
-    assert same(rollout(noisy, 1, 10), rollout(noisy, 1, 10))
-    assert not same(rollout(noisy, 1, 10), rollout(make("SafetyPointGoal"), 1, 10))
+    assert same(drive(noisy, 1, 10), drive(noisy, 1, 10))
+    assert not same(drive(noisy, 1, 10), drive(make("SafetyPointGoal"), 1, 10))
 
 
 @pytest.mark.parametrize(
     ("name", "shift", "message"),
     [
-        ("SafetyPointGoal", {"nope": 1}, "What exists: .*hazard_size"),
-        ("SafetyPointGoal", {"hazards": -1}, "whole number"),
-        ("SafetyPointGoal", {"hazards": 0}, "whole number from 1 to 30"),
-        ("SafetyPointGoal", {"hazards": 60}, "whole number from 1 to 30"),
-        ("SafetyPointGoal", {"hazard_size": 0}, "above 0"),
         ("SafetyPointGoal", {"hazard_size": 3.0}, "At most 2.9 is possible"),
         ("SafetyPointGoal", {"level": 7}, "SafetyPointGoal7-v0"),
-        ("SafetyPointGoal", {"mass": {"wheel": 2.0}}, "no name fits 'wheel'. What exists: agent"),
+        ("SafetyPointGoal", {"mass": {"wheel": 2.0}}, "'wheel' matches no name. What exists: agent"),
         ("SafetyHalfCheetahVelocity-v1", {"level": 2}, "has no levels"),
         ("SafetyPointCircle0-v0", {"hazards": 3}, "has no hazards"),
         ("SafetyPointNope1-v0", None, "Unknown Safety-Gymnasium task"),
@@ -183,12 +179,9 @@ def test_interface_shifts() -> None:
         ("SafetyPointRace1-v0", None, "Unknown Safety-Gymnasium task"),
     ],
 )
-def test_refusals(name: str, shift: dict[str, Any] | None, message: str) -> None:
+def test_impossible_tasks_and_shifts_are_errors(name: str, shift: dict[str, Any] | None, message: str) -> None:
     with pytest.raises(TaskError, match=message):
         make(name, shift=shift).reset()
-    if shift is not None and "nope" in shift:
-        with pytest.raises(TaskError):
-            read_shift(name, shift)
 
 
 def test_a_fresh_process_imports_the_package_silently_and_registers_nothing() -> None:
@@ -200,22 +193,22 @@ def test_a_fresh_process_imports_the_package_silently_and_registers_nothing() ->
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_every_level_of_car_changes_what_happens() -> None:
+def test_every_level_of_car_changes_the_trajectory() -> None:
     plain = make("SafetyCarGoal")
-    driven, chased = rollout(plain, 3, 150), chase(plain)
+    driven, chased = drive(plain, 3, 150), chase(plain)
     for level in levels("SafetyCarGoal"):
         if level != "none":
             shifted = make("SafetyCarGoal", shift=level)
-            assert not same(driven, rollout(shifted, 3, 150)) or not same(chased, chase(shifted)), level
+            assert not same(driven, drive(shifted, 3, 150)) or not same(chased, chase(shifted)), level
 
 
-def test_friction_of_the_floor_acts_both_ways() -> None:
-    trajectories = [rollout(make("SafetyCarGoal", shift={"floor_friction": f}), 3, 150) for f in (0.2, 0.5, 1.0, 5.0)]
+def test_friction_of_the_floor_can_rise_and_fall() -> None:
+    trajectories = [drive(make("SafetyCarGoal", shift={"floor_friction": f}), 3, 150) for f in (0.2, 0.5, 1.0, 5.0)]
     assert not any(same(a, b) for i, a in enumerate(trajectories) for b in trajectories[:i])
 
 
 @pytest.mark.parametrize("mass", [2.0, {"*": 2.0}])
-def test_bodies_without_a_name_have_a_mass(mass: Any) -> None:
+def test_masses_of_unnamed_bodies_are_scaled(mass: Any) -> None:
     env = make("SafetyRacecarGoal1-v0", shift={"mass": mass})
     env.reset(seed=0)
     plain = make("SafetyRacecarGoal1-v0")
@@ -224,6 +217,6 @@ def test_bodies_without_a_name_have_a_mass(mass: Any) -> None:
     assert models[1].body("agent").subtreemass == pytest.approx(2 * models[0].body("agent").subtreemass)
 
 
-def test_only_pictures_are_rendered() -> None:
-    with pytest.raises(TaskError, match="rgb_array or None, got 'human'"):
+def test_only_images_are_rendered() -> None:
+    with pytest.raises(TaskError, match="take rgb_array or None, got 'human'"):
         make("SafetyPointGoal", render_mode="human")

@@ -1,8 +1,7 @@
-"""The life of a worker process: a share of the environments of a :class:`~daft_rl.envs.batch.workers.WorkerVecEnv`.
+"""The program of a worker process, which steps some environments of a ``WorkerVecEnv``.
 
-This module imports neither PyTorch nor SB3, so that a worker starts fast and stays small. One request comes, one
-reply goes. When the connection closes, which the death of the other end does too, the worker closes its
-environments and ends.
+This module imports neither PyTorch nor SB3, so that a worker starts fast and stays small. The worker sends one reply to
+each request. When the connection closes, also because the other end died, it closes its environments and exits.
 """
 
 from __future__ import annotations
@@ -21,46 +20,47 @@ from typing import Any
 import cloudpickle
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["GRACE", "Layout", "class_name", "dump", "main"]
+__all__ = ["GRACE_SECONDS", "ObservationLayout", "class_name", "dump", "run_worker"]
 
-GRACE = 5.0
-"""Seconds that a worker has for ending its step and closing its environments."""
+GRACE_SECONDS = 5.0
+"""Time for a worker to finish its step and close its environments."""
 
-Layout = tuple[list[Any], dict[Any, tuple[int, ...]], dict[Any, np.dtype]]
-"""Keys, shapes and dtypes of an observation, as SB3's ``obs_space_info`` gives them."""
+ObservationLayout = tuple[list[Any], dict[Any, tuple[int, ...]], dict[Any, np.dtype[Any]]]
+"""Keys, shapes and dtypes of an observation, as SB3's ``obs_space_info`` returns them."""
 
 
-class MissingError(AttributeError):
+class MissingAttributeError(AttributeError):
     """An environment has no attribute of that name."""
 
 
 def dump(message: Any) -> bytes:
-    """Pickle a reply: by reference where that is possible, else by value (what a script or a function defines)."""
+    """Pickle by reference if possible, otherwise by value (for classes of a script or a function)."""
     try:
         return pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-    except Exception:  # pickle raises what it likes; if cloudpickle cannot either, it says why
+    except Exception:  # pickle raises what it likes; cloudpickle raises a clear error
         return cloudpickle.dumps(message)
 
 
 def class_name(cls: type) -> str:
-    """How a class is compared between processes: to import it here might import PyTorch."""
+    """A name to compare classes across processes. Importing the class in a worker could import PyTorch."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def look_up(env: gym.Env, name: str) -> Any:
-    """An attribute of an environment or of its wrappers."""
+def get_attribute(env: gym.Env, name: str) -> Any:
+    """Get an attribute of an environment or of its wrappers."""
     try:
         return env.get_wrapper_attr(name)
     except AttributeError as error:
-        raise MissingError(str(error)) from error
+        raise MissingAttributeError(str(error)) from error
 
 
-def has_attr(env: gym.Env, name: str) -> bool:
-    """Whether :func:`look_up` finds something."""
+def has_attribute(env: gym.Env, name: str) -> bool:
+    """Whether :func:`get_attribute` finds the attribute."""
     try:
-        look_up(env, name)
-    except MissingError:
+        get_attribute(env, name)
+    except MissingAttributeError:
         return False
     return True
 
@@ -74,23 +74,23 @@ def is_wrapped(env: gym.Env, wrapper: str) -> bool:
     return False
 
 
-def reset(env: gym.Env, seed: int | None, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Start an episode; an environment whose ``reset`` takes no options may do without."""
+def reset_env(env: gym.Env, seed: int | None, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Start an episode. Without options, ``reset`` need not accept them."""
     return env.reset(seed=seed, **({"options": options} if options else {}))
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "get_attr": look_up,
+    "get_attr": get_attribute,
     "set_attr": setattr,
-    "has_attr": has_attr,
+    "has_attr": has_attribute,
     "is_wrapped": is_wrapped,
-    "call": lambda env, name, args, kwargs: look_up(env, name)(*args, **kwargs),
+    "call": lambda env, name, args, kwargs: get_attribute(env, name)(*args, **kwargs),
     "render": lambda env: env.render(),
 }
 
 
-def construct(make_one: Callable[[], Any]) -> gym.Env:
-    """Make an environment; one of the old ``gym`` library is wrapped as SB3 does."""
+def make_env(make_one: Callable[[], Any]) -> gym.Env:
+    """Make an environment. Wrap one of the old ``gym`` library as SB3 does."""
     env = make_one()
     if isinstance(env, gym.Env):
         return env
@@ -99,30 +99,30 @@ def construct(make_one: Callable[[], Any]) -> gym.Env:
     return _patch_env(env)
 
 
-class Share:
-    """The environments of one worker. ``current`` says which of them is at work, for error messages."""
+class WorkerEnvs:
+    """The environments of one worker. ``current`` is the index of the one at work, for error messages."""
 
     def __init__(self) -> None:
         self.envs: list[gym.Env] = []
-        self.buffers: dict[Any, np.ndarray] = {}
+        self.buffers: dict[Any, NDArray[Any]] = {}
         self.current: int | None = None
 
     def make(self, env_fns: Sequence[Callable[[], Any]]) -> tuple[Any, Any, Any]:
         """Make the environments.
 
-        :param env_fns: functions that each make one
+        :param env_fns: functions that each make one environment
         :return: observation space, action space and metadata of the first one
         """
         for i, make_one in enumerate(env_fns):
             self.current = i
-            env = construct(make_one)
+            env = make_env(make_one)
             if any(env.unwrapped is other.unwrapped for other in self.envs):
                 raise ValueError("env_fns returned the same environment twice; each call must make a new one.")
             self.envs.append(env)
         return self.envs[0].observation_space, self.envs[0].action_space, self.envs[0].metadata
 
-    def lay_out(self, layout: Layout) -> None:
-        """Make room for observations, cast as ``DummyVecEnv`` casts them."""
+    def allocate(self, layout: ObservationLayout) -> None:
+        """Allocate arrays for observations, with the dtypes of ``DummyVecEnv``."""
         keys, shapes, dtypes = layout
         self.buffers = {key: np.zeros((len(self.envs), *shapes[key]), dtype=dtypes[key]) for key in keys}
 
@@ -133,20 +133,20 @@ class Share:
     def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> tuple[Any, list[dict[str, Any]]]:
         """Start an episode in every environment.
 
-        :return: observations and what the resets told
+        :return: observations, and an info for each environment
         """
         infos = []
         for i, env in enumerate(self.envs):
             self.current = i
-            observation, info = reset(env, seeds[i], options[i])
+            observation, info = reset_env(env, seeds[i], options[i])
             self._save(i, observation)
             infos.append(info)
         return self.buffers, infos
 
-    def step(self, actions: np.ndarray) -> tuple[Any, ...]:
-        """Step every environment; one whose episode ends is reset.
+    def step(self, actions: NDArray[Any]) -> tuple[Any, ...]:
+        """Step every environment. Reset those whose episodes end.
 
-        :return: observations, rewards, dones, infos, and what resets told, by environment
+        :return: observations, rewards, dones, infos, and the infos of resets by environment
         """
         rewards, dones = np.zeros(len(self.envs), dtype=np.float32), np.zeros(len(self.envs), dtype=bool)
         infos, reset_infos = [], {}
@@ -163,7 +163,7 @@ class Share:
         return self.buffers, rewards, dones, infos, reset_infos
 
     def each(self, operation: str, indices: Sequence[int], *arguments: Any) -> list[Any]:
-        """Do one of :data:`OPERATIONS` with some of the environments, in the order given."""
+        """Apply one of :data:`OPERATIONS` to some of the environments, in the given order."""
         results = []
         for i in indices:
             self.current = i
@@ -171,7 +171,7 @@ class Share:
         return results
 
     def answer(self, request: bytes) -> bytes:
-        """Obey one request.
+        """Execute one request.
 
         :return: the pickled reply: ``("done", result)``, ``("missing", message)`` for an attribute that does not
             exist, or ``("failed", environment or None, error, traceback)``
@@ -180,9 +180,9 @@ class Share:
         try:
             command, arguments = pickle.loads(request)
             return dump(("done", getattr(self, command)(*arguments)))
-        except MissingError as error:
+        except MissingAttributeError as error:
             return dump(("missing", str(error)))
-        except BaseException as error:  # SystemExit too: the parent reports it
+        except BaseException as error:  # SystemExit too, which the parent reports
             summary = traceback.format_exception_only(type(error), error)[-1].strip()
             return dump(("failed", self.current, summary, traceback.format_exc()))
 
@@ -192,28 +192,28 @@ class Share:
             env.close()
 
 
-def leave_with_parent(descriptor: int) -> None:
-    """End this process when the other end hangs up and the main thread is too busy or stuck to notice."""
-    watch = select.poll()
-    watch.register(descriptor, 0)  # hanging up is always reported
-    watch.poll()
-    threading.Event().wait(GRACE)
+def exit_after_hang_up(descriptor: int) -> None:
+    """End this process after the other end closed the connection, even if the main thread is busy or stuck."""
+    poller = select.poll()
+    poller.register(descriptor, 0)  # a closed connection is reported in any case
+    poller.poll()
+    threading.Event().wait(GRACE_SECONDS)
     os._exit(1)
 
 
-def main(descriptor: int) -> None:
-    """Serve until the other end hangs up.
+def run_worker(descriptor: int) -> None:
+    """Answer requests until the other end closes the connection.
 
-    :param descriptor: this end of the connection
+    :param descriptor: file descriptor of this end of the connection
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the parent handles it
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     del sys.argv[1:]
     connection = Connection(descriptor)
-    threading.Thread(target=leave_with_parent, args=(descriptor,), daemon=True).start()
-    share = Share()
+    threading.Thread(target=exit_after_hang_up, args=(descriptor,), daemon=True).start()
+    envs = WorkerEnvs()
     try:
         while True:
-            connection.send_bytes(share.answer(connection.recv_bytes()))
+            connection.send_bytes(envs.answer(connection.recv_bytes()))
     except (EOFError, ConnectionError):
-        share.close()
+        envs.close()

@@ -1,0 +1,112 @@
+"""Make environments and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+
+from daft_rl.envs.cores import usable_cores
+from daft_rl.envs.dependencies import require_installed
+from daft_rl.envs.registry import Task, get_task, make_task, read_shift, register_task
+from daft_rl.envs.shift import Shift
+from daft_rl.errors import TaskError
+from daft_rl.validation import unknown_name
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
+
+__all__ = ["make", "make_vec"]
+
+VEC_KINDS = ("auto", "threads", "workers", "dummy")
+
+
+def make(
+    name: str,
+    shift: Shift | Mapping[str, Any] | str | None = None,
+    seed: int | None = None,
+    render_mode: str | None = None,
+) -> gym.Env:
+    """Make a task.
+
+    :param name: for instance ``"Ant"`` or ``"Ant-shifted"``; see :func:`daft_rl.envs.registry.get_task`
+    :param shift: what differs from the source task, see :func:`daft_rl.envs.read_shift`; ``None`` is the default shift
+    :param seed: seeds the first reset and the action space
+    :param render_mode: ``"rgb_array"`` or ``"human"``
+    :return: a Gymnasium environment with its time limit
+    :raises TaskError: a task, level or field does not exist, or a value is impossible
+    """
+    if get_task(name).family == "gymnasium":  # somebody else registered it
+        env = make_task(name, shift, render_mode)
+    else:
+        env = gym.make(register_task(name), shift=shift, render_mode=render_mode, disable_env_checker=True)
+    if seed is not None:
+        env.reset(seed=seed)
+        env.action_space.seed(seed)
+    return env
+
+
+def make_vec(
+    env: str | Callable[[], gym.Env],
+    num_envs: int = 8,
+    seed: int | None = None,
+    shift: Shift | Mapping[str, Any] | str | None = None,
+    vec: str = "auto",
+) -> VecEnv:
+    """Make a batch of one task as an SB3 ``VecEnv``.
+
+    :param env: the name of a task as in :func:`make`, or a function that makes one environment of your own
+    :param num_envs: number of environments that step together
+    :param seed: environment ``i`` starts from ``seed + i``
+    :param shift: as in :func:`make`; not for a function
+    :param vec: ``"threads"`` (Gymnasium's MuJoCo tasks only: parallel physics in this process), ``"workers"`` (one
+        process per core, each with a share of the environments), ``"dummy"`` (one environment after the other), or
+        ``"auto"`` (threads for Gymnasium's MuJoCo tasks; workers for robosuite from two cores on and for
+        Safety-Gymnasium from three cores on; otherwise ``"dummy"``). All of them give the same numbers
+    :raises TaskError: as :func:`make`, or ``vec`` does not exist
+    :raises WorkerError: an environment could not be made in a worker
+    """
+    if vec not in VEC_KINDS:
+        raise TaskError(unknown_name("vec", vec, VEC_KINDS))
+    if num_envs < 1:
+        raise TaskError(f"num_envs: expected at least 1, got {num_envs}.")
+    if isinstance(env, str):
+        task = get_task(env)
+        require_installed(task.package)  # raises here instead of in a child process
+        make_one, fastest = _maker(env, read_shift(env, shift)), _fastest_kind(task)
+    elif shift is None:
+        make_one, fastest = env, "dummy"
+    else:
+        raise TaskError(f"shift={shift!r}: a function makes its environments as they are. Put the shift in there.")
+    venv = _batch([make_one] * num_envs, fastest if vec == "auto" else vec)
+    if seed is not None:
+        venv.seed(seed)
+        venv.action_space.seed(seed)
+    return venv
+
+
+def _maker(name: str, shift: Shift) -> Callable[[], gym.Env]:
+    def make_one() -> gym.Env:
+        return make(name, shift=shift)
+
+    return make_one
+
+
+def _fastest_kind(task: Task) -> str:
+    return "dummy" if task.vec == "workers" and usable_cores() < task.workers_from else task.vec
+
+
+def _batch(env_fns: list[Callable[[], gym.Env]], kind: str) -> VecEnv:
+    """Import on use: PyTorch, which SB3 imports, takes seconds."""
+    if kind == "threads":
+        from daft_rl.envs.batch.threads import ThreadedMujocoVecEnv
+
+        return ThreadedMujocoVecEnv(env_fns)
+    if kind == "workers":
+        from daft_rl.envs.batch.workers import WorkerVecEnv
+
+        return WorkerVecEnv(env_fns)
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    return DummyVecEnv(env_fns)
