@@ -22,7 +22,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
-from daft_rl.transfer import transfer
+import daft_rl
 
 
 class Glider(gym.Env):
@@ -91,15 +91,17 @@ def main() -> None:
     source.learn(arguments.steps)
     source.save(arguments.folder / "source.zip")
 
-    result = transfer(
+    result = daft_rl.transfer(
         "gymnasium",
         source=arguments.folder / "source.zip",
         total_timesteps=arguments.steps,
         output_dir=arguments.folder / "transfer",
-        overrides=[
-            *("env.id=own_policy:Glider-v0", "env.kwargs.wind=0.5", "agent.policy=own_policy:TrunkPolicy"),
-            *(f"agent.{key}={patterns}" for key, patterns in HEADS.items()),
-        ],
+        settings={
+            "env.id": "own_policy:Glider-v0",
+            "env.kwargs.wind": 0.5,
+            "agent.policy": "own_policy:TrunkPolicy",
+            **{f"agent.{key}": patterns for key, patterns in HEADS.items()},
+        },
     )
     result.print()
 

@@ -12,11 +12,12 @@ import yaml
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from daft_rl.cli import compose_config
+from daft_rl.cli import compose_settings
 from daft_rl.errors import AgentError, DaftError, TaskError
 from daft_rl.method import Method
 from daft_rl.pretrain import run as pretrain
 from daft_rl.transfer import transfer
+from tests.conftest import parse
 from tests.envs.test_domain import OFF_POLICY, ON_POLICY, TINY, Windy
 
 
@@ -29,7 +30,7 @@ def agent(tmp_path: Path) -> Path:
 def test_transfer_to_a_registered_environment(agent: Path, tmp_path: Path) -> None:
     result = transfer(
         "gymnasium", source=agent, total_timesteps=128, output_dir=tmp_path / "run",
-        overrides=["env.id=Windy-v0", "env.kwargs.wind=2", *TINY, *ON_POLICY],
+        settings=parse(["env.id=Windy-v0", "env.kwargs.wind=2", *TINY, *ON_POLICY]),
     )  # fmt: skip
     assert result.zero_shot["target"].mean < result.zero_shot["source"].mean
     saved = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -45,10 +46,10 @@ def test_agents_with_discrete_actions_can_transfer(kind: type[BaseAlgorithm], tm
     kind("MlpPolicy", Windy(discrete=True), seed=0, device="cpu", **settings).learn(64).save(tmp_path / "agent.zip")
     result = transfer(
         "gymnasium", source=tmp_path / "agent.zip", total_timesteps=128, output_dir=tmp_path / "run",
-        overrides=[
+        settings=parse([
             *("env.id=Windy-v0", "env.kwargs.wind=1", "env.kwargs.discrete=true", "env.source_kwargs.discrete=true"),
             *TINY, *(ON_POLICY if kind is PPO else OFF_POLICY),
-        ],
+        ]),
     )  # fmt: skip
     assert result.algo == kind.__name__.lower()
     assert result.timesteps >= 128
@@ -59,7 +60,7 @@ def test_environments_and_agents_may_be_python_objects(tmp_path: Path) -> None:
     weights = {name: value.clone() for name, value in source.policy.state_dict().items()}
     result = transfer(
         lambda: gym.wrappers.TimeLimit(Windy(wind=1.0), 15), source=source, source_env=Windy(), total_timesteps=40,
-        output_dir=tmp_path / "run", overrides=[*TINY, *OFF_POLICY],
+        output_dir=tmp_path / "run", settings=parse([*TINY, *OFF_POLICY]),
     )  # fmt: skip
     assert result.zero_shot["target"].lengths == [15, 15]
     assert result.zero_shot["source"].lengths == [20, 20]
@@ -68,7 +69,7 @@ def test_environments_and_agents_may_be_python_objects(tmp_path: Path) -> None:
         assert value.equal(weights[name])  # the user's agent is not touched
     alone = transfer(
         Windy(wind=1.0), source=source, total_timesteps=40, output_dir=tmp_path / "alone",
-        overrides=[*TINY, *OFF_POLICY],
+        settings=parse([*TINY, *OFF_POLICY]),
     )  # fmt: skip
     assert set(alone.zero_shot) == {"target"}
 
@@ -76,7 +77,7 @@ def test_environments_and_agents_may_be_python_objects(tmp_path: Path) -> None:
 def test_a_shift_keeps_keywords_and_wrappers(agent: Path, tmp_path: Path) -> None:
     transfer(
         "gymnasium", source=agent, shift={"observation_scale": 1.5}, output_dir=tmp_path,
-        overrides=["env.id=Windy-v0", "env.kwargs.wind=3", "method=zero_shot", *TINY, *ON_POLICY],
+        settings=parse(["env.id=Windy-v0", "env.kwargs.wind=3", "method=zero_shot", *TINY, *ON_POLICY]),
     )  # fmt: skip
     saved = json.loads((tmp_path / "results.json").read_text())
     assert saved["shift"] == {"kwargs": {"wind": 3}, "observation_scale": 1.5}
@@ -85,7 +86,7 @@ def test_a_shift_keeps_keywords_and_wrappers(agent: Path, tmp_path: Path) -> Non
 def test_the_folder_has_the_name_of_the_method(agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for method in (Method(name="mine"), Method(name="mine").as_dict()):
-        result = transfer(Windy, method, source=agent, total_timesteps=64, overrides=[*TINY, *ON_POLICY])
+        result = transfer(Windy, method, source=agent, total_timesteps=64, settings=parse([*TINY, *ON_POLICY]))
         assert result.folder.parts[:3] == ("runs", "Windy", "mine")
 
 
@@ -98,7 +99,7 @@ def test_an_environment_of_the_user_needs_an_agent() -> None:
     "settings",
     [
         {"shift": {"observation_noise": 1.0}},
-        {"overrides": ["env.shift.observation_noise=1.0"]},
+        {"settings": parse(["env.shift.observation_noise=1.0"])},
         {"overrides": ["env.wrappers=['tests.envs.test_domain:Doubled']"]},
         {"overrides": ["evaluation.elsewhere=[gravity-2.0]"]},
     ],
@@ -116,7 +117,7 @@ def test_results_are_saved_if_nothing_can_render(
 ) -> None:
     transfer(
         "gymnasium", source=agent, output_dir=tmp_path,
-        overrides=["env.id=Windy-v0", "method=zero_shot", "render=true", *TINY, *ON_POLICY],
+        settings=parse(["env.id=Windy-v0", "method=zero_shot", "render=true", *TINY, *ON_POLICY]),
     )  # fmt: skip
     assert json.loads((tmp_path / "results.json").read_text())["task"] == "Windy-v0"
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("render: no ")]
@@ -130,36 +131,39 @@ def test_settings_that_a_passed_agent_would_ignore_are_errors(tmp_path: Path) ->
         (["agent.activation=relu"], "agent.activation is for archives"),
     ]:
         with pytest.raises(AgentError, match=message):
-            transfer(Windy, source=source, output_dir=tmp_path, overrides=[*overrides, *TINY, *ON_POLICY])
+            transfer(Windy, source=source, output_dir=tmp_path, settings=parse([*overrides, *TINY, *ON_POLICY]))
     with pytest.raises(AgentError, match="does not fit the target"):
-        transfer(lambda: Windy(discrete=True), source=source, output_dir=tmp_path, overrides=[*TINY, *ON_POLICY])
+        transfer(lambda: Windy(discrete=True), source=source, output_dir=tmp_path, settings=parse([*TINY, *ON_POLICY]))
     learnt = SAC("MlpPolicy", Windy(), seed=0, device="cpu")
     with pytest.raises(AgentError, match="ent_coef"):
         transfer(
-            Windy, source=learnt, output_dir=tmp_path, overrides=["algo.settings.ent_coef=0.1", *TINY, *OFF_POLICY]
+            Windy,
+            source=learnt,
+            output_dir=tmp_path,
+            settings=parse(["algo.settings.ent_coef=0.1", *TINY, *OFF_POLICY]),
         )
     with pytest.raises(TaskError, match="source_env"):
         transfer("Ant-shifted", source_env=Windy(), output_dir=tmp_path)
 
 
-def test_overrides_win_over_mappings_and_steps(agent: Path, tmp_path: Path) -> None:
+def test_settings_win_over_mappings_and_steps(agent: Path, tmp_path: Path) -> None:
     result = transfer(
         "gymnasium", {"name": "mine", "actor_head": {"scale": 0.5}}, source=agent, total_timesteps=640,
         shift={"observation_scale": 2.0}, output_dir=tmp_path,
-        overrides=[
+        settings=parse([
             *("env.id=Windy-v0", "total_timesteps=64", "method.actor_head.scale=0.25", "env.shift.action_delay=1"),
             *TINY, *ON_POLICY,
-        ],
+        ]),
     )  # fmt: skip
     assert (result.timesteps, result.method) == (64, "mine")
     assert result.shift == {"observation_scale": 2.0, "action_delay": 1}
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["method"]["actor_head"] == {"scale": 0.25}
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["method"]["actor_head"]["scale"] == 0.25
 
 
-def test_overrides_win(agent: Path, tmp_path: Path) -> None:
+def test_settings_win_over_arguments(agent: Path, tmp_path: Path) -> None:
     result = transfer(
         lambda: Windy(), source=agent, seed=1, total_timesteps=64, output_dir=tmp_path / "run",
-        overrides=["seed=3", f"output_dir={tmp_path / 'other'}", "method=zero_shot", *TINY, *ON_POLICY],
+        settings=parse(["seed=3", f"output_dir={tmp_path / 'other'}", "method=zero_shot", *TINY, *ON_POLICY]),
     )  # fmt: skip
     assert (result.seed, result.method, result.folder) == (3, "zero_shot", tmp_path / "other")
     assert result.task == "own"
@@ -172,5 +176,5 @@ def test_pretraining_uses_the_configured_environment(tmp_path: Path) -> None:
         "recipe=Ant-ppo", "recipe.extractor.hidden=[8]", "recipe.settings.n_steps=32", "recipe.settings.batch_size=32",
         "total_timesteps=64", f"output_dir={tmp_path / 'source'}", *TINY[:4], TINY[-1],
     ]  # fmt: skip
-    card = pretrain(compose_config("pretrain", overrides), overrides)
+    card = pretrain(compose_settings("pretrain", overrides), overrides)
     assert card["returns"]["mean"] < -20_000, "of 20 steps in a storm, doubled"
