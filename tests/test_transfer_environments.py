@@ -100,8 +100,8 @@ def test_an_environment_of_the_user_needs_an_agent() -> None:
     [
         {"shift": {"observation_noise": 1.0}},
         {"settings": parse(["env.shift.observation_noise=1.0"])},
-        {"overrides": ["env.wrappers=['tests.envs.test_domain:Doubled']"]},
-        {"overrides": ["evaluation.elsewhere=[gravity-2.0]"]},
+        {"settings": parse(["env.wrappers=['tests.envs.test_domain:Doubled']"])},
+        {"settings": parse(["evaluation.elsewhere=[gravity-2.0]"])},
     ],
 )
 def test_settings_that_an_environment_of_the_user_would_ignore_are_errors(
