@@ -22,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import open_dict
 
-from daft_rl.archives.sources import find_agent
+from daft_rl.archives import find_agent
 from daft_rl.cli import plain, run_command
 from daft_rl.envs.domain import read_domains
 from daft_rl.run.fingerprints import digest, digest_agent, digest_settings

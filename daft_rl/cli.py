@@ -67,8 +67,7 @@ def expand(overrides: list[str]) -> list[str]:
     paths = [path for item in overrides if item.startswith("agent.path=") for path in _values(item)]
     if any(item.startswith("algo=") for item in overrides) or paths in ([], [None]):
         return overrides
-    from daft_rl.archives.container import read_archive  # PyTorch takes seconds to import
-    from daft_rl.archives.sources import find_agent
+    from daft_rl.archives import find_agent, read_archive  # PyTorch takes seconds to import
 
     archives = [find_agent("", "", str(path)) for path in paths]
     try:

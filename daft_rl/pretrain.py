@@ -96,10 +96,10 @@ def card_text(card: dict[str, Any]) -> str:
 
     :param card: what stands in ``card.json``
     """
-    from daft_rl.archives.container import SUPPORTED
+    from daft_rl.agents import ALGORITHMS
 
     returns, recipe, method = card["returns"], card["recipe"], card["method"]
-    algorithm = next(name for name in SUPPORTED if name.lower() == card["algo"])
+    algorithm = next(entry.name for entry in ALGORITHMS.values() if entry.config == card["algo"])
     settings = "\n".join(f"- `{name}`: {value}" for name, value in (recipe["settings"] | recipe["policy"]).items())
     versions = ", ".join(f"{name} {number}" for name, number in card["versions"].items())
     extractor = recipe["extractor"]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daft_rl.archives.sources import find_agent
+from daft_rl.archives import find_agent
 from daft_rl.cli import apply_overrides, compose_config, plain, run_command
 from daft_rl.envs.domain import Domain, Own, own_domains, read_domains
 from daft_rl.errors import AgentError, TaskError
@@ -55,9 +55,9 @@ def run(
     # PyTorch takes seconds to import: what is wrong above is told before
     from daft_rl.finetune.realignment import known_range, realign
     from daft_rl.finetune.tuner import Reconversion, Tuner
-    from daft_rl.policy.anatomy import Networks
     from daft_rl.policy.distortion import Distortion, StatisticsDrift
     from daft_rl.policy.insertion import insert_batchnorm, wants_batchnorm
+    from daft_rl.policy.networks import Networks
     from daft_rl.rollout.evaluation import visit
     from daft_rl.run.cache import recall
     from daft_rl.run.folder import Workspace, save_agent
@@ -234,10 +234,9 @@ def transfer(
 
 def _algorithm(agent: BaseAlgorithm) -> str:
     """Its name in ``configs/algo``: that of SB3's class, also of an agent of a class derived from it."""
-    from daft_rl.archives.container import SUPPORTED
+    from daft_rl.agents import find_algorithm
 
-    names = [kind.__name__ for kind in type(agent).__mro__]
-    return next((name for name in names if name in SUPPORTED), names[0]).lower()
+    return find_algorithm(agent).config
 
 
 def main(cfg: DictConfig) -> None:

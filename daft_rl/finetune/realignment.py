@@ -20,7 +20,7 @@ from torch import Tensor
 
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.errors import MethodError
-from daft_rl.policy.anatomy import Networks
+from daft_rl.policy.networks import Networks
 from daft_rl.rollout.evaluation import visit
 
 __all__ = ["Realignment", "known_range", "realign"]

@@ -12,7 +12,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from sb3_contrib import TRPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -20,10 +19,12 @@ from stable_baselines3.common.utils import update_learning_rate
 from torch import nn
 from torch.optim import Adam
 
+from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.batchnorm import Statistics, mix_statistics
 from daft_rl.errors import MethodError
 from daft_rl.method import Method
-from daft_rl.policy.anatomy import Anatomy, optimizer_settings
+from daft_rl.policy.anatomy import Anatomy
+from daft_rl.policy.networks import optimizer_settings
 from daft_rl.rollout.buffers import recent_experience, rollout_minibatch
 from daft_rl.rollout.profile import Phases
 
@@ -61,7 +62,7 @@ class Tunable(BaseAlgorithm):
     def get_parameters(self) -> dict[str, dict]:
         """State dictionaries as SB3 saves them: one group per optimizer, so that plain ``load`` opens them."""
         parameters = super().get_parameters()
-        for path in self.tuner.anatomy.kind.optimizers:
+        for path in self.tuner.anatomy.layout.optimizers:
             name = f"policy.{path}" if path == "optimizer" else path
             parameters[name] = self.tuner.ungrouped_state(path)
         return parameters
@@ -166,7 +167,7 @@ class Tuner:
         """SB3's updates fail when a loss depends on nothing that learns."""
         if not self.method.learns:
             return
-        if isinstance(self.model, TRPO):
+        if find_algorithm(self.model).line_search:
             groups = self.method.groups
             if self.method.l2_sp:
                 raise MethodError(

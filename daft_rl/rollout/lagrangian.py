@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_wrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from daft_rl.errors import ConfigError
 
-__all__ = ["Lagrangian"]
+__all__ = ["Lagrangian", "find_constraint"]
 
 
 class Lagrangian(VecEnvWrapper):
@@ -70,3 +70,8 @@ class Lagrangian(VecEnvWrapper):
     def state(self) -> dict[str, float | None]:
         """What a run saves."""
         return {"limit": self.limit, "rate": self.rate, "multiplier": self.multiplier, "mean_cost": self.mean_cost}
+
+
+def find_constraint(venv: VecEnv | None) -> Lagrangian | None:
+    """The limit on costs that a model learns under, if there is one."""
+    return None if venv is None else unwrap_vec_wrapper(venv, Lagrangian)  # type: ignore[return-value]

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import math
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from omegaconf import DictConfig, OmegaConf
-from stable_baselines3 import TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize, unwrap_vec_wrapper
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from daft_rl.agents import BatchNormExtractor, fuse_batch_renorm
-from daft_rl.archives.load import apply_vecnormalize, check_hyperparameters, load_agent, read_vecnormalize
+from daft_rl.archives import apply_vecnormalize, check_hyperparameters, load_agent, read_vecnormalize
+from daft_rl.archives.save import read_multiplier as _saved_multiplier
+from daft_rl.archives.save import save_agent
 from daft_rl.cli import plain
 from daft_rl.envs.batch.workers import WorkerVecEnv
 from daft_rl.envs.cores import usable_cores
 from daft_rl.envs.domain import Domain
 from daft_rl.errors import AgentError, ConfigError
-from daft_rl.files import write_json
 from daft_rl.imports import load_object
+from daft_rl.policy.exploration import bound_exploration
 from daft_rl.policy.folding import fold_normalization
 from daft_rl.rollout.evaluation import Returns, evaluate, evaluate_all
-from daft_rl.rollout.lagrangian import Lagrangian
+from daft_rl.rollout.lagrangian import Lagrangian, find_constraint
 from daft_rl.rollout.profile import Phases, TimedVecEnv
 from daft_rl.run.background import Call
 
@@ -57,71 +52,6 @@ FLAGS = ("render", "progress_bar", "agent.trust", "agent.adapt_spaces")
 
 FOR_ARCHIVES = ("policy", "policy_kwargs", "activation", "trust", "adapt_spaces")
 """Settings of ``agent`` that tell how to read a file."""
-
-
-def save_agent(model: BaseAlgorithm, path: Path, prefix: str = "") -> None:
-    """Save an archive, and beside it what belongs to it: ``vecnormalize.pkl`` and ``constraint.json``.
-
-    :param model: any SB3 algorithm object
-    :param path: of the archive, ending in ``.zip``
-    :param prefix: of the names beside it; ``best_`` keeps what belongs to ``best.zip`` from ``final.zip``
-    """
-    normalizer, constraint = model.get_vec_normalize_env(), find_constraint(model.get_env())
-    with TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
-        unfinished = Path(folder)
-        model.save(unfinished / path.name)
-        if normalizer is not None:
-            normalizer.save(str(unfinished / "vecnormalize.pkl"))
-        if constraint is not None:
-            write_json(unfinished / "constraint.json", constraint.state())
-        # the archive after what it needs: whenever the process is killed, no agent lies here without its statistics
-        beside = {name: path.with_name(f"{prefix}{name}") for name in ("vecnormalize.pkl", "constraint.json")}
-        for name in (saved.name for saved in list(unfinished.iterdir()) if saved.name in beside):
-            (unfinished / name).replace(beside.pop(name))
-        (unfinished / path.name).replace(path)
-    for old in beside.values():  # of an agent that was here before
-        old.unlink(missing_ok=True)
-
-
-def _saved_multiplier(agent: Path | BaseAlgorithm | None) -> float | None:
-    """The multiplier that an agent learnt under last; of an archive, what :func:`save_agent` left beside it."""
-    if not isinstance(agent, Path):
-        constraint = agent and find_constraint(agent.get_env())
-        return constraint.multiplier if constraint else None
-    archive = agent
-    for path in (archive.with_name(f"{archive.stem}_constraint.json"), archive.with_name("constraint.json")):
-        if path.is_file():
-            return float(json.loads(path.read_text("utf-8"))["multiplier"])
-    return None
-
-
-def find_constraint(venv: VecEnv | None) -> Lagrangian | None:
-    """The limit on costs that a model learns under, if there is one."""
-    return None if venv is None else unwrap_vec_wrapper(venv, Lagrangian)  # type: ignore[return-value]
-
-
-@torch.no_grad()
-def bound_exploration(model: BaseAlgorithm, least: float | None, most: float | None = None) -> None:
-    """Let a Gaussian policy explore again, since a trained one hardly does and then cannot learn either; or less.
-
-    The deterministic policy does not change. Policies whose standard deviation depends on the state
-    (SAC, gSDE) and those with discrete actions are left alone.
-
-    :param model: any SB3 algorithm object
-    :param least: standard deviation of each action, in units of the action space; for TD3 and DDPG without action
-        noise, that of the noise they get, in units of half the range. ``None`` is no bound
-    :param most: likewise, for Gaussian policies
-    :raises ConfigError: a bound that is not above 0
-    """
-    for name, bound in (("exploration_std", least), ("most_exploration_std", most)):
-        if bound is not None and not (isinstance(bound, int | float) and 0 < bound < math.inf):
-            raise ConfigError(f"algo.{name}: expected a finite number above 0, or null, got {bound!r}.")
-    if isinstance(model, TD3) and model.action_noise is None and least is not None:
-        size = model.action_space.shape or ()
-        model.action_noise = NormalActionNoise(np.zeros(size), np.full(size, least))
-    if isinstance(getattr(model.policy, "action_dist", None), DiagGaussianDistribution):
-        low, high = (-math.inf if least is None else math.log(least)), (math.inf if most is None else math.log(most))
-        model.policy.log_std.clamp_(low, high)  # type: ignore[operator, union-attr]
 
 
 def _check_device(device: str) -> None:
