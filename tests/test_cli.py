@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from stable_baselines3 import PPO
 
-from daft_rl.archives.sources import find_agent
+from daft_rl.archives import find_agent
 from daft_rl.cli import apply_overrides, compose_config, run_command
 from daft_rl.errors import ConfigError
 from daft_rl.pretrain import run as pretrain

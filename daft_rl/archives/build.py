@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
-from torch import Tensor
+from torch import Tensor, nn
 
-from daft_rl.agents.algorithms import find_algorithm
+from daft_rl.agents.algorithms import Algorithm, find_algorithm
 from daft_rl.archives.architecture import infer_policy_kwargs, own_policy_kwargs, uses_sde
 from daft_rl.archives.container import ArchiveContents
 from daft_rl.archives.hyperparameters import constructor_arguments, find_policy
@@ -34,15 +34,15 @@ __all__ = ["Request", "build_agent", "prepare_env"]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asks for beside the archive: the arguments of ``load_agent``."""
+    """The arguments of :func:`~daft_rl.archives.load.load_agent`, which explains them."""
 
-    cls: type[BaseAlgorithm]
-    venv: VecEnv | None
+    cls: type[BaseAlgorithm] | None
+    env: gym.Env[Any, Any] | VecEnv | None
     device: torch.device | str
-    policy_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    adapt_spaces: bool = False
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of the constructor that win over the archive's."""
+    policy_kwargs: Mapping[str, Any] | None
+    activation: str | type[nn.Module] | None
+    adapt_spaces: bool
+    overrides: Mapping[str, Any]
 
 
 def prepare_env(env: gym.Env[Any, Any] | VecEnv | None, path: Path, adapt: bool) -> VecEnv | None:
@@ -61,7 +61,7 @@ def prepare_env(env: gym.Env[Any, Any] | VecEnv | None, path: Path, adapt: bool)
                     "what you pass to `predict` (daft_rl.archives.apply_vecnormalize).",
                     arguments=("env",),
                 ),
-                stacklevel=3,
+                stacklevel=4,
             )
         return None
     venv = _as_batch(env)
@@ -106,7 +106,7 @@ def _find_space(
     if actual is None:
         reason = contents.unreadable[f"{what}_space"]
         raise AgentError(
-            f"{contents.path} does not tell its {what} space: {reason}. Pass an env that has it.", arguments=("env",)
+            f"{contents.path} does not tell its {what} space: {reason}. Pass env=... that has it.", arguments=("env",)
         )
     if adapt:
         check_adaptable(what, stored, actual)
@@ -123,35 +123,44 @@ def _find_space(
 def _policy_kwargs(
     contents: ArchiveContents,
     state: Mapping[str, Tensor],
+    algorithm: Algorithm,
     request: Request,
     policy: type[BasePolicy],
     found: tuple[spaces.Space[Any], spaces.Space[Any]],
 ) -> dict[str, Any]:
-    stored, algorithm = contents.policy_kwargs or {}, find_algorithm(request.cls)
+    stored, given = contents.policy_kwargs or {}, request.policy_kwargs or {}
     sizes = _find_spaces(contents, None, False) if request.adapt_spaces else found
     try:
-        return infer_policy_kwargs(algorithm, policy, state, stored, *sizes, request.policy_kwargs)
+        return infer_policy_kwargs(algorithm, policy, state, stored, *sizes, given)
     except AgentError:
         if policy.__module__.startswith(("stable_baselines3.", "sb3_contrib.", "daft_rl.")):
             raise
-        return own_policy_kwargs(stored, request.policy_kwargs)
+        return own_policy_kwargs(stored, given)
 
 
-def build_agent(contents: ArchiveContents, state: Mapping[str, Tensor], request: Request) -> BaseAlgorithm:
+def build_agent(
+    contents: ArchiveContents,
+    state: Mapping[str, Tensor],
+    cls: type[BaseAlgorithm],
+    venv: VecEnv | None,
+    request: Request,
+) -> BaseAlgorithm:
     """The algorithm with networks of the right sizes and fresh weights.
 
     :param contents: of the archive
     :param state: the policy's state dictionary
+    :param cls: the algorithm, or the user's subclass of it
+    :param venv: where the agent will act, if anywhere
     :param request: what the user asks for
     :raises AgentError: the archive, the environment and the request do not fit together
     """
-    cls, algorithm, overrides = request.cls, find_algorithm(request.cls), request.overrides
+    algorithm, overrides = find_algorithm(cls), request.overrides
     # images channels first, as the constructor would wrap them; it leaves wrapped environments as they are
-    venv = None if request.venv is None else cls._wrap_env(request.venv)
+    venv = None if venv is None else cls._wrap_env(venv)
     found = _find_spaces(contents, venv, request.adapt_spaces)
     arguments = {**contents.hyperparameters, **overrides}
     policy = find_policy(contents.attributes, cls, found[0], arguments.pop("policy", None))
-    kwargs = _policy_kwargs(contents, state, request, policy, found)
+    kwargs = _policy_kwargs(contents, state, algorithm, request, policy, found)
     accepted = constructor_arguments(algorithm.cls)
     if "use_sde" in accepted:
         arguments["use_sde"] = overrides.get("use_sde", uses_sde(state))

@@ -12,7 +12,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -103,13 +103,20 @@ def _is_allowed(value: Any, annotation: Any) -> bool:
     return type(value) in admitted or (type(value) is int and float in admitted)
 
 
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function, eval_str=True).parameters
+    except Exception:  # annotations that cannot be evaluated stay text
+        return inspect.signature(function).parameters
+
+
 def constructor_arguments(algorithm: type[BaseAlgorithm]) -> dict[str, inspect.Parameter]:
     """The hyperparameters that an algorithm's constructor takes, by name."""
     found: dict[str, inspect.Parameter] = {}
     for cls in algorithm.__mro__:
         if "__init__" not in vars(cls):
             continue
-        parameters = inspect.signature(vars(cls)["__init__"]).parameters
+        parameters = _parameters(vars(cls)["__init__"])
         found = {**parameters, **found}
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
             break  # a constructor with ``**kwargs`` hands them to its base class

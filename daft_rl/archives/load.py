@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,49 +69,67 @@ def load_agent(
     """
     if not isinstance(trust, bool):
         raise AgentError(f"trust={trust!r}: expected True or False.", arguments=("trust",))
-    file = find_archive(path)
-    entry = None if algo is None else find_algorithm(algo)
-    wanted = algo if isinstance(algo, type) else entry.cls if entry else None
-    if trust:
-        if activation is not None or adapt_spaces:
-            raise AgentError(
-                "activation=... and adapt_spaces=True need trust=False: SB3's own loader has neither.",
-                arguments=("trust",),
-            )
-        cls = wanted or _recognize(file)
-        check_hyperparameters(cls, overrides)
-        return _load_trusted(file, cls, prepare_env(env, file, False), device, policy_kwargs, overrides)
-
-    contents = read_archive(file, entry)
-    cls = _choose_class(contents.algorithm, wanted, file)
-    check_hyperparameters(cls, overrides)
-    if contents.policy_kwargs is None and policy_kwargs is None:
-        raise AgentError(
-            f"{file} has no readable policy_kwargs. Pass policy_kwargs=... ({{}} for SB3's defaults).",
-            arguments=("policy_kwargs",),
-        )
+    wanted = None if algo is None else find_algorithm(algo).cls  # refuses what the table does not have
     request = Request(
-        cls=cls,
-        venv=prepare_env(env, file, adapt_spaces),
+        cls=algo if isinstance(algo, type) else wanted,
+        env=env,
         device=device,
-        policy_kwargs=_with_activation(policy_kwargs, activation),
+        policy_kwargs=policy_kwargs,
+        activation=activation,
         adapt_spaces=adapt_spaces,
         overrides=overrides,
     )
-    with wrap_errors(f"{file}: the agent cannot be rebuilt from what the archive says"):
+    return (_load_trusted if trust else _load_safely)(find_archive(path), request)
+
+
+def _load_safely(path: Path, request: Request) -> BaseAlgorithm:
+    contents = read_archive(path, None if request.cls is None else find_algorithm(request.cls))
+    cls = _choose_class(contents.algorithm, request.cls, path)
+    check_hyperparameters(cls, request.overrides)
+    if contents.policy_kwargs is None and request.policy_kwargs is None:
+        raise AgentError(
+            f"{path} has no readable policy_kwargs. Pass policy_kwargs=... ({{}} for SB3's defaults).",
+            arguments=("policy_kwargs",),
+        )
+    request = replace(request, policy_kwargs=_with_activation(request))
+    venv = prepare_env(request.env, path, request.adapt_spaces)
+    with wrap_errors(f"{path}: the agent cannot be rebuilt from what the archive says"):
         state = modernize(contents.state_dicts["policy"])
-        model = build_agent(contents, state, request)
-        restore_agent(model, contents, state, adapt_spaces, overrides)
-    _warn_defaults(contents, cls, overrides)
+        model = build_agent(contents, state, cls, venv, request)
+        restore_agent(model, contents, state, request.adapt_spaces, request.overrides)
+    _warn_defaults(contents, cls, request.overrides)
     return model
 
 
-def _with_activation(
-    policy_kwargs: Mapping[str, Any] | None, activation: str | type[nn.Module] | None
-) -> dict[str, Any]:
-    given = dict(policy_kwargs or {})
-    if activation is not None or "activation_fn" in given:
-        given["activation_fn"] = find_activation(given["activation_fn"] if activation is None else activation)
+def _load_trusted(path: Path, request: Request) -> BaseAlgorithm:
+    if request.activation is not None or request.adapt_spaces:
+        raise AgentError(
+            "activation=... and adapt_spaces=True need trust=False: SB3's own loader has neither.",
+            arguments=("trust",),
+        )
+    cls = request.cls or _recognize(path)
+    check_hyperparameters(cls, request.overrides)
+    venv = prepare_env(request.env, path, False)
+    warnings.warn(
+        DaftWarning(
+            f"trust=True: {path} is unpickled, which executes whatever code it contains.", arguments=("trust",)
+        ),
+        stacklevel=3,
+    )
+    replaced = {} if request.policy_kwargs is None else {"policy_kwargs": dict(request.policy_kwargs)}
+    with wrap_errors(f"{path} cannot be loaded by SB3"):
+        model = cls.load(path, env=venv, device=request.device, custom_objects=replaced, **request.overrides)
+        for name, tensor in model.policy.state_dict().items():
+            check_tensor(f"{path}: {name}", tensor.cpu())
+    return model
+
+
+def _with_activation(request: Request) -> dict[str, Any]:
+    given = dict(request.policy_kwargs or {})
+    if request.activation is not None or "activation_fn" in given:
+        given["activation_fn"] = find_activation(
+            given["activation_fn"] if request.activation is None else request.activation
+        )
     return given
 
 
@@ -156,27 +175,5 @@ def _warn_defaults(contents: ArchiveContents, cls: type[BaseAlgorithm], override
                 f"defaults are used: {used}. To set them: load_agent(..., {'=..., '.join(names)}=...).",
                 arguments=names,
             ),
-            stacklevel=3,
+            stacklevel=4,
         )
-
-
-def _load_trusted(
-    path: Path,
-    cls: type[BaseAlgorithm],
-    venv: VecEnv | None,
-    device: torch.device | str,
-    policy_kwargs: Mapping[str, Any] | None,
-    overrides: Mapping[str, Any],
-) -> BaseAlgorithm:
-    warnings.warn(
-        DaftWarning(
-            f"trust=True: {path} is unpickled, which executes whatever code it contains.", arguments=("trust",)
-        ),
-        stacklevel=3,
-    )
-    replaced = {} if policy_kwargs is None else {"policy_kwargs": dict(policy_kwargs)}
-    with wrap_errors(f"{path} cannot be loaded by SB3"):
-        model = cls.load(path, env=venv, device=device, custom_objects=replaced, **overrides)
-        for name, tensor in model.policy.state_dict().items():
-            check_tensor(f"{path}: {name}", tensor.cpu())
-    return model

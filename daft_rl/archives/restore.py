@@ -62,7 +62,7 @@ def _resize_weights(model: BaseAlgorithm, state: Mapping[str, Tensor], contents:
                 f"dropped, in {'; '.join(changed)}.",
                 arguments=("adapt_spaces",),
             ),
-            stacklevel=4,
+            stacklevel=5,
         )
     return adapted
 
@@ -123,7 +123,7 @@ def _load_optimizers(model: BaseAlgorithm, contents: ArchiveContents, overrides:
         optimizer, saved = recursive_getattr(model, name), contents.state_dicts.get(name)
         reason = "the archive has none" if saved is None else _unfit(optimizer, saved)
         if saved is None or reason is not None:
-            warnings.warn(DaftWarning(f"{contents.path}: the state of {name} is not loaded: {reason}."), stacklevel=4)
+            warnings.warn(DaftWarning(f"{contents.path}: the state of {name} is not loaded: {reason}."), stacklevel=5)
             continue
         # the constructor has set learning rate and options from the hyperparameters
         groups = optimizer.state_dict()["param_groups"]

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
 from daft_rl import load_agent
-from daft_rl.archives.sources import find_agent
+from daft_rl.archives import find_agent
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.envs import make_vec
 from daft_rl.errors import MethodError

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from daft_rl.agents import BatchNormExtractor
-from daft_rl.archives.vecnormalize import find_vecnormalize, read_vecnormalize
+from daft_rl.archives import find_vecnormalize, read_vecnormalize
 from daft_rl.errors import AgentError
 from daft_rl.policy.folding import fold_normalization
 from daft_rl.rollout.evaluation import evaluate

@@ -18,13 +18,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
+from daft_rl.archives import read_multiplier, save_agent
 from daft_rl.envs.costs import EpisodeCosts
 from daft_rl.envs.domain import Domain
 from daft_rl.errors import ConfigError
 from daft_rl.rollout.evaluation import Returns, evaluate
-from daft_rl.rollout.lagrangian import Lagrangian
+from daft_rl.rollout.lagrangian import Lagrangian, find_constraint
 from daft_rl.rollout.profile import Phases
-from daft_rl.run.folder import Workspace, _saved_multiplier, find_constraint, save_agent
+from daft_rl.run.folder import Workspace
 from daft_rl.run.monitoring import Monitoring
 from daft_rl.transfer import transfer
 from tests.conftest import PointMass
@@ -190,14 +191,14 @@ def test_impossible_limits(limit: Any) -> None:
 def test_a_multiplier_goes_on_where_it_was(tmp_path: Path) -> None:
     venv = Lagrangian(VecMonitor(DummyVecEnv([Costly] * 2)), limit=10.0, multiplier=0.7)
     model = PPO("MlpPolicy", venv, n_steps=8, batch_size=8, device="cpu")
-    assert _saved_multiplier(model) == 0.7
+    assert read_multiplier(model) == 0.7
     save_agent(model, tmp_path / "final.zip")
-    assert _saved_multiplier(tmp_path / "final.zip") == 0.7
+    assert read_multiplier(tmp_path / "final.zip") == 0.7
     venv.multiplier = 0.9
     save_agent(model, tmp_path / "best.zip", prefix="best_")
-    assert [_saved_multiplier(tmp_path / name) for name in ("final.zip", "best.zip")] == [0.7, 0.9]
-    assert _saved_multiplier(PPO("MlpPolicy", DummyVecEnv([Costly]), n_steps=8, batch_size=8)) is None
-    assert _saved_multiplier(None) is None
+    assert [read_multiplier(tmp_path / name) for name in ("final.zip", "best.zip")] == [0.7, 0.9]
+    assert read_multiplier(PPO("MlpPolicy", DummyVecEnv([Costly]), n_steps=8, batch_size=8)) is None
+    assert read_multiplier(None) is None
     for asked, start in ((None, 0.7), (0.2, 0.2), (0.0, 0.0)):
         cfg = OmegaConf.create(
             {"output_dir": str(tmp_path), "env": {"cost_limit": 25, "cost_rate": 0.1, "cost_multiplier": asked}}

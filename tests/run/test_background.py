@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from daft_rl.archives.load import load_agent
+from daft_rl.archives import load_agent
 from daft_rl.envs import make_vec
 from daft_rl.errors import ConfigError, TaskError, WorkerError
 from daft_rl.run.background import Call
