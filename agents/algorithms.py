@@ -44,7 +44,7 @@ class Algorithm:
     """Where its policies keep their networks."""
     recognize: Recognize | None = None
     """Whether an archive with these attributes (the JSON of its ``data``) and this state dictionary of the policy is
-    the algorithm's. ``None`` cannot be told from an archive: ``load_agent`` needs ``algo``."""
+    the algorithm's. ``None``: no archive shows it, so ``load_agent`` needs ``algo``."""
     bn_mode: Literal["eval", "train"] = "eval"
     """BatchNorm in updates: running statistics, or those of the batch."""
     scratch_conversion: Literal["none", "each_rollout"] = "each_rollout"
@@ -116,7 +116,7 @@ _TABLE = (
     Algorithm(cls=MaskablePPO, layout=ACTOR_CRITIC, recognize=_is_maskable_ppo),
 )
 ALGORITHMS: dict[str, Algorithm] = {entry.name: entry for entry in _TABLE}
-"""Name -> entry. To recognize an archive, later entries are tried first: a special case stands behind the general."""
+"""Name -> entry. To recognize an archive, later entries are tried first: a special case follows the general one."""
 
 _UNSUPPORTED: dict[str, Recognize] = {"RecurrentPPO": _is_recurrent_ppo, "ARS": _has("n_delta")}
 """Algorithms whose archives are recognized in order to say that they cannot be loaded."""
@@ -126,7 +126,7 @@ _UNSUPPORTED_POLICIES = (RecurrentActorCriticPolicy,)
 def register_algorithm(algorithm: Algorithm) -> None:
     """Add an algorithm to the table, or replace the entry of its name.
 
-    :param algorithm: the entry; ``dataclasses.replace(ALGORITHMS["TD3"], cls=MyTD3, ...)`` starts from another one
+    :param algorithm: the entry; ``dataclasses.replace(ALGORITHMS["TD3"], cls=MyTD3, ...)`` copies an existing one
     """
     ALGORITHMS.pop(algorithm.name, None)
     ALGORITHMS[algorithm.name] = algorithm
@@ -162,9 +162,9 @@ def find_layout(policy: BasePolicy) -> PolicyLayout:
     layouts = {entry.layout.policy: entry.layout for entry in reversed(ALGORITHMS.values())}
     found = next((layouts[base] for base in type(policy).__mro__ if base in layouts), None)
     if found is None or isinstance(policy, _UNSUPPORTED_POLICIES):
-        known = ", ".join(cls.__name__ for cls in reversed(layouts))
+        supported = ", ".join(cls.__name__ for cls in reversed(layouts))
         raise AgentError(
-            f"Policies of class {type(policy).__name__} are not supported. Supported are {known} and their subclasses."
+            f"Policies of class {type(policy).__name__} are not supported. Supported are {supported} and their subclasses."
         )
     return found
 

@@ -8,6 +8,7 @@ SB3 opens them where daft_rl is installed: ``SAC.load("final.zip")``.
 from __future__ import annotations
 
 import copy
+import copyreg
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -117,8 +118,12 @@ class BatchNormPolicy:
         return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by the class without BatchNorm: the class of a user's own policy has no name to be found by."""
-        return _new_instance, (without_batchnorm(type(self)),), self.__dict__  # type: ignore[arg-type]
+        """Pickle by the class without BatchNorm: what :func:`with_batchnorm` makes of a user's policy has no name."""
+        cls: Any = type(self)
+        base = without_batchnorm(cls)
+        if with_batchnorm(base) is not cls:  # a subclass of the user's
+            return copyreg.__newobj__, (cls,), self.__dict__  # type: ignore[attr-defined]
+        return _new_instance, (base,), self.__dict__
 
     def _with_batchnorm(self, network: Any) -> Any:
         add_batchnorm(network, self.batchnorm_on_input)
@@ -169,8 +174,8 @@ def _new_instance(policy: type[BasePolicy]) -> BasePolicy:
 
 
 def _published() -> dict[str, type[BasePolicy]]:
-    """Name in this module -> policy without BatchNorm. Of algorithms with the same policies, the first gives the name:
-    A2C and TRPO have PPO's policies, DDPG has TD3's."""
+    """Name in this module -> policy without BatchNorm. Algorithms with the same policies share the first one's
+    name: A2C and TRPO have PPO's policies, DDPG has TD3's."""
     names: dict[type[BasePolicy], str] = {}
     for algorithm in ALGORITHMS.values():
         for alias, policy in algorithm.cls.policy_aliases.items():

@@ -98,10 +98,10 @@ def _array(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[
 
 
 def _box(low: Any, high: Any, shape: Any, dtype: str) -> spaces.Box:
-    shape, kind = tuple(int(size) for size in shape), np.dtype(dtype)
-    if kind.kind not in "fiub" or min(shape, default=0) < 0 or math.prod(shape) > MAX_SPACE:
+    shape, element = tuple(int(size) for size in shape), np.dtype(dtype)
+    if element.kind not in "fiub" or min(shape, default=0) < 0 or math.prod(shape) > MAX_SPACE:
         raise ValueError(f"a Box of shape {shape} and type {dtype}")
-    return spaces.Box(_array(low, shape, kind), _array(high, shape, kind), shape, kind.type)
+    return spaces.Box(_array(low, shape, element), _array(high, shape, element), shape, element.type)
 
 
 def _multi_discrete(nvec: Any, start: Any = 0) -> spaces.MultiDiscrete:
@@ -147,11 +147,11 @@ def read_space(entry: Any) -> spaces.Space[Any] | str:
     :return: the space, or the reason why the text is not enough
     """
     name = class_name(entry) or ""
-    kind = name.rpartition(".")[2]
-    if not name.startswith(("gym.spaces.", "gymnasium.spaces.")) or kind not in _FIELDS:
+    space = name.rpartition(".")[2]
+    if not name.startswith(("gym.spaces.", "gymnasium.spaces.")) or space not in _FIELDS:
         return f"'{name or type(entry).__name__}' is not one of {', '.join(_FIELDS)}"
     try:
-        return _BUILDERS[kind](**_FIELDS[kind](entry))
+        return _BUILDERS[space](**_FIELDS[space](entry))
     except Exception as error:  # gymnasium asserts, numpy and ast raise anything: the text may be hostile
         return f"its text is incomplete or wrong ({type(error).__name__}: {str(error)[:100]})"
 

@@ -15,7 +15,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from daft_rl.agents import fuse_batch_renorm
+from daft_rl.agents import fuse_batch_renorm, policies
 from daft_rl.policy import Networks, insert_batchnorm
 from tests.conftest import ALGORITHMS, OFF_POLICY, PointMass, build, data
 
@@ -72,9 +72,15 @@ def test_fused_batch_renorm_is_copied(how: str) -> None:
     assert COPIES[how](model).learn(40).num_timesteps == 40
 
 
+class OwnBatchNormPolicy(policies.BatchNormPPOMlpPolicy):  # type: ignore[name-defined, misc]
+    """A policy of the user's own that has BatchNorm from the start."""
+
+
 @pytest.mark.parametrize("how", COPIES)
-def test_a_policy_of_the_users_is_copied(how: str) -> None:
-    model = PPO(OwnPolicy, PointMass(), n_steps=64, device="cpu")
-    insert_batchnorm(model, Networks(model.policy).batches(*data(model)))
-    assert isinstance(model.policy, OwnPolicy)
+@pytest.mark.parametrize("cls", [OwnPolicy, OwnBatchNormPolicy])
+def test_a_policy_of_the_users_is_copied(cls: type[ActorCriticPolicy], how: str) -> None:
+    model = PPO(cls, PointMass(), n_steps=64, device="cpu")
+    if cls is OwnPolicy:
+        insert_batchnorm(model, Networks(model.policy).batches(*data(model)))
+    assert isinstance(model.policy, cls)
     assert_same_policy(model.policy, COPIES[how](model.policy))

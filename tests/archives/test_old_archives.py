@@ -21,7 +21,7 @@ pytestmark = [
 
 
 def _age(data: dict[str, Any]) -> None:
-    """Rewrite a description as SB3 1.3 wrote it; every pickle names a module that is gone."""
+    """Rewrite the attributes as SB3 1.3 wrote them; every pickle names a module that no longer exists."""
     gone = base64.b64encode(b"cgym.spaces.box\nBox\n.").decode()
     for key in ("observation_space", "action_space"):
         entry = data[key]

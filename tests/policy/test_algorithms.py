@@ -1,4 +1,4 @@
-"""Every algorithm goes the whole way: a transfer by its own configuration, of an agent without BatchNorm."""
+"""An agent of every algorithm, without BatchNorm, is transferred with the algorithm's own settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def train(name: str, path: Path) -> BaseAlgorithm:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_two_thousand_steps(algorithm: str, tmp_path: Path) -> None:
+def test_a_transfer_of_two_thousand_steps_changes_finite_weights(algorithm: str, tmp_path: Path) -> None:
     train(algorithm, tmp_path / "agent.zip")
     cheap = ["algo.settings.gradient_steps=1", "algo.settings.learning_starts=100", "algo.settings.buffer_size=3000"]
     result = transfer(
@@ -44,7 +44,7 @@ def test_two_thousand_steps(algorithm: str, tmp_path: Path) -> None:
     assert changed
 
 
-def test_the_algorithm_is_recognized(tmp_path: Path) -> None:
+def test_the_command_line_recognizes_the_algorithm_of_an_archive(tmp_path: Path) -> None:
     for name in ("SAC", "PPO"):
         train(name, tmp_path / f"{name}.zip")
     assert expand([f"agent={tmp_path}/SAC.zip"]) == [f"agent.path={tmp_path}/SAC.zip", "algo=sac"]

@@ -1,4 +1,4 @@
-"""Distances are zero at the start and grow with what is done to the agent."""
+"""Distances are zero at the start and grow as the agent changes."""
 
 from __future__ import annotations
 

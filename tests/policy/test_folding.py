@@ -1,4 +1,4 @@
-"""The statistics of ``VecNormalize`` written into the first layers: same function, no wrapper."""
+"""With the statistics of ``VecNormalize`` in its first layers, a policy computes the same without the wrapper."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def build_normalized(name: str, batchnorm: bool, norm_reward: bool = False, shar
 
 
 SHARING = ["SAC", "TD3"]
-"""Their actors and critics may share an extractor, which their targets have of their own."""
+"""Their actor and critic may share an extractor; their targets have their own."""
 
 
 @pytest.mark.parametrize("batchnorm", [False, True])
@@ -74,7 +74,7 @@ def test_rewards_stay_scaled() -> None:
     np.testing.assert_array_equal(normalizer.normalize_obs(raw), raw)
 
 
-def test_nothing_to_fold() -> None:
+def test_without_a_wrapper_nothing_is_folded() -> None:
     model = ALGORITHMS["PPO"]("MlpPolicy", PointMass(), n_steps=64, device="cpu")
     assert fold_normalization(model) == []
 
@@ -90,7 +90,7 @@ def test_layers_without_bias_are_refused() -> None:
 @pytest.mark.parametrize("how", ["frozen", "update", "fold"])
 @pytest.mark.parametrize("given", ["archive", "object"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_what_a_transfer_does_with_the_statistics(how: str, given: str, tmp_path: Path) -> None:
+def test_a_transfer_freezes_updates_or_folds_the_statistics(how: str, given: str, tmp_path: Path) -> None:
     model = build_normalized("PPO", False)
     model.save(tmp_path / "agent.zip")
     normalizer: Any = model.get_vec_normalize_env()
@@ -111,7 +111,7 @@ def test_what_a_transfer_does_with_the_statistics(how: str, given: str, tmp_path
         assert np.array_equal(after.mean, normalizer.obs_rms.mean) == (how == "frozen")  # type: ignore[union-attr]
 
 
-def test_other_words_are_refused(tmp_path: Path) -> None:
+def test_an_unknown_treatment_of_normalization_is_refused(tmp_path: Path) -> None:
     build_normalized("PPO", False).save(tmp_path / "agent.zip")
     with pytest.raises(AgentError, match="frozen, update or fold"):
         transfer(
@@ -121,7 +121,7 @@ def test_other_words_are_refused(tmp_path: Path) -> None:
 
 
 class Twice(BaseFeaturesExtractor):
-    """Reads the observation beside its first layer too: partly, or around it."""
+    """Reads the observation in its first layer and, in part or whole, elsewhere."""
 
     def __init__(self, space: spaces.Box, how: str) -> None:
         super().__init__(space, 6)
