@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -18,7 +19,7 @@ __all__ = ["BatchNormExtractor"]
 class BatchNormExtractor(BaseFeaturesExtractor):
     """BatchNorm on the observation, then hidden layers ``Linear -> BatchNorm -> activation``.
 
-    Use it through SB3's ``policy_kwargs``. SAC, TD3, DDPG and TQC need a hidden layer after it, in which their critics
+    Pass it through SB3's ``policy_kwargs``. SAC, TD3, DDPG and TQC need a hidden layer after it, in which their critics
     join state and action: ``net_arch=dict(pi=[256], qf=[256])``::
 
         PPO("MlpPolicy", env, policy_kwargs=dict(
@@ -35,7 +36,7 @@ class BatchNormExtractor(BaseFeaturesExtractor):
 
     def __init__(
         self,
-        observation_space: gym.Space,
+        observation_space: gym.Space[Any],
         hidden: Sequence[int] = (256, 256),
         activation: str = "ReLU",
     ) -> None:

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from daft_rl import load_agent
-from daft_rl.archives.sources import find_agent
+from daft_rl.archives import find_agent
 from daft_rl.envs import make_vec
 from daft_rl.finetune.realignment import realign
 from daft_rl.rollout.evaluation import evaluate

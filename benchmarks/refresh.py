@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 
-from daft_rl.archives.sources import find_agent
+from daft_rl.archives import find_agent
 from daft_rl.envs import make_vec
 from daft_rl.policy.anatomy import Anatomy
 from daft_rl.rollout.evaluation import evaluate, visit

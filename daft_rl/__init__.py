@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from daft_rl.archives.load import load_agent
+    from daft_rl.archives import load_agent
     from daft_rl.batchnorm import convert_batchnorm
     from daft_rl.envs.registry import levels
     from daft_rl.envs.registry import task_names as tasks
@@ -42,7 +42,7 @@ _HOMES = {
     "convert_batchnorm": "daft_rl.batchnorm:convert_batchnorm",
     "insert_batchnorm": "daft_rl.policy.insertion:insert_batchnorm",
     "levels": "daft_rl.envs.registry:levels",
-    "load_agent": "daft_rl.archives.load:load_agent",
+    "load_agent": "daft_rl.archives:load_agent",
     "methods": "daft_rl.method:methods",
     "tasks": "daft_rl.envs.registry:task_names",
 }

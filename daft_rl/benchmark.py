@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 
-from daft_rl.archives.sources import find_agent
+from daft_rl.archives import find_agent
 from daft_rl.envs.domain import read_domains
 from daft_rl.errors import DaftError
 from daft_rl.files import write_json

@@ -46,7 +46,7 @@ def run(settings: PretrainSettings, overrides: Sequence[str] = ()) -> dict[str, 
         )
     domain = read_domains(vars(settings.env))["target"]
 
-    from daft_rl.archives.save import save_agent
+    from daft_rl.archives import save_agent
     from daft_rl.run.run import Run
 
     with Run(settings) as current:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from daft_rl.archives.sources import find_agent
+from daft_rl.archives import find_agent
 from daft_rl.envs.domain import Domain, read_domains, user_domains
 from daft_rl.envs.user_env import UserEnv
 from daft_rl.errors import AgentError, TaskError
@@ -145,7 +145,7 @@ def measure_and_save(
     started: float,
 ) -> TransferResult:
     """Play the final episodes, save the agent and ``results.json``."""
-    from daft_rl.archives.save import save_agent
+    from daft_rl.archives import save_agent
     from daft_rl.run.fingerprints import fingerprint_method, fingerprint_settings
     from daft_rl.run.results import TransferResult, machine
 

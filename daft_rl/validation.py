@@ -59,7 +59,8 @@ def checked(error: type[DaftError] = ConfigError, where: str = "") -> Callable[[
             try:
                 validate(self, **values)
             except ValidationError as problems:
-                raise error(_explain(problems, made, where)) from None
+                raised = _raised(problems)
+                raise (error(_explain(problems, made, where)) if raised is None else raised) from None
 
         made.__init__ = __init__
         return made
@@ -88,12 +89,15 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     return f"Unknown {kind} '{name}'.{hint} What exists: {', '.join(existing)}."
 
 
+def _raised(problems: ValidationError) -> DaftError | None:
+    """The error of a ``__post_init__``, which is complete as it is."""
+    errors = (item["ctx"]["error"] for item in problems.errors(include_url=False) if item["type"] == "value_error")
+    return next((error for error in errors if isinstance(error, DaftError)), None)
+
+
 def _explain(problems: ValidationError, cls: type, where: str) -> str:
     """The first problem, and how many more there are."""
     found = problems.errors(include_url=False)
-    raised = next((item["ctx"]["error"] for item in found if item["type"] == "value_error"), None)
-    if isinstance(raised, DaftError):  # from a ``__post_init__``, whose message is complete
-        return str(raised)
     # a union reports each of its members: the deepest report is of the member that came closest
     first = max(found, key=lambda item: len(_path(item, cls))) if _same_field(found) else found[0]
     path = _path(first, cls)

@@ -16,7 +16,7 @@ from threading import Event, Thread
 import pytest
 import yaml
 
-from daft_rl.archives.sources import find_agent
+from daft_rl.archives import find_agent
 from daft_rl.benchmark import cell_folder, run_cell
 from daft_rl.cli import compose_settings
 from daft_rl.envs.domain import read_domains

@@ -14,11 +14,12 @@ import pytest
 from hydra import compose, initialize
 from hydra.core.global_hydra import GlobalHydra
 
-from daft_rl.archives.sources import find_agent
+from daft_rl.archives import find_agent
 from daft_rl.cli import compose_config, compose_settings, explain, hints_on_warnings, run_command
 from daft_rl.errors import AgentError, ConfigError, DaftWarning
 from daft_rl.pretrain import run as pretrain
 from daft_rl.transfer import run
+from tests.conftest import parse
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -125,7 +126,7 @@ def test_a_script_may_be_a_hydra_application_itself() -> None:
         assert GlobalHydra.instance().is_initialized()
         with pytest.raises(ConfigError):
             compose_config("transfer", ["env=Nope"])
-        assert compose(overrides=["+mine=1"]).mine == 1
+        assert compose(settings=parse(["+mine=1"])).mine == 1
 
 
 def test_pretraining_has_the_settings_of_its_recipe() -> None:

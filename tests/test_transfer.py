@@ -14,7 +14,7 @@ from sb3_contrib import CrossQ
 from stable_baselines3 import PPO, SAC
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from daft_rl.archives.sources import find_agent
+from daft_rl.archives import find_agent
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.cli import compose_settings
 from daft_rl.envs import make_vec
@@ -302,7 +302,9 @@ def test_shipped_agents_are_what_their_cards_say(name: str) -> None:
 
 
 def test_missing_agents_are_told() -> None:
-    with pytest.raises(AgentError, match=r"daft_rl\.pretrain env=Ant algo=nope"):
+    with pytest.raises(AgentError, match=r"No source for task 'Ant' and algorithm 'nope'.*daft_rl\.pretrain"):
         find_agent("Ant", "nope")
-    with pytest.raises(AgentError, match=r"env=SafetyCarGoal algo=ppo recipe=NAME.*SafetyPointGoal-ppo"):
+    with pytest.raises(
+        AgentError, match=r"'SafetyCarGoal'.*a recipe of your own or a similar one.*SafetyPointGoal-ppo"
+    ):
         find_agent("SafetyCarGoal", "ppo")

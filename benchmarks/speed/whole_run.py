@@ -52,7 +52,7 @@ def plain(vec: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     from stable_baselines3.common.utils import set_random_seed
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor, VecNormalize
 
-    from daft_rl.archives.sources import find_agent
+    from daft_rl.archives import find_agent
     from daft_rl.envs import make
 
     torch.set_num_threads(1)

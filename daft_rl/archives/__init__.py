@@ -1,0 +1,62 @@
+"""Archives of Stable-Baselines3: reading them without running what is pickled in them, saving, finding shipped ones.
+
+Who does what, from the file to the agent:
+
+- ``sources`` finds the archive of a source policy; it needs no PyTorch.
+- ``container`` reads the zip as data, with ``text`` (printed spaces and arrays), ``hyperparameters`` (arguments of
+  constructors) and ``checks`` (what every reader refuses).
+- ``architecture`` infers the sizes of the networks, ``build`` makes the agent, ``restore`` gives it weights, optimizer
+  states and counters, ``resize`` fits weights to other spaces. ``load`` puts these steps together.
+- ``vecnormalize`` reads the statistics that lie beside an archive. ``save`` writes an archive and what belongs to it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from daft_rl.archives.container import ArchiveContents, read_archive
+    from daft_rl.archives.hyperparameters import check_hyperparameters
+    from daft_rl.archives.load import load_agent
+    from daft_rl.archives.save import read_multiplier, save_agent
+    from daft_rl.archives.sources import find_agent
+    from daft_rl.archives.vecnormalize import (
+        VecNormalizeStatistics,
+        apply_vecnormalize,
+        find_vecnormalize,
+        read_vecnormalize,
+    )
+
+__all__ = [
+    "ArchiveContents",
+    "VecNormalizeStatistics",
+    "apply_vecnormalize",
+    "check_hyperparameters",
+    "find_agent",
+    "find_vecnormalize",
+    "load_agent",
+    "read_archive",
+    "read_multiplier",
+    "read_vecnormalize",
+    "save_agent",
+]
+
+_MODULES = {
+    "ArchiveContents": "container",
+    "VecNormalizeStatistics": "vecnormalize",
+    "apply_vecnormalize": "vecnormalize",
+    "check_hyperparameters": "hyperparameters",
+    "find_agent": "sources",
+    "find_vecnormalize": "vecnormalize",
+    "load_agent": "load",
+    "read_archive": "container",
+    "read_multiplier": "save",
+    "read_vecnormalize": "vecnormalize",
+    "save_agent": "save",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: PyTorch takes seconds, and :func:`find_agent` does not need it."""
+    if name in _MODULES:
+        return getattr(import_module(f"daft_rl.archives.{_MODULES[name]}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

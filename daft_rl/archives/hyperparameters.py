@@ -1,17 +1,18 @@
-"""What an archive's description says of constructors' arguments: hyperparameters and ``policy_kwargs``.
+"""Arguments of constructors from an archive's attributes: hyperparameters and ``policy_kwargs``.
 
-Numbers, texts and lists stand in the JSON as they are; classes as their printed names, which are looked up
-among those that may be built here. Nothing is imported because a file names it.
+Numbers, texts and lists stand in the JSON as they are. Classes stand there as their printed names, which are looked up
+among the classes that may be built here. No file can make anything be imported.
 """
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,22 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
+from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.agents.extractors import BatchNormExtractor
 from daft_rl.agents.policies import ACTIVATIONS as HIDDEN_ACTIVATIONS
 from daft_rl.agents.policies import with_batchnorm
-from daft_rl.archives.text import class_name, evaluate
+from daft_rl.archives.checks import TRUST
+from daft_rl.archives.text import class_name, parse_printed
 from daft_rl.errors import AgentError
 
 __all__ = [
+    "check_hyperparameters",
     "constructor_arguments",
     "find_activation",
     "find_policy",
@@ -39,35 +44,35 @@ __all__ = [
 ]
 
 EXTRACTORS = {
-    f"{kind.__module__}.{kind.__qualname__}": kind
-    for kind in (FlattenExtractor, NatureCNN, CombinedExtractor, BatchNormExtractor)
+    f"{cls.__module__}.{cls.__qualname__}": cls
+    for cls in (FlattenExtractor, NatureCNN, CombinedExtractor, BatchNormExtractor)
 }
 OPTIMIZERS = {
-    f"{kind.__module__}.{kind.__qualname__}": kind
-    for kind in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop, RMSpropTFLike)
+    f"{cls.__module__}.{cls.__qualname__}": cls
+    for cls in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop, RMSpropTFLike)
 }
-ACTIVATIONS = {kind.__name__: kind for kind in HIDDEN_ACTIVATIONS}
+ACTIVATIONS = {cls.__name__: cls for cls in HIDDEN_ACTIVATIONS}
 _PLAIN = {
     **dict.fromkeys(("log_std_init", "clip_mean", "batch_norm_momentum", "batch_norm_eps"), float),
     **dict.fromkeys(("ortho_init", "full_std", "use_expln", "squash_output", "normalize_images"), bool),
     **{"share_features_extractor": bool, "batchnorm_on_input": bool, "renorm_warmup_steps": int},
 }
 _INFERRED = {"net_arch", "n_critics", "n_quantiles", "use_sde", "batch_norm", "device"}
-"""Entries that the tensors tell, or that do not belong to the policy (``device``)."""
+"""Entries that are inferred from the tensors, or that do not belong to the policy (``device``)."""
 NOT_READ = {"policy", "env", "policy_kwargs", "device", "seed", "verbose", "tensorboard_log", "stats_window_size"} | {
     f"{kind}_buffer_{what}" for kind in ("rollout", "replay") for what in ("class", "kwargs")
 }
-"""Not properties of the agent. A seed would reseed the whole process, a log folder would be written to."""
+"""Not properties of the agent. A seed would reseed the whole process; a log folder would be written to."""
 
 
 def _schedule(entry: Any) -> Any:
-    """A constant or linear schedule of SB3 2.x; ``None`` for any other, which is code."""
-    kind = (class_name(entry) or "").rpartition(".")[2]
-    if kind == "FloatSchedule":
+    """A constant or linear schedule of SB3 2.x; ``None`` for any other schedule, which is code."""
+    name = (class_name(entry) or "").rpartition(".")[2]
+    if name == "FloatSchedule":
         text = str(entry.get("value_schedule"))
-    elif kind in ("ConstantSchedule", "LinearSchedule"):
-        fields = {name: value for name, value in entry.items() if name != ":type:"}
-        text = f"{kind}({', '.join(f'{name}={value}' for name, value in fields.items())})"
+    elif name in ("ConstantSchedule", "LinearSchedule"):
+        fields = {field: value for field, value in entry.items() if field != ":type:"}
+        text = f"{name}({', '.join(f'{field}={value}' for field, value in fields.items())})"
     else:
         return None
     number = r"([-+.\de]+)"
@@ -80,11 +85,11 @@ def _schedule(entry: Any) -> Any:
 
 
 def _noise(entry: Any) -> ActionNoise | None:
-    kind = (class_name(entry) or "").rpartition(".")[2]
-    if kind == "NormalActionNoise":
-        return NormalActionNoise(*(np.array(evaluate(entry[field])) for field in ("_mu", "_sigma")))
-    if kind == "OrnsteinUhlenbeckActionNoise":
-        mean, sigma = (np.array(evaluate(entry[field])) for field in ("_mu", "_sigma"))
+    name = (class_name(entry) or "").rpartition(".")[2]
+    if name == "NormalActionNoise":
+        return NormalActionNoise(*(np.array(parse_printed(entry[field])) for field in ("_mu", "_sigma")))
+    if name == "OrnsteinUhlenbeckActionNoise":
+        mean, sigma = (np.array(parse_printed(entry[field])) for field in ("_mu", "_sigma"))
         return OrnsteinUhlenbeckActionNoise(mean, sigma, theta=float(entry["_theta"]), dt=float(entry["_dt"]))
     return None
 
@@ -98,50 +103,89 @@ def _is_allowed(value: Any, annotation: Any) -> bool:
     return type(value) in admitted or (type(value) is int and float in admitted)
 
 
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function, eval_str=True).parameters
+    except Exception:  # annotations that cannot be evaluated stay text
+        return inspect.signature(function).parameters
+
+
 def constructor_arguments(algorithm: type[BaseAlgorithm]) -> dict[str, inspect.Parameter]:
     """The hyperparameters that an algorithm's constructor takes, by name."""
-    parameters = inspect.signature(algorithm.__init__).parameters
-    return {name: parameter for name, parameter in parameters.items() if name not in ("self", "_init_setup_model")}
+    found: dict[str, inspect.Parameter] = {}
+    for cls in algorithm.__mro__:
+        if "__init__" not in vars(cls):
+            continue
+        parameters = _parameters(vars(cls)["__init__"])
+        found = {**parameters, **found}
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break  # a constructor with ``**kwargs`` hands them to its base class
+    hidden = ("self", "_init_setup_model")
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {name: found[name] for name in found if name not in hidden and found[name].kind not in variadic}
+
+
+def check_hyperparameters(cls: type[BaseAlgorithm], given: Mapping[str, Any]) -> None:
+    """Check that an algorithm's constructor takes these arguments.
+
+    :param cls: an algorithm of the table, or a subclass of one
+    :param given: hyperparameters by name
+    :raises AgentError: the constructor has no such argument
+    """
+    allowed = constructor_arguments(find_algorithm(cls).cls)
+    for name in given:
+        if name not in allowed:
+            guess = difflib.get_close_matches(name, allowed, n=1)
+            hint = f" Did you mean '{guess[0]}'?" if guess else ""
+            raise AgentError(f"{cls.__name__} has no hyperparameter '{name}'.{hint}")
 
 
 def read_hyperparameters(
-    description: dict[str, Any], algorithm: type[BaseAlgorithm] | None
+    attributes: dict[str, Any], algorithm: type[BaseAlgorithm] | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The constructor's arguments that the description gives.
+    """The arguments of the constructor that the attributes of the archive hold.
 
-    :param description: the JSON of ``data``
-    :param algorithm: whose constructor is meant; without one there is nothing to read
-    :return: the values, and for each that could not be read a reason. Names that the description does not
-        have are in neither: the version of SB3 that wrote it did not know them yet, so SB3's default holds.
+    :param attributes: the JSON of ``data``
+    :param algorithm: whose constructor is meant; ``None`` reads nothing
+    :return: the values, and a reason for each argument that could not be read. An argument that is not among the
+        attributes is in neither: the version of SB3 that wrote them did not have it yet, so SB3's default holds
     """
     values: dict[str, Any] = {}
     unreadable: dict[str, str] = {}
     for name, parameter in constructor_arguments(algorithm).items() if algorithm else ():
-        if name in NOT_READ or name not in description:
+        if name in NOT_READ or name not in attributes:
             continue
-        entry = description[name]
+        entry = attributes[name]
         if name == "target_entropy" and class_name(entry) == "numpy.float32":
-            continue  # before SB3 2.0 this is what "auto" had become, and "auto" is the default
+            continue  # before SB3 2.0, "auto" was replaced by a number; "auto" is the default
         if class_name(entry) == "function" and name == "learning_rate":
-            entry = description.get("lr_schedule")  # newer versions describe the schedule made of it
-        value: Any = entry
-        if isinstance(entry, dict):
-            try:
-                value = _noise(entry) if name == "action_noise" else _schedule(entry)
-            except Exception:  # as in read_space; the reason is the same for any of them
-                value = None
-            if value is None:
-                unreadable[name] = f"a pickled {class_name(entry) or 'object'}"
-                continue
-        elif not (_is_allowed(entry, parameter.annotation) or (entry is None and parameter.default is None)):
-            unreadable[name] = f"{str(entry)[:40]!r} is not {parameter.annotation}"
-            continue
-        values[name] = value
+            entry = attributes.get("lr_schedule")  # newer versions describe the schedule that was made of it
+        try:
+            values[name] = _read_value(name, entry, parameter)
+        except ValueError as reason:
+            unreadable[name] = str(reason)
     for name, usual in (("replay_buffer_class", "ReplayBuffer"), ("rollout_buffer_class", "RolloutBuffer")):
-        entry = description.get(name)
+        entry = attributes.get(name)
         if isinstance(entry, dict) and not str(entry.get("__module__")).endswith(".buffers"):
             unreadable[name] = f"a class of {entry.get('__module__')}, not SB3's {usual}"
     return values, unreadable
+
+
+def _read_value(name: str, entry: Any, parameter: inspect.Parameter) -> Any:
+    """
+    :raises ValueError: with the reason why it cannot be read
+    """
+    if not isinstance(entry, dict):
+        if _is_allowed(entry, parameter.annotation) or (entry is None and parameter.default is None):
+            return entry
+        raise ValueError(f"{str(entry)[:40]!r} is not {parameter.annotation}")
+    try:
+        value = _noise(entry) if name == "action_noise" else _schedule(entry)
+    except Exception:  # as in read_space; the reason is the same for all of them
+        value = None
+    if value is None:
+        raise ValueError(f"a pickled {class_name(entry) or 'object'}")
+    return value
 
 
 def find_activation(activation: Any) -> type[nn.Module]:
@@ -152,90 +196,96 @@ def find_activation(activation: Any) -> type[nn.Module]:
     if isinstance(activation, type) and issubclass(activation, nn.Module):
         return activation
     name = (class_name(activation) or str(activation)).rpartition(".")[2]
-    known = {key.lower(): kind for key, kind in ACTIVATIONS.items()}
-    if name.lower() not in known:
+    by_name = {key.lower(): cls for key, cls in ACTIVATIONS.items()}
+    if name.lower() not in by_name:
         raise AgentError(
-            f"Unknown activation '{str(activation)[:60]}'. Pass activation='ReLU' (agent.activation=relu on the "
-            f"command line), or one of {', '.join(ACTIVATIONS)}."
+            f"Unknown activation '{str(activation)[:60]}'. Pass activation='ReLU', or another of "
+            f"{', '.join(ACTIVATIONS)}.",
+            arguments=("activation",),
         )
-    return known[name.lower()]
+    return by_name[name.lower()]
 
 
-def _ask(entry: str, value: Any, known: str) -> AgentError:
+def _unreadable_entry(entry: str, value: Any, readable: str) -> AgentError:
     return AgentError(
-        f"The agent's policy_kwargs say {entry}={str(value)[:100]!r}; readable without running code from the file: "
-        f"{known}. Pass policy_kwargs={{'{entry}': ...}} (agent.policy_kwargs=... on the command line), or, "
-        "if you trust whoever made the file, trust=True (agent.trust=true)."
+        f"The agent's policy_kwargs have {entry}={str(value)[:100]!r}; readable without running code from the file: "
+        f"{readable}. Pass policy_kwargs={{'{entry}': ...}}, or, {TRUST}.",
+        arguments=("policy_kwargs", "trust"),
     )
 
 
 def _options(entry: str, value: Any) -> dict[str, Any]:
-    """Keyword arguments of an extractor or optimizer: JSON, or text if one of them was no JSON."""
+    """Keyword arguments of an extractor or optimizer: JSON, or text if JSON could not hold one of them."""
     if isinstance(value, str):
         try:
-            value = evaluate(value)
-        except Exception:  # as in description.read_space
-            raise _ask(entry, value, "numbers, texts and lists of them") from None
+            value = parse_printed(value)
+        except Exception:  # as in read_space
+            raise _unreadable_entry(entry, value, "numbers, texts and lists of them") from None
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise _ask(entry, value, "a dictionary")
+        raise _unreadable_entry(entry, value, "a dictionary")
     return {name: tuple(option) if isinstance(option, list) else option for name, option in value.items()}
 
 
 def _read_entry(entry: str, value: Any) -> Any:
-    """One entry of the description's ``policy_kwargs`` as the policy's constructor takes it."""
+    """One entry of the archive's ``policy_kwargs`` as the policy's constructor takes it."""
     if entry == "activation_fn":
         return find_activation(value)
-    for name, known in (("features_extractor_class", EXTRACTORS), ("optimizer_class", OPTIMIZERS)):
-        if entry == name:
-            if class_name(value) not in known:
-                raise _ask(entry, value, ", ".join(known))
-            return known[class_name(value) or ""]  # type: ignore[index]
+    classes: Any = {"features_extractor_class": EXTRACTORS, "optimizer_class": OPTIMIZERS}.get(entry)
+    if classes is not None:
+        found = classes.get(class_name(value) or "")
+        if found is None:
+            raise _unreadable_entry(entry, value, ", ".join(classes))
+        return found
     if entry in ("features_extractor_kwargs", "optimizer_kwargs"):
         return _options(entry, value)
     expected = _PLAIN.get(entry)
     if expected is None:
-        raise _ask(entry, value, ", ".join(sorted({*_PLAIN, *_INFERRED})))
+        raise _unreadable_entry(entry, value, ", ".join(sorted({*_PLAIN, *_INFERRED})))
     fits = type(value) is expected or (expected is float and type(value) is int)
     if not fits or not math.isfinite(value):
-        raise _ask(entry, value, f"a {expected.__name__}")
+        raise _unreadable_entry(entry, value, f"a {expected.__name__}")
     return value
 
 
-def read_policy_kwargs(described: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of ``policy_kwargs`` that the description alone tells; sizes are the tensors' to tell.
+def read_policy_kwargs(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of ``policy_kwargs`` that can be read from the JSON alone; sizes are inferred from the tensors.
 
-    :param described: ``policy_kwargs`` of the JSON
-    :raises AgentError: an entry that cannot be read; the message asks for it by name
+    :param stored: ``policy_kwargs`` of the JSON
+    :raises AgentError: an entry cannot be read; the message names the argument that helps
     """
-    unused = {":type:", *_INFERRED} | ({"sde_net_arch"} if described.get("sde_net_arch") is None else set())
-    return {entry: _read_entry(entry, value) for entry, value in described.items() if entry not in unused}
+    unused = {":type:", *_INFERRED} | ({"sde_net_arch"} if stored.get("sde_net_arch") is None else set())
+    return {entry: _read_entry(entry, value) for entry, value in stored.items() if entry not in unused}
 
 
-def find_policy(description: Mapping[str, Any], kind: type[BaseAlgorithm], space: spaces.Space, given: Any) -> Any:
+def find_policy(
+    attributes: Mapping[str, Any], cls: type[BaseAlgorithm], space: spaces.Space[Any], given: Any
+) -> type[BasePolicy]:
     """SB3's policy class for such observations, or the user's.
 
-    :param description: the JSON of ``data``
-    :param kind: the algorithm
+    :param attributes: the JSON of ``data``
+    :param cls: the algorithm
     :param space: of observations
     :param given: a class, a name like ``"MlpPolicy"``, or ``None``
-    :raises AgentError: the archive's policy is a class of somebody else's, which must be given
+    :raises AgentError: the archive's policy is of a class that is not SB3's, and none is given
     """
     if given is not None and not isinstance(given, str):
         return given
-    described = description.get("policy_class")
-    module = described.get("__module__") if isinstance(described, dict) else None
+    stored = attributes.get("policy_class")
+    module = stored.get("__module__") if isinstance(stored, dict) else None
     inserted = module == with_batchnorm.__module__
-    known = inserted or not isinstance(module, str) or module.startswith(("stable_baselines3.", "sb3_contrib."))
-    if given is None and not known:
+    usual = inserted or not isinstance(module, str) or module.startswith(("stable_baselines3.", "sb3_contrib."))
+    aliases = cls.policy_aliases
+    if given is None and not usual:
         raise AgentError(
-            f"The agent's policy is a class of '{str(module)[:100]}', which is not SB3's. Pass it as policy=... "
-            "(agent.policy=module:Class on the command line), or, if you trust whoever made the file, trust=True "
-            "(agent.trust=true)."
+            f"The agent's policy is a class of '{str(module)[:100]}', which is not SB3's. Pass it as policy=..., or, "
+            f"{TRUST}.",
+            arguments=("policy", "trust"),
         )
-    aliases = kind.policy_aliases
     name = given or ("MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy")
     if name not in aliases:
-        raise AgentError(f"{kind.__name__} has no policy '{name}' for {space}. It has: {', '.join(aliases)}.")
+        raise AgentError(
+            f"{cls.__name__} has no policy '{name}' for {space}. It has: {', '.join(aliases)}.", arguments=("policy",)
+        )
     return with_batchnorm(aliases[name]) if inserted and given is None else aliases[name]

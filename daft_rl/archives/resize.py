@@ -1,94 +1,118 @@
-"""Agents for observations or actions of another size: what fits is kept, what is new starts at random."""
+"""Weights and statistics for vectors of another length: common entries are kept, new ones start at random."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from daft_rl.archives.vecnormalize import Moments, VecNormalizeStatistics
+from daft_rl.archives.vecnormalize import RunningMoments, VecNormalizeStatistics
 from daft_rl.errors import AgentError
 
 __all__ = ["adapt_state", "check_adaptable", "resize_statistics"]
 
-Part = tuple[int, int]
-"""How many entries of something there were, and how many there are now."""
+Size = tuple[int, int]
+"""How many entries something had in the archive, and how many it has now."""
 
 
-def check_adaptable(what: str, stored: spaces.Space | None, actual: spaces.Space) -> Part:
+def check_adaptable(what: str, stored: spaces.Space[Any] | None, actual: spaces.Space[Any]) -> Size:
     """The sizes of a space in the archive and in the environment.
 
     :param what: ``"observation"`` or ``"action"``
     :raises AgentError: they are not both vectors, or both numbers of choices
     """
-    for kind in (spaces.Box, spaces.Discrete):
-        alike = isinstance(stored, kind) and isinstance(actual, kind)
+    for cls in (spaces.Box, spaces.Discrete):
+        alike = isinstance(stored, cls) and isinstance(actual, cls)
         if alike and len(stored.shape or ()) == len(actual.shape or ()) < 2:  # type: ignore[union-attr]
             return spaces.flatdim(stored), spaces.flatdim(actual)  # type: ignore[arg-type]
     raise AgentError(
-        f"adapt_spaces is for vectors of another length, or another number of choices; the agent's {what} space is "
-        f"{stored}, the environment's {actual}."
+        "adapt_spaces works for vectors of another length and for another number of choices. The agent's "
+        f"{what} space is {stored}, the environment's {actual}.",
+        arguments=("adapt_spaces",),
     )
 
 
 def adapt_state(
-    policy: nn.Module, state: Mapping[str, Tensor], observation: Part, action: Part
+    policy: nn.Module, state: Mapping[str, Tensor], observation: Size, action: Size
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """A state dictionary for the new sizes: of rows and columns that were there the old values, of others fresh ones.
+    """A state dictionary for the new sizes. Rows and columns of common entries keep their values, others are fresh.
 
-    The entries that are there no more, or are new, are taken to be the last ones.
+    Entries that are missing now, and entries that are new, are taken to be the last ones.
 
     :param policy: with networks of the new sizes, freshly initialized
     :param state: of the old sizes
     :param observation: entries of an observation, before and now
     :param action: entries of an action, or choices, before and now
-    :return: the dictionary, and a description of each tensor that was touched
+    :return: the dictionary, and a text about each tensor that has changed
     :raises AgentError: a tensor differs in another way
     """
-    both = observation[0] + action[0], observation[1] + action[1]
-    if both[0] == both[1] and observation[0] != observation[1]:
+    if _ambiguous(observation, action):
         raise AgentError(
-            f"adapt_spaces: observations and actions have {observation[0]} + {action[0]} entries, now {observation[1]} "
-            f"+ {action[1]}: as many, so that a critic's layers do not tell which is which. Change one at a time."
+            f"adapt_spaces: observations and actions had {observation[0]} + {action[0]} entries and now have "
+            f"{observation[1]} + {action[1]}, the same sum, so a critic's layers do not show which entries changed. "
+            "Change one at a time.",
+            arguments=("adapt_spaces",),
         )
-    parts = {observation: [observation], action: [action], both: [observation, action]}
-    adapted, touched = {}, []
+    adapted, changed = {}, []
     for name, fresh in policy.state_dict().items():
         old = state.get(name)
-        if old is None or old.shape == fresh.shape or old.ndim != fresh.ndim:
-            if old is not None:
-                adapted[name] = old
+        if old is None:
             continue
-        tensor = fresh.clone()
-        kept_old, kept_new = [], []
-        for sizes in zip(old.shape, fresh.shape, strict=True):
-            pieces = [sizes] if sizes[0] == sizes[1] else parts.get(sizes)
-            rest = sizes[0] - action[0], sizes[1] - action[1]
-            if pieces is None and rest[0] == rest[1] > 0:  # a critic's layer takes features and action
-                pieces = [rest, action]
-            if pieces is None:
-                raise AgentError(f"adapt_spaces: '{name}' has shape {tuple(old.shape)}, now {tuple(fresh.shape)}.")
-            starts = np.cumsum([(0, 0), *pieces], axis=0)
-            common = [np.arange(min(piece)) for piece in pieces]
-            kept_old.append(torch.as_tensor(np.concatenate([s[0] + c for s, c in zip(starts, common, strict=False)])))
-            kept_new.append(torch.as_tensor(np.concatenate([s[1] + c for s, c in zip(starts, common, strict=False)])))
-        tensor[torch.meshgrid(*kept_new, indexing="ij")] = old[torch.meshgrid(*kept_old, indexing="ij")].to(tensor)
-        adapted[name] = tensor
-        touched.append(f"{name} {tuple(old.shape)} -> {tuple(fresh.shape)}")
+        if old.shape == fresh.shape or old.ndim != fresh.ndim:
+            adapted[name] = old
+            continue
+        adapted[name] = _adapt_tensor(name, old, fresh, observation, action)
+        changed.append(f"{name} {tuple(old.shape)} -> {tuple(fresh.shape)}")
     adapted |= {name: tensor for name, tensor in state.items() if name not in adapted}
-    return adapted, touched
+    return adapted, changed
 
 
-def resize_statistics(statistics: VecNormalizeStatistics, space: spaces.Space) -> VecNormalizeStatistics:
-    """Statistics for longer or shorter observation vectors; new entries are left as they are (mean 0, variance 1)."""
+def _ambiguous(observation: Size, action: Size) -> bool:
+    return observation[0] + action[0] == observation[1] + action[1] and observation[0] != observation[1]
+
+
+def _adapt_tensor(name: str, old: Tensor, fresh: Tensor, observation: Size, action: Size) -> Tensor:
+    tensor = fresh.clone()
+    kept_old, kept_new = [], []
+    for size in zip(old.shape, fresh.shape, strict=True):
+        pieces = _split(size, observation, action)
+        if pieces is None:
+            raise AgentError(
+                f"adapt_spaces: '{name}' has shape {tuple(old.shape)} in the archive and {tuple(fresh.shape)} now, "
+                "which is more than entries of observations or actions.",
+                arguments=("adapt_spaces",),
+            )
+        starts = np.cumsum([(0, 0), *pieces], axis=0)
+        common = [np.arange(min(piece)) for piece in pieces]
+        kept_old.append(torch.as_tensor(np.concatenate([s[0] + c for s, c in zip(starts, common, strict=False)])))
+        kept_new.append(torch.as_tensor(np.concatenate([s[1] + c for s, c in zip(starts, common, strict=False)])))
+    tensor[torch.meshgrid(*kept_new, indexing="ij")] = old[torch.meshgrid(*kept_old, indexing="ij")].to(tensor)
+    return tensor
+
+
+def _split(size: Size, observation: Size, action: Size) -> list[Size] | None:
+    """The parts of an axis, in order: observation, action, both, or features and action."""
+    if size[0] == size[1]:
+        return [size]
+    both = observation[0] + action[0], observation[1] + action[1]
+    parts = {observation: [observation], action: [action], both: [observation, action]}.get(size)
+    rest = size[0] - action[0], size[1] - action[1]
+    if parts is None and rest[0] == rest[1] > 0:  # a critic's layer takes features and action
+        return [rest, action]
+    return parts
+
+
+def resize_statistics(statistics: VecNormalizeStatistics, space: spaces.Space[Any]) -> VecNormalizeStatistics:
+    """Statistics for longer or shorter observation vectors. New entries get mean 0 and variance 1."""
     obs = statistics.obs
-    if not isinstance(obs, Moments) or obs.mean.ndim != 1 or len(space.shape or ()) != 1:
+    if not isinstance(obs, RunningMoments) or obs.mean.ndim != 1 or len(space.shape or ()) != 1:
         return statistics
     size = spaces.flatdim(space)
     extra = max(size - len(obs.mean), 0)
     mean = np.concatenate([obs.mean[:size], np.zeros(extra)])
-    return replace(statistics, obs=Moments(mean, np.concatenate([obs.var[:size], np.ones(extra)]), obs.count))
+    return replace(statistics, obs=RunningMoments(mean, np.concatenate([obs.var[:size], np.ones(extra)]), obs.count))

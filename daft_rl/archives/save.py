@@ -1,4 +1,4 @@
-"""STUB"""
+"""Archives and the files beside them, written so that an interruption never leaves a mixture."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_wrapper
 
 from daft_rl.files import write_json
-from daft_rl.rollout.lagrangian import Lagrangian
+from daft_rl.rollout.lagrangian import find_constraint
+
+__all__ = ["read_multiplier", "save_agent"]
+
+SIDE_FILES = ("vecnormalize.pkl", "constraint.json")
 
 
 def save_agent(model: BaseAlgorithm, path: Path, prefix: str = "") -> None:
-    """Save an archive, and beside it what belongs to it: ``vecnormalize.pkl`` and ``constraint.json``.
+    """Save an archive, and beside it ``vecnormalize.pkl`` and ``constraint.json`` if the agent needs them.
 
     :param model: any SB3 algorithm object
     :param path: of the archive, ending in ``.zip``
-    :param prefix: of the names beside it; ``best_`` keeps what belongs to ``best.zip`` from ``final.zip``
+    :param prefix: of the side files; with ``best_``, those of ``best.zip`` do not collide with those of ``final.zip``
     """
     normalizer, constraint = model.get_vec_normalize_env(), find_constraint(model.get_env())
     with TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
@@ -28,27 +31,24 @@ def save_agent(model: BaseAlgorithm, path: Path, prefix: str = "") -> None:
             normalizer.save(str(unfinished / "vecnormalize.pkl"))
         if constraint is not None:
             write_json(unfinished / "constraint.json", constraint.state())
-        # the archive after what it needs: whenever the process is killed, no agent lies here without its statistics
-        beside = {name: path.with_name(f"{prefix}{name}") for name in ("vecnormalize.pkl", "constraint.json")}
-        for name in (saved.name for saved in list(unfinished.iterdir()) if saved.name in beside):
-            (unfinished / name).replace(beside.pop(name))
+        # the archive moves last: whenever the process is killed, no agent lies here without its statistics
+        places = {name: path.with_name(f"{prefix}{name}") for name in SIDE_FILES}
+        for name in (saved.name for saved in list(unfinished.iterdir()) if saved.name in places):
+            (unfinished / name).replace(places.pop(name))
         (unfinished / path.name).replace(path)
-    for old in beside.values():  # of an agent that was here before
-        old.unlink(missing_ok=True)
+    for outdated in places.values():  # of an agent that was here before
+        outdated.unlink(missing_ok=True)
 
 
 def read_multiplier(agent: Path | BaseAlgorithm | None) -> float | None:
-    """The multiplier that an agent learnt under last; of an archive, what :func:`save_agent` left beside it."""
+    """The last multiplier of the limit on costs under which an agent learnt; ``None`` if there was no limit.
+
+    :param agent: an agent, or its archive, beside which :func:`save_agent` has left the multiplier
+    """
     if not isinstance(agent, Path):
         constraint = agent and find_constraint(agent.get_env())
         return constraint.multiplier if constraint else None
-    archive = agent
-    for path in (archive.with_name(f"{archive.stem}_constraint.json"), archive.with_name("constraint.json")):
+    for path in (agent.with_name(f"{agent.stem}_constraint.json"), agent.with_name("constraint.json")):
         if path.is_file():
             return float(json.loads(path.read_text("utf-8"))["multiplier"])
     return None
-
-
-def find_constraint(venv: VecEnv | None) -> Lagrangian | None:
-    """The limit on costs that a model learns under, if there is one."""
-    return None if venv is None else unwrap_vec_wrapper(venv, Lagrangian)  # type: ignore[return-value]

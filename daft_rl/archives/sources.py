@@ -1,4 +1,4 @@
-"""Where source policies come from: shipped ones, ``agents/pretrained/TASK-ALGO``, a path, the Hugging Face hub."""
+"""Where source policies come from: shipped ones (``agents/pretrained/TASK-ALGO``), a path, the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -30,40 +30,50 @@ def find_agent(task: str, algo: str, path: str | Path | None = None) -> Path:
             if archive.is_file():
                 return archive
         raise AgentError(
-            f"agent={path}: there is no such file. Give the path of an SB3 archive (.zip), or the name of a shipped "
-            f"source: {shipped}."
+            f"No agent at '{path}': there is no such file. Give the path of an SB3 archive (.zip), or the name of a "
+            f"shipped source: {shipped}.",
+            arguments=("path",),
         )
-    path = HERE / f"{task}-{algo}" / "agent.zip"
-    if not path.is_file():
-        train = f"python -m daft_rl.pretrain env={task} algo={algo}"
-        if not (RECIPES / f"{task}-{algo}.yaml").is_file():
-            known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-            train += f" recipe=NAME, with a recipe of your own or a similar one ({known})"
+    archive = HERE / f"{task}-{algo}" / "agent.zip"
+    if not archive.is_file():
         raise AgentError(
-            f"No source for task '{task}' and algorithm '{algo}' is shipped (shipped: {shipped}). Give one with "
-            f"agent=PATH, or train one: {train}."
+            f"No source for task '{task}' and algorithm '{algo}' is shipped (shipped: {shipped}). Give the path of "
+            f"one, or train one with `python -m daft_rl.pretrain`{_recipe_hint(task, algo)}.",
+            arguments=("path",),
         )
-    return path
+    return archive
+
+
+def _recipe_hint(task: str, algo: str) -> str:
+    if (RECIPES / f"{task}-{algo}.yaml").is_file():
+        return f", which has a recipe for {task}-{algo}"
+    recipes = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
+    return f", with a recipe of your own or a similar one ({recipes})"
 
 
 def _fetch(address: str) -> Path:
-    """The archive in the local cache of the hub, with what :func:`daft_rl.run.folder.save_agent` puts beside one."""
+    """The archive in the local cache of the hub, with the files that :func:`~daft_rl.archives.save_agent` adds."""
     organization, repository, file = [*address.removeprefix(HUB).split("/", 2), "", ""][:3]
     if not file.endswith(".zip"):
-        raise AgentError(f"agent={address}: expected hf://ORG/REPO/FILE.zip.")
+        raise AgentError(f"'{address}': expected hf://ORG/REPO/FILE.zip.", arguments=("path",))
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise AgentError(f"agent={address} needs huggingface_hub: pip install 'daft-rl[hub]'") from error
+        raise AgentError(
+            f"'{address}' needs huggingface_hub: pip install 'daft-rl[hub]'", arguments=("path",)
+        ) from error
     try:
-        beside = ["*vecnormalize*.pkl", "*vec_normalize*.pkl", "*constraint.json"]
-        folder = snapshot_download(f"{organization}/{repository}", allow_patterns=[file, *beside])
+        side_files = ["*vecnormalize*.pkl", "*vec_normalize*.pkl", "*constraint.json"]
+        folder = snapshot_download(f"{organization}/{repository}", allow_patterns=[file, *side_files])
     except Exception as error:  # the hub's own, those of three HTTP libraries, the system's
         reason = " ".join(str(error).split())[:300]
         raise AgentError(
-            f"agent={address}: it can neither be fetched from the hub nor is it in the hub's cache here: {reason}"
+            f"'{address}' can neither be fetched from the hub nor found in the hub's local cache: {reason}",
+            arguments=("path",),
         ) from error
     archive = Path(folder) / file
     if not archive.is_file():
-        raise AgentError(f"agent={address}: the repository {organization}/{repository} has no file '{file}'.")
+        raise AgentError(
+            f"'{address}': the repository {organization}/{repository} has no file '{file}'.", arguments=("path",)
+        )
     return archive

@@ -1,8 +1,8 @@
 """The readable text in an archive's ``data``: printed arrays, spaces, names of classes.
 
-Beside each pickle SB3 writes the fields of the pickled object, as JSON where JSON can hold them, else as
+Beside each pickle SB3 writes the fields of the pickled object, as JSON if JSON can hold them, else as
 ``str(field)``: ``"low": "[-1. -1.]"``, ``"spaces": "{'a': Box(-inf, inf, (3,), float32)}"``. The text is
-parsed (:func:`evaluate`), never executed. What it does not say stays unknown and is reported as such.
+parsed (:func:`parse_printed`), never executed. What it does not say stays unknown and is reported as such.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import is_image_space
 
-__all__ = ["class_name", "differs", "evaluate", "read_space"]
+__all__ = ["class_name", "parse_printed", "read_space", "spaces_differ"]
 
 MAX_TEXT = 200_000
 """Characters; numpy prints at most 1000 numbers of an array."""
@@ -34,13 +35,13 @@ _TOKEN = re.compile(
 _NAMES = {"inf": math.inf, "True": True, "False": False}
 
 
-def evaluate(text: str) -> Any:
-    """The value of a printed numpy array, space, dictionary or number; dtypes come as their names.
+def parse_printed(text: str) -> Any:
+    """The value of a printed numpy array, space, dictionary or number. A dtype becomes its name.
 
-    No operators are admitted, so nothing can be nested deeper than Python's parser is safe with.
+    Operators are not admitted, so that no text is nested too deeply for Python's parser.
 
     :param text: for instance ``"[-1.  1.]"`` or ``"Box(-inf, inf, (3,), float32)"``
-    :raises ValueError: anything that is neither
+    :raises ValueError: any other text
     """
     pieces: list[str] = []
     position, text = 0, text.strip()[:MAX_TEXT]
@@ -50,7 +51,7 @@ def evaluate(text: str) -> Any:
             raise ValueError(f"'{text[position : position + 20]}' is no part of a number, array or space")
         token = match.group(1)
         if pieces and pieces[-1][-1] not in "([{,:=" and token[0] not in "(),:=]}":
-            pieces.append(",")  # numpy prints none
+            pieces.append(",")  # numpy prints arrays without commas
         pieces.append(token)
         position = match.end()
     return _value(ast.parse("".join(pieces), mode="eval").body)
@@ -83,9 +84,9 @@ def _flat(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _array(value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Fill ``shape`` with a scalar or with printed numbers, of which numpy leaves out the middle if there are many."""
-    numbers = list(_flat(evaluate(value) if isinstance(value, str) else value))
+def _array(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Fill ``shape`` with a scalar or with printed numbers. numpy leaves out the middle of long arrays."""
+    numbers = list(_flat(parse_printed(value) if isinstance(value, str) else value))
     if Ellipsis in numbers or len(numbers) == 1:
         visible = {number for number in numbers if number is not Ellipsis}
         if len(visible) != 1:
@@ -97,20 +98,20 @@ def _array(value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _box(low: Any, high: Any, shape: Any, dtype: str) -> spaces.Box:
-    shape, kind = tuple(int(size) for size in shape), np.dtype(dtype)
-    if kind.kind not in "fiub" or min(shape, default=0) < 0 or math.prod(shape) > MAX_SPACE:
+    shape, element = tuple(int(size) for size in shape), np.dtype(dtype)
+    if element.kind not in "fiub" or min(shape, default=0) < 0 or math.prod(shape) > MAX_SPACE:
         raise ValueError(f"a Box of shape {shape} and type {dtype}")
-    return spaces.Box(_array(low, shape, kind), _array(high, shape, kind), shape, kind.type)
+    return spaces.Box(_array(low, shape, element), _array(high, shape, element), shape, element.type)
 
 
 def _multi_discrete(nvec: Any, start: Any = 0) -> spaces.MultiDiscrete:
-    sizes = [int(size) for size in _flat(evaluate(nvec) if isinstance(nvec, str) else nvec)]
+    sizes = [int(size) for size in _flat(parse_printed(nvec) if isinstance(nvec, str) else nvec)]
     return spaces.MultiDiscrete(sizes, start=_array(start, (len(sizes),), np.dtype(np.int64)))
 
 
 def _dict(entries: Any) -> spaces.Dict:
-    # an OrderedDict: the order decides how features are concatenated, and gymnasium would sort a plain dict
-    entries = OrderedDict(evaluate(entries) if isinstance(entries, str) else entries)
+    # the order decides how features are concatenated; gymnasium would sort a plain dict
+    entries = OrderedDict(parse_printed(entries) if isinstance(entries, str) else entries)
     return spaces.Dict(entries)
 
 
@@ -124,7 +125,7 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
 }
 _FIELDS = {
     "Box": lambda entry: {
-        # the short form, where gymnasium had printed the space once, is whole even for images
+        # gymnasium's short form is complete even for images
         "low": entry["low"] if "..." not in str(entry["low"]) else entry.get("low_repr") or entry["low"],
         "high": entry["high"] if "..." not in str(entry["high"]) else entry.get("high_repr") or entry["high"],
         "shape": entry.get("_shape", entry.get("shape")),
@@ -137,34 +138,34 @@ _FIELDS = {
 }
 
 
-def read_space(entry: Any) -> spaces.Space | str:
-    """A space of gymnasium, or of the old gym, from its description.
+def read_space(entry: Any) -> spaces.Space[Any] | str:
+    """A space of gymnasium, or of the old gym, from its text.
 
     Bounds are as exact as numpy prints them: 8 digits.
 
     :param entry: the JSON of ``observation_space`` or ``action_space``
-    :return: the space, or a sentence that says why the description is not enough
+    :return: the space, or the reason why the text is not enough
     """
     name = class_name(entry) or ""
-    kind = name.rpartition(".")[2]
-    if not name.startswith(("gym.spaces.", "gymnasium.spaces.")) or kind not in _FIELDS:
+    space = name.rpartition(".")[2]
+    if not name.startswith(("gym.spaces.", "gymnasium.spaces.")) or space not in _FIELDS:
         return f"'{name or type(entry).__name__}' is not one of {', '.join(_FIELDS)}"
     try:
-        return _BUILDERS[kind](**_FIELDS[kind](entry))
-    except Exception as error:  # gymnasium asserts, numpy and ast raise what they like: the text is anyone's
-        return f"its description is incomplete or wrong ({type(error).__name__}: {str(error)[:100]})"
+        return _BUILDERS[space](**_FIELDS[space](entry))
+    except Exception as error:  # gymnasium asserts, numpy and ast raise anything: the text may be hostile
+        return f"its text is incomplete or wrong ({type(error).__name__}: {str(error)[:100]})"
 
 
-def differs(stored: spaces.Space, actual: spaces.Space, bounds_matter: bool) -> bool:
-    """Whether a policy for one space means something else on the other.
+def spaces_differ(stored: spaces.Space[Any], actual: spaces.Space[Any], bounds_matter: bool) -> bool:
+    """Whether a policy for one space would compute something else on the other.
 
-    Bounds of observations have no effect unless they make it an image; bounds of actions scale the actions.
+    Bounds of observations have no effect unless they make the space an image; bounds of actions scale the actions.
     """
     if isinstance(stored, spaces.Dict) and isinstance(actual, spaces.Dict):
         pairs = zip(stored.spaces.values(), actual.spaces.values(), strict=False)
-        return list(stored.spaces) != list(actual.spaces) or any(differs(*pair, bounds_matter) for pair in pairs)
+        return list(stored.spaces) != list(actual.spaces) or any(spaces_differ(*pair, bounds_matter) for pair in pairs)
     if not (isinstance(stored, spaces.Box) and isinstance(actual, spaces.Box)):
-        names = ("n", "nvec", "start")  # not the type of the integers
+        names = ("n", "nvec", "start")  # the type of the integers does not matter
         one, other = ([np.asarray(getattr(space, name, 0)) for name in names] for space in (stored, actual))
         return type(stored) is not type(actual) or not all(map(np.array_equal, one, other))
     if stored.shape != actual.shape or is_image_space(stored) != is_image_space(actual):

@@ -1,8 +1,8 @@
-"""``VecNormalize`` files, read for their statistics alone.
+"""The statistics in the files of ``VecNormalize``.
 
-SB3 pickles the whole wrapper. Here every class that the pickle names becomes an inert record of its
-arguments and state, numpy's included, and only the few names that such files need are admitted: nothing
-of the file is executed, and arrays are rebuilt from their bytes after shape and size have been checked.
+SB3 pickles the whole wrapper. Here every class that the pickle names, numpy's included, becomes an inert object that
+holds its arguments and state. Only the few names that such files need are admitted. Nothing of the file is executed,
+and arrays are rebuilt from their bytes after shape and size have been checked.
 """
 
 from __future__ import annotations
@@ -20,36 +20,37 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from daft_rl.archives.container import refusing
+from daft_rl.archives.checks import wrap_errors
 from daft_rl.errors import AgentError
 
-__all__ = ["Moments", "VecNormalizeStatistics", "apply_vecnormalize", "find_vecnormalize", "read_vecnormalize"]
+__all__ = ["RunningMoments", "VecNormalizeStatistics", "apply_vecnormalize", "find_vecnormalize", "read_vecnormalize"]
 
 MAX_BYTES = 256 * 1024**2
-"""The file holds the last observations of all environments too, which may be images."""
+"""The file also holds the last observations of all environments, which may be images."""
 MAX_NAMES = 100
-"""Classes; a file has about ten."""
+"""Most classes in a file; usual are about ten."""
 
 
 @dataclass(frozen=True)
-class Moments:
+class RunningMoments:
     """Running mean and variance."""
 
-    mean: np.ndarray
-    var: np.ndarray
+    mean: NDArray[np.float64]
+    var: NDArray[np.float64]
     count: float
 
 
 @dataclass(frozen=True)
 class VecNormalizeStatistics:
-    """What a ``VecNormalize`` wrapper knows, as plain numbers."""
+    """The statistics and settings of a ``VecNormalize`` wrapper, as plain numbers."""
 
-    obs: Moments | dict[str, Moments] | None
-    """Of observations, per key for ``Dict`` observations; ``None`` where they are not normalized."""
-    ret: Moments
+    obs: RunningMoments | dict[str, RunningMoments] | None
+    """Of observations, per key for ``Dict`` observations; ``None`` if they are not normalized."""
+    ret: RunningMoments
     """Of discounted returns; their standard deviation scales the reward."""
     epsilon: float
     clip_obs: float
@@ -59,15 +60,15 @@ class VecNormalizeStatistics:
     norm_reward: bool
 
 
-class _Record:
-    """Stands for an object of the file: remembers how it was made, does nothing."""
+class _InertObject:
+    """Stands for an object of the file: holds the arguments it was made with, and does nothing."""
 
     name = ""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> _Record:
-        record = super().__new__(cls)
-        record.__dict__.update(args=args, state={})
-        return record
+    def __new__(cls, *args: Any, **kwargs: Any) -> _InertObject:
+        inert = super().__new__(cls)
+        inert.__dict__.update(args=args, state={})
+        return inert
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -86,22 +87,22 @@ _ADMITTED = re.compile(
 
 
 class _Reader(pickle.Unpickler):
-    """Knows no class but :class:`_Record` and the ``OrderedDict`` of a ``Dict`` space."""
+    """Makes nothing but objects of :class:`_InertObject` and the ``OrderedDict`` of a ``Dict`` space."""
 
     def __init__(self, raw: bytes) -> None:
         super().__init__(io.BytesIO(raw))
-        self.kinds: dict[str, type[_Record]] = {}
+        self.classes: dict[str, type[_InertObject]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         path = f"{module}.{name}"
         if path == "collections.OrderedDict":
             return OrderedDict
-        if not _ADMITTED.fullmatch(path) or len(self.kinds) > MAX_NAMES:
+        if not _ADMITTED.fullmatch(path) or len(self.classes) > MAX_NAMES:
             raise AgentError(
                 f"it names '{path[:100]}', which the statistics of a VecNormalize do not need. "
                 "The file was made by other code, or is hostile."
             )
-        return self.kinds.setdefault(path, type("_Record", (_Record,), {"name": path}))
+        return self.classes.setdefault(path, type("_InertObject", (_InertObject,), {"name": path}))
 
     def persistent_load(self, pid: Any) -> Any:
         raise AgentError("it refers to objects outside of itself.")
@@ -116,36 +117,36 @@ def _check_opcodes(raw: bytes) -> None:
             raise AgentError("it uses the registry of pickle extensions.")
 
 
-def _record(value: Any, suffix: str) -> _Record:
-    if not isinstance(value, _Record) or not value.name.endswith(suffix):
+def _expect(value: Any, suffix: str) -> _InertObject:
+    if not isinstance(value, _InertObject) or not value.name.endswith(suffix):
         raise AgentError(f"expected a {suffix}, found {getattr(value, 'name', type(value).__name__)}.")
     return value
 
 
-def _dtype(value: Any) -> np.dtype:
-    """A plain numeric dtype from what was pickled of it: ``("f8", ...)``, and ``"<"`` in its state."""
-    record = _record(value, "numpy.dtype")
-    state = record.__dict__["state"]
+def _dtype(value: Any) -> np.dtype[Any]:
+    """A plain numeric dtype from its pickled form: ``("f8", ...)``, and ``"<"`` in its state."""
+    inert = _expect(value, "numpy.dtype")
+    state = inert.__dict__["state"]
     order = state[1] if state else "="
-    code = str(record.__dict__["args"][0])
+    code = str(inert.__dict__["args"][0])
     if order not in ("<", ">", "=", "|") or not re.fullmatch(r"[fiub]\d", code):
         raise AgentError(f"'{order}{code}' is no plain number.")
     return np.dtype(f"{order}{code}")
 
 
-def _array(value: Any) -> np.ndarray:
+def _array(value: Any) -> NDArray[np.float64]:
     """An array or scalar of numbers, as float64."""
     if isinstance(value, (int, float)):
         return np.array(value, dtype=np.float64)
-    record = _record(value, "")
-    args, state = record.__dict__["args"], record.__dict__["state"]
-    if record.name.endswith(".scalar"):
+    inert = _expect(value, "")
+    args, state = inert.__dict__["args"], inert.__dict__["state"]
+    if inert.name.endswith(".scalar"):
         shape, dtype, fortran, data = (), args[0], False, args[1]
-    elif record.name.endswith("._frombuffer"):
+    elif inert.name.endswith("._frombuffer"):
         data, dtype, shape, order = args
         fortran = order == "F"
     else:
-        _record(value, "._reconstruct")
+        _expect(value, "._reconstruct")
         _, shape, dtype, fortran, data = state
     if not isinstance(data, (bytes, bytearray)):
         raise AgentError(f"an array of {type(data).__name__}, not of numbers.")
@@ -153,17 +154,17 @@ def _array(value: Any) -> np.ndarray:
     return numbers.reshape(shape, order="F" if fortran else "C").astype(np.float64)
 
 
-def _moments(value: Any) -> Moments:
-    state = _record(value, ".RunningMeanStd").__dict__["state"]
+def _moments(value: Any) -> RunningMoments:
+    state = _expect(value, ".RunningMeanStd").__dict__["state"]
     mean, var, count = _array(state["mean"]), _array(state["var"]), float(_array(state["count"]))
     if mean.shape != var.shape or not np.isfinite(mean).all() or not np.isfinite(var).all() or (var < 0).any():
         raise AgentError(f"mean of shape {mean.shape} and variance of shape {var.shape} are no finite statistics.")
     if not (math.isfinite(count) and count > 0):
         raise AgentError(f"a count of {count} samples.")
-    return Moments(mean, var, count)
+    return RunningMoments(mean, var, count)
 
 
-def _observation_moments(state: dict[str, Any]) -> Moments | dict[str, Moments] | None:
+def _observation_moments(state: dict[str, Any]) -> RunningMoments | dict[str, RunningMoments] | None:
     if not state["norm_obs"]:
         return None
     moments = state["obs_rms"]
@@ -177,19 +178,19 @@ def read_vecnormalize(path: str | os.PathLike[str]) -> VecNormalizeStatistics:
     """Read the statistics out of a file that ``VecNormalize.save`` wrote, of any version, on gym or gymnasium.
 
     :param path: usually ``vecnormalize.pkl``
-    :raises AgentError: a missing or damaged file, one that names any other class than such a file needs,
-        or statistics that are not finite
+    :raises AgentError: the file is missing or damaged, it names a class that such a file does not need, or its
+        statistics are not finite
     """
     path = Path(path)
     if not path.is_file():
-        raise AgentError(f"No VecNormalize file at '{path}'.")
+        raise AgentError(f"No VecNormalize file at '{path}'.", arguments=("path",))
     if path.stat().st_size > MAX_BYTES:
         raise AgentError(f"{path} has {path.stat().st_size} bytes; statistics have at most {MAX_BYTES}.")
     try:
-        with refusing("it is damaged, or no pickle of a VecNormalize"):
+        with wrap_errors("it is damaged, or no pickle of a VecNormalize"):
             raw = path.read_bytes()
             _check_opcodes(raw)
-            state = _record(_Reader(raw).load(), ".VecNormalize").__dict__["state"]
+            state = _expect(_Reader(raw).load(), ".VecNormalize").__dict__["state"]
             numbers = [float(_array(state[name])) for name in ("epsilon", "clip_obs", "clip_reward", "gamma")]
             if not all(math.isfinite(number) and number >= 0 for number in numbers):
                 raise AgentError(f"epsilon, clips and gamma of {numbers} are not all finite and positive.")
@@ -209,10 +210,10 @@ def read_vecnormalize(path: str | os.PathLike[str]) -> VecNormalizeStatistics:
 
 
 def find_vecnormalize(archive: Path) -> Path | None:
-    """The statistics that belong to an archive, by the habits of those who save them, or ``None``.
+    """The statistics that belong to an archive, found by the usual file names; ``None`` if there are none.
 
     Beside ``agent.zip``: ``agent_vecnormalize.pkl``, rl-zoo's ``agent/vecnormalize.pkl``, ``vecnormalize.pkl``,
-    the hub's ``vec_normalize.pkl``; beside ``rl_model_1000_steps.zip`` of a ``CheckpointCallback``:
+    the hub's ``vec_normalize.pkl``. Beside ``rl_model_1000_steps.zip`` of a ``CheckpointCallback``:
     ``rl_model_vecnormalize_1000_steps.pkl``. The more specific name wins.
     """
     stem, folder = archive.stem, archive.parent
@@ -227,11 +228,11 @@ def find_vecnormalize(archive: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _shape_of(space: spaces.Space) -> Any:
+def _shape_of(space: spaces.Space[Any]) -> Any:
     return {key: part.shape for key, part in space.spaces.items()} if isinstance(space, spaces.Dict) else space.shape
 
 
-def _running(moments: Moments) -> RunningMeanStd:
+def _running(moments: RunningMoments) -> RunningMeanStd:
     running = RunningMeanStd(shape=moments.mean.shape)
     running.mean, running.var, running.count = moments.mean.copy(), moments.var.copy(), moments.count
     return running
@@ -240,22 +241,25 @@ def _running(moments: Moments) -> RunningMeanStd:
 def apply_vecnormalize(venv: VecEnv, statistics: VecNormalizeStatistics) -> VecNormalize:
     """Wrap environments in a ``VecNormalize`` with these statistics, frozen (``training=False``).
 
-    Rewards are normalized too if they were in the file (``norm_reward``); their scale is as frozen.
+    Rewards are normalized too if the file says so (``norm_reward``); their scale is frozen as well.
 
     :param venv: environments whose observations are not normalized yet
     :param statistics: what :func:`read_vecnormalize` returned
-    :raises AgentError: the observations have other shapes than the statistics; both are in the message
+    :raises AgentError: the observations have other shapes than the statistics
     """
     obs, space = statistics.obs, venv.observation_space
     if obs is not None:
         shapes = {key: part.mean.shape for key, part in obs.items()} if isinstance(obs, dict) else obs.mean.shape
         got = _shape_of(space)
-        known = {key: got.get(key) for key in shapes} if isinstance(shapes, dict) and isinstance(got, dict) else got
-        if known != shapes:
+        normalized = (
+            {key: got.get(key) for key in shapes} if isinstance(shapes, dict) and isinstance(got, dict) else got
+        )
+        if normalized != shapes:
             raise AgentError(
                 f"The VecNormalize statistics are for observations of shape {shapes}, the environment gives {got}. "
                 "If another wrapper comes in between (frame stacking), wrap the environment with "
-                "`apply_vecnormalize` yourself, then the other wrapper, and pass the result as `env`."
+                "`apply_vecnormalize` yourself, then with the other wrapper, and pass the result as `env`.",
+                arguments=("env",),
             )
     wrapped = VecNormalize(
         venv,

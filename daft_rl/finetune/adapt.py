@@ -23,11 +23,11 @@ from daft_rl.finetune.realignment import Realignment, find_input_range, realign
 from daft_rl.finetune.target import Data, Target
 from daft_rl.finetune.tuner import Tuner, check_method
 from daft_rl.method import Method, find_method
-from daft_rl.policy.anatomy import Networks
 from daft_rl.policy.distortion import Distortion, StatisticsDrift
 from daft_rl.policy.exploration import bound_exploration
 from daft_rl.policy.insertion import insert_batchnorm as insert_batchnorm_layers
 from daft_rl.policy.insertion import wants_batchnorm
+from daft_rl.policy.networks import Networks
 from daft_rl.rollout.buffers import recent_transitions
 from daft_rl.rollout.profile import Profile
 from daft_rl.validation import Count, Positive, Seed, Whole, checked

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.errors import MethodError
-from daft_rl.policy.anatomy import Networks
+from daft_rl.policy.networks import Networks
 from daft_rl.rollout.evaluation import visit
 
 __all__ = ["Realignment", "find_input_range", "realign"]

@@ -23,7 +23,8 @@ from daft_rl.errors import MethodError
 from daft_rl.finetune.checks import check_gradients, check_minibatch
 from daft_rl.finetune.hooks import HookedAlgorithm, hook, unhook
 from daft_rl.method import Method
-from daft_rl.policy.anatomy import Anatomy, optimizer_settings
+from daft_rl.policy.anatomy import Anatomy
+from daft_rl.policy.networks import optimizer_settings
 from daft_rl.rollout.buffers import rollout_minibatch
 from daft_rl.rollout.profile import Profile
 from daft_rl.validation import Positive, checked

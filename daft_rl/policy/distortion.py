@@ -6,14 +6,17 @@ encoder before fine-tuning (after conversion) and now, on target data that is he
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from daft_rl.batchnorm import evaluation_mode, running_statistics
 from daft_rl.policy.anatomy import Anatomy
+from daft_rl.policy.networks import Observations
 
 __all__ = ["Distortion", "StatisticsDrift", "linear_cka"]
 
@@ -21,19 +24,19 @@ __all__ = ["Distortion", "StatisticsDrift", "linear_cka"]
 def linear_cka(start: Tensor, now: Tensor) -> float:
     """Linear centred kernel alignment of two sets of features (Kornblith et al., ICML 2019, section 3).
 
-    It ignores rotations and one common scale, which the next layer can undo: 1 is the same representation. Features
-    that have collapsed to a constant have nothing in common with others that have not.
+    It ignores rotations and one common scale, which the next layer can undo: 1 is the same representation. It is 0
+    between features that have collapsed to a constant and features that have not.
 
     :param start: features, ``(n, p)``
     :param now: features of the same samples, ``(n, q)``
     """
     x, y = ((features - features.mean(0)).double() for features in (start, now))
-    if max(x.shape[1], y.shape[1]) > len(x):  # the same from products between samples, which are smaller then
+    if max(x.shape[1], y.shape[1]) > len(x):  # products between samples give the same number, and are smaller
         x, y = x @ x.T, y @ y.T
         norm, common = x.norm() * y.norm(), (x * y).sum()
     else:
         norm, common = (x.T @ x).norm() * (y.T @ y).norm(), (x.T @ y).square().sum()
-    if norm == 0:  # features that are alike for all samples
+    if norm == 0:  # features that are the same for all samples
         return float(bool((x == 0).all()) and bool((y == 0).all()))
     return float(common / norm)
 
@@ -45,23 +48,42 @@ def _distance(start: Tensor, now: Tensor) -> dict[str, float]:
 
 
 class Distortion:
-    """Remembers an agent as it is now, and measures the distance to it later.
+    """Features and weights of an agent at the start, and the distance to them later.
 
     :param anatomy: the agent
     :param observations: held-out data, normalized as the policy gets it, ``(n, ...)``
-    :param actions: array ``(n, *action_shape)``, scaled as in a replay buffer
+    :param actions: array ``(n, *action_shape)``, scaled as in a replay buffer; ``None`` if they are not known
     """
 
-    def __init__(self, anatomy: Anatomy, observations: Any, actions: np.ndarray) -> None:
+    def __init__(self, anatomy: Anatomy, observations: Observations, actions: NDArray[Any] | None = None) -> None:
         self.anatomy = anatomy
-        self.data = observations, actions
+        self.observations, self.actions = observations, actions
         self.features = self._features()
         self.weights = {name: p.detach().clone() for group in anatomy.groups.values() for name, p in group.items()}
 
-    def _features(self, layers: bool = True) -> dict[str, Tensor]:
-        """What every encoder layer puts out (by its name), and what enters each head (by the head's name).
+    def state_dict(self) -> dict[str, Any]:
+        """What it compares with: tensors and arrays, which are not copied."""
+        return {
+            "observations": self.observations,
+            "actions": self.actions,
+            "features": self.features,
+            "weights": self.weights,
+        }
 
-        :param layers: ``False`` leaves it at the heads
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Compare with the start of another run from now on.
+
+        :param state: what :meth:`state_dict` returned
+        """
+        device = self.anatomy.policy.device
+        self.observations, self.actions = state["observations"], state["actions"]
+        self.features = {name: tensor.to(device) for name, tensor in state["features"].items()}
+        self.weights = {name: tensor.to(device) for name, tensor in state["weights"].items()}
+
+    def _features(self, layers: bool = True) -> dict[str, Tensor]:
+        """Outputs of every encoder layer (by its name), and inputs of each head (by the head's name).
+
+        :param layers: ``False`` returns the inputs of heads only
         """
         found: dict[str, list[Tensor]] = {}
         handles = []
@@ -79,7 +101,7 @@ class Distortion:
                 handles.append(module.register_forward_hook(lambda _, __, out, name=name: keep(name, out)))
         try:
             with evaluation_mode(self.anatomy.policy), torch.no_grad():
-                for batch in self.anatomy.batches(*self.data):
+                for batch in self.anatomy.batches(self.observations, self.actions):
                     self.anatomy.forward(*batch)
         finally:
             for handle in handles:
@@ -87,7 +109,7 @@ class Distortion:
         return {name: torch.cat(parts) for name, parts in found.items()}
 
     def measure(self) -> dict[str, dict[str, float]]:
-        """Distances since the start.
+        """Distances from the start.
 
         :return: layer or head name -> ``cosine`` (mean cosine similarity over samples), ``l2`` (mean Euclidean
             distance over samples) and ``cka`` (see :func:`linear_cka`) of features, and parameter name ->
@@ -116,7 +138,7 @@ class Distortion:
 
 
 class StatisticsDrift:
-    """Remembers the running statistics of an agent, and measures how far they have moved.
+    """Running statistics of an agent at the start, and how far they have moved later.
 
     :param policy: any module with BatchNorm layers
     """
@@ -125,8 +147,23 @@ class StatisticsDrift:
         self.policy = policy
         self.start = running_statistics(policy)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it compares with: layer name -> mean and variance, which are not copied."""
+        return {"start": self.start}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Compare with the start of another run from now on.
+
+        :param state: what :meth:`state_dict` returned
+        """
+        now = running_statistics(self.policy)
+        self.start = {
+            name: (mean.to(now[name][0].device), var.to(now[name][1].device))
+            for name, (mean, var) in state["start"].items()
+        }
+
     def measure(self) -> dict[str, float]:
-        """Median over all channels, since near-constant channels move by many standard deviations.
+        """Median over all channels: near-constant channels move by many standard deviations.
 
         :return: ``mean``: change of the mean in source standard deviations; ``std``: absolute change of
             the logarithm of the standard deviation. Empty without BatchNorm layers.

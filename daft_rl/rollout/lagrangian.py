@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_wrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from daft_rl.errors import ConfigError
 from daft_rl.validation import NonNegative, Positive, checked
 
-__all__ = ["Lagrangian"]
+__all__ = ["Lagrangian", "find_constraint"]
 
 
 @checked(where="cost")
@@ -85,3 +85,8 @@ class Lagrangian(VecEnvWrapper):
         """Go on from :meth:`state_dict`."""
         self.limit, self.rate, self.multiplier = state["limit"], state["rate"], state["multiplier"]
         self.mean_cost, self.costs = state["mean_cost"], list(state["costs"])
+
+
+def find_constraint(venv: VecEnv | None) -> Lagrangian | None:
+    """The limit on costs that a model learns under, if there is one."""
+    return None if venv is None else unwrap_vec_wrapper(venv, Lagrangian)  # type: ignore[return-value]

@@ -14,11 +14,15 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from daft_rl.agents import BatchNormExtractor, fuse_batch_renorm
 from daft_rl.agents.algorithms import ALGORITHMS, Algorithm, find_algorithm
-from daft_rl.archives.container import read_archive
-from daft_rl.archives.load import check_hyperparameters, load_agent
-from daft_rl.archives.save import save_agent
-from daft_rl.archives.sources import find_agent
-from daft_rl.archives.vecnormalize import apply_vecnormalize, read_vecnormalize
+from daft_rl.archives import (
+    apply_vecnormalize,
+    check_hyperparameters,
+    find_agent,
+    load_agent,
+    read_archive,
+    read_vecnormalize,
+    save_agent,
+)
 from daft_rl.envs.domain import Domain
 from daft_rl.errors import AgentError, ConfigError
 from daft_rl.imports import load_object
@@ -42,7 +46,7 @@ def algorithm_entry(name: str) -> Algorithm:
     :param name: a name in ``configs/algo``, such as ``"ppo"``
     :raises ConfigError: no such algorithm
     """
-    entries = {algorithm.lower(): entry for algorithm, entry in ALGORITHMS.items()}
+    entries = {entry.config: entry for entry in ALGORITHMS.values()}
     if name not in entries:
         raise ConfigError(unknown_name("algorithm", name, sorted(entries)))
     return entries[name]
@@ -50,7 +54,7 @@ def algorithm_entry(name: str) -> Algorithm:
 
 def algorithm_of_agent(agent: BaseAlgorithm) -> str:
     """The name in ``configs/algo`` of an agent's algorithm, also for a class derived from SB3's."""
-    return find_algorithm(agent).cls.__name__.lower()
+    return find_algorithm(agent).config
 
 
 def algorithm_of_archive(source: str) -> str:
@@ -60,11 +64,12 @@ def algorithm_of_archive(source: str) -> str:
     :raises AgentError: there is no such archive, or its algorithm cannot be transferred
     """
     name = read_archive(find_agent("", "", source)).algorithm
-    if name is None or name.lower() not in algorithm_names():
+    config = ALGORITHMS[name].config if name in ALGORITHMS else None
+    if config not in algorithm_names():
         raise AgentError(
-            f"{source} is an agent of {name or 'no known algorithm'}. Supported: {', '.join(algorithm_names())}."
+            f"{source} is an agent of {name or 'an unknown algorithm'}. Supported: {', '.join(algorithm_names())}."
         )
-    return name.lower()
+    return config
 
 
 def build_agent(settings: PretrainSettings, venv: VecEnv) -> BaseAlgorithm:

@@ -32,7 +32,7 @@ def fingerprint(data: Any) -> str:
 
 def fingerprint_agent(archive: Path) -> list[str]:
     """Of an archive's bytes, and of the normalization that belongs to it."""
-    from daft_rl.archives.vecnormalize import find_vecnormalize
+    from daft_rl.archives import find_vecnormalize
 
     files = (archive, find_vecnormalize(archive))
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path is not None]

@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
-from daft_rl.archives.save import read_multiplier
+from daft_rl.archives import read_multiplier
 from daft_rl.envs.domain import Domain
 from daft_rl.errors import ConfigError
 from daft_rl.finetune.adapt import Adaptation

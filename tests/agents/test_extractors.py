@@ -13,11 +13,10 @@ from torch import nn
 
 from daft_rl.agents import BatchNormExtractor
 from daft_rl.errors import AgentError
-from daft_rl.run.folder import bound_exploration
-from tests.conftest import ALGORITHMS, ON_POLICY, PointMass, build, data
+from tests.conftest import PointMass
 
 
-def test_layers() -> None:
+def test_each_hidden_layer_has_batchnorm() -> None:
     extractor = BatchNormExtractor(spaces.Box(-1, 1, (4, 3)), hidden=[8, 5], activation="Tanh")
     kinds = [type(layer) for layer in extractor.net]
     hidden = [nn.Linear, nn.BatchNorm1d, nn.Tanh]
@@ -34,7 +33,7 @@ def test_without_hidden_layers_it_normalizes_the_observation() -> None:
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_archives_open(algorithm: type, tmp_path: Path) -> None:
+def test_plain_sb3_opens_the_archives(algorithm: type, tmp_path: Path) -> None:
     model = algorithm(
         "MlpPolicy",
         PointMass(),
@@ -53,26 +52,7 @@ def test_archives_open(algorithm: type, tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.predict(observation, deterministic=True)[0], expected)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_bounds_of_exploration_keep_the_deterministic_policy(algorithm: str) -> None:
-    model = build(algorithm)
-    observations, _ = data(model)
-    before = model.predict(observations, deterministic=True)[0]
-    state = {name: value.clone() for name, value in model.policy.state_dict().items()}
-    if algorithm in ON_POLICY:
-        with torch.no_grad():
-            model.policy.log_std.copy_(torch.tensor([-5.0, 1.0]))
-    bound_exploration(model, 0.2, 3.0)
-    np.testing.assert_array_equal(model.predict(observations, deterministic=True)[0], before)
-    if algorithm in ON_POLICY:
-        np.testing.assert_allclose(model.policy.log_std.detach().exp(), [0.2, np.e], rtol=1e-6)
-        bound_exploration(model, None, 0.5)
-        np.testing.assert_allclose(model.policy.log_std.detach().exp(), [0.2, 0.5], rtol=1e-6)
-    else:
-        assert all(torch.equal(value, state[name]) for name, value in model.policy.state_dict().items())
-
-
-def test_refusals() -> None:
+def test_other_spaces_and_unknown_activations_are_refused() -> None:
     with pytest.raises(AgentError, match="Box"):
         BatchNormExtractor(spaces.Discrete(3))
     for name in ("relu", "functional", "nope"):

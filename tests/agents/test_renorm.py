@@ -1,4 +1,4 @@
-"""Batch renormalization in few passes: the same numbers as sb3-contrib's."""
+"""Fused batch renormalization computes the same numbers as sb3-contrib's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import build
 
 
 def pair(dtype: torch.dtype, warmup_steps: int) -> tuple[BatchRenorm1d, BatchRenorm1d]:
-    """A layer with made-up state, and the same one computing fast."""
+    """A layer with made-up state, and its fused copy."""
     plain = BatchRenorm1d(32, warmup_steps=warmup_steps).to(dtype)
     with torch.no_grad():
         for tensor in (plain.ra_mean, plain.scale, plain.bias):
@@ -36,7 +36,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("warmup_steps", [0, 100])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-13)])
-def test_outputs_gradients_and_statistics(
+def test_outputs_gradients_and_statistics_are_the_same(
     dtype: torch.dtype, tolerance: float, warmup_steps: int, training: bool
 ) -> None:
     plain, fast = pair(dtype, warmup_steps)
@@ -65,7 +65,7 @@ def test_gradients_are_derivatives() -> None:
     assert torch.autograd.gradcheck(normalize, (x, scale, bias))
 
 
-def test_archives_stay_plain(tmp_path: Path) -> None:
+def test_plain_sb3_opens_the_archives(tmp_path: Path) -> None:
     model = build("CrossQ")
     fuse_batch_renorm(model.policy)
     model.learn(60)

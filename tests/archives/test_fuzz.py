@@ -1,4 +1,4 @@
-"""Whatever happens to an agent's files: the agent, or :class:`AgentError`, and nothing else."""
+"""Whatever happens to an agent's files, loading gives the agent or raises :class:`AgentError`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from daft_rl.archives import load_agent, read_vecnormalize
 from daft_rl.archives.hyperparameters import constructor_arguments
-from daft_rl.archives.load import load_agent, read_vecnormalize
 from daft_rl.errors import AgentError
 
 SPACE = spaces.Dict({"a": spaces.Box(-1, 1, (3,)), "b": spaces.Discrete(2)})
@@ -125,14 +125,18 @@ def test_unchanged_archives_load(tmp_path: Path) -> None:
 
 @FUZZ
 @given(archives, edits, st.floats(0, 1), st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
-def test_bytes_of_the_archive(content: dict[str, bytes], changes: Any, end: float, method: int) -> None:
+def test_changed_bytes_of_the_archive_raise_nothing_else(
+    content: dict[str, bytes], changes: Any, end: float, method: int
+) -> None:
     raw = mutate(pack(content, method), changes)
     survive(raw[: int(len(raw) * end)] if end < 0.5 else raw)
 
 
 @FUZZ
 @given(archives, edits, st.floats(0, 1), st.data())
-def test_bytes_of_a_member(content: dict[str, bytes], changes: Any, end: float, data: st.DataObject) -> None:
+def test_changed_bytes_of_a_member_raise_nothing_else(
+    content: dict[str, bytes], changes: Any, end: float, data: st.DataObject
+) -> None:
     """The outer zip is sound, so the damage reaches the readers of tensors and JSON."""
     name = data.draw(st.sampled_from(sorted(content)))
     raw = mutate(content[name], changes)
@@ -141,7 +145,7 @@ def test_bytes_of_a_member(content: dict[str, bytes], changes: Any, end: float, 
 
 @FUZZ
 @given(archives, edits, st.sampled_from(["policy.pth", "pytorch_variables.pth"]), st.data())
-def test_bytes_of_a_pickle_of_tensors(
+def test_changed_bytes_of_pickled_tensors_raise_nothing_else(
     content: dict[str, bytes], changes: Any, member: str, data: st.DataObject
 ) -> None:
     """Both zips are sound, so the damage reaches PyTorch's own unpickler."""
@@ -153,7 +157,7 @@ def test_bytes_of_a_pickle_of_tensors(
 
 @FUZZ
 @given(archives, st.data())
-def test_dropped_and_swapped_members(content: dict[str, bytes], data: st.DataObject) -> None:
+def test_dropped_and_swapped_members_raise_nothing_else(content: dict[str, bytes], data: st.DataObject) -> None:
     kept = data.draw(st.sets(st.sampled_from(sorted(content)), min_size=2))
     changed = {name: content[name] for name in kept}
     one, other = data.draw(st.sampled_from(sorted(kept))), data.draw(st.sampled_from(sorted(kept)))
@@ -163,10 +167,10 @@ def test_dropped_and_swapped_members(content: dict[str, bytes], data: st.DataObj
 
 @settings(FUZZ, max_examples=40)
 @given(archives, st.data())
-def test_values_of_the_description(content: dict[str, bytes], data: st.DataObject) -> None:
-    description = json.loads(content["data"])
+def test_changed_attributes_raise_nothing_else(content: dict[str, bytes], data: st.DataObject) -> None:
+    attributes = json.loads(content["data"])
     for _ in range(data.draw(st.integers(1, 3))):
-        target = description
+        target = attributes
         key = data.draw(st.sampled_from(sorted(READ & set(target)) or sorted(target)))
         if isinstance(target[key], dict) and target[key] and data.draw(st.integers(0, 3)):
             target = target[key]
@@ -175,7 +179,7 @@ def test_values_of_the_description(content: dict[str, bytes], data: st.DataObjec
             target[key] = data.draw(values)
         else:
             del target[key]
-    survive(pack({**content, "data": json.dumps(description).encode()}))
+    survive(pack({**content, "data": json.dumps(attributes).encode()}))
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +194,7 @@ def statistics() -> bytes:
 
 @settings(FUZZ, max_examples=150, suppress_health_check=list(HealthCheck))
 @given(edits, st.floats(0, 1))
-def test_bytes_of_the_statistics(statistics: bytes, changes: Any, end: float) -> None:
+def test_changed_bytes_of_the_statistics_raise_nothing_else(statistics: bytes, changes: Any, end: float) -> None:
     raw = mutate(statistics, changes)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vecnormalize.pkl"
@@ -201,7 +205,7 @@ def test_bytes_of_the_statistics(statistics: bytes, changes: Any, end: float) ->
 
 @FUZZ
 @given(st.binary(max_size=200), st.sampled_from(sorted(ARCHIVES[0])))
-def test_noise(noise: bytes, member: str) -> None:
+def test_random_bytes_raise_nothing_else(noise: bytes, member: str) -> None:
     survive(noise)
     survive(pack({**ARCHIVES[0], member: noise}))
     survive(

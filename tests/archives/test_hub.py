@@ -1,4 +1,4 @@
-"""``agent=hf://...``: from a cache that is made here. The network is never asked."""
+"""Agents at ``hf://...``, from a cache that is made here. The network is never used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
-from daft_rl.archives import sources  # noqa: E402
+from daft_rl.archives import find_agent  # noqa: E402
 from daft_rl.errors import AgentError  # noqa: E402
 
 
@@ -28,28 +28,33 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_an_agent_in_the_cache(cache: Path) -> None:
-    found = sources.find_agent("Ant", "ppo", "hf://someone/agents/ppo/agent.zip")
+def test_an_agent_in_the_cache_is_found(cache: Path) -> None:
+    found = find_agent("Ant", "ppo", "hf://someone/agents/ppo/agent.zip")
     assert found.read_bytes() == b"an archive"
     assert found.with_name("vecnormalize.pkl").is_file()  # it lies where load_agent looks for it
     assert cache in found.parents
 
 
 def test_no_more_than_what_belongs_to_an_agent_is_fetched(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    patterns: list[str] = []
 
     def download(repository: str, allow_patterns: list[str]) -> str:
-        asked.extend(allow_patterns)
+        patterns.extend(allow_patterns)
         return str(cache / "models--someone--agents" / "snapshots" / ("0" * 40))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    sources.find_agent("Ant", "ppo", "hf://someone/agents/ppo/agent.zip")
+    find_agent("Ant", "ppo", "hf://someone/agents/ppo/agent.zip")
 
     def fetched(name: str) -> bool:
-        return any(fnmatch(name, pattern) for pattern in asked)
+        return any(fnmatch(name, pattern) for pattern in patterns)
 
-    beside = ("agent_vecnormalize.pkl", "vec_normalize.pkl", "rl_model_vecnormalize_1000_steps.pkl", "constraint.json")
-    assert all(fetched(f"ppo/{name}") for name in ("agent.zip", *beside))
+    side_files = (
+        "agent_vecnormalize.pkl",
+        "vec_normalize.pkl",
+        "rl_model_vecnormalize_1000_steps.pkl",
+        "constraint.json",
+    )
+    assert all(fetched(f"ppo/{name}") for name in ("agent.zip", *side_files))
     assert not any(fetched(f"ppo/{name}") for name in ("replay_buffer.pkl", "other.zip", "train.py"))
 
 
@@ -62,12 +67,12 @@ def test_no_more_than_what_belongs_to_an_agent_is_fetched(cache: Path, monkeypat
         ("hf://agent.zip", "hf://ORG/REPO/FILE.zip"),
     ],
 )
-def test_mistakes_are_told(cache: Path, address: str, message: str) -> None:
+def test_a_wrong_address_is_explained(cache: Path, address: str, message: str) -> None:
     with pytest.raises(AgentError, match=message):
-        sources.find_agent("Ant", "ppo", address)
+        find_agent("Ant", "ppo", address)
 
 
-def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(AgentError, match=r"daft-rl\[hub\]"):
-        sources.find_agent("Ant", "ppo", "hf://someone/agents/ppo/agent.zip")
+        find_agent("Ant", "ppo", "hf://someone/agents/ppo/agent.zip")

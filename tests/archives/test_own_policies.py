@@ -1,4 +1,4 @@
-"""Policies and observations of the user's own: classes by path, heads by pattern, dictionaries and images."""
+"""Policies of the user's own with their classes and heads; observations that are dictionaries and images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from daft_rl import load_agent
 from daft_rl.errors import AgentError
 from daft_rl.policy.anatomy import Anatomy
 from daft_rl.transfer import transfer
-from tests.conftest import PointMass
+from tests.conftest import PointMass, parse
 from tests.envs.test_domain import OFF_POLICY, ON_POLICY, TINY
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -33,7 +33,7 @@ gym.register("PointMass-v0", entry_point=PointMass)
 
 
 class Middle(nn.Module):
-    """Hidden layers that no layout of SB3's knows."""
+    """Hidden layers that fit no layout of SB3."""
 
     latent_dim_pi = latent_dim_vf = 8
 
@@ -51,14 +51,14 @@ class Middle(nn.Module):
 
 
 class OwnPolicy(ActorCriticPolicy):
-    """Has that in its middle."""
+    """An actor-critic with these hidden layers."""
 
     def _build_mlp_extractor(self) -> None:
         self.mlp_extractor = Middle()  # type: ignore[assignment]
 
 
 class OwnSAC(SACPolicy):
-    """Adds nothing: the automatic map fits."""
+    """A subclass with SAC's own layers."""
 
 
 @pytest.fixture
@@ -67,22 +67,22 @@ def archive(tmp_path: Path) -> Path:
     return tmp_path / "agent.zip"
 
 
-def test_a_policy_class_must_be_named(archive: Path) -> None:
-    with pytest.raises(AgentError, match=r"agent\.policy=module:Class"):
+def test_a_policy_class_must_be_passed(archive: Path) -> None:
+    with pytest.raises(AgentError, match="Pass it as policy="):
         load_agent(archive)
     assert isinstance(load_agent(archive, policy=OwnPolicy).policy, OwnPolicy)
 
 
-def test_sizes_of_own_layers_are_asked_for(tmp_path: Path) -> None:
+def test_sizes_of_own_layers_must_be_passed(tmp_path: Path) -> None:
     PPO(OwnPolicy, PointMass(), policy_kwargs={"net_arch": [4]}, device="cpu").save(tmp_path / "agent.zip")
     with pytest.raises(AgentError, match="net_arch"):
         load_agent(tmp_path / "agent.zip", policy=OwnPolicy)
     load_agent(tmp_path / "agent.zip", policy=OwnPolicy, policy_kwargs={"net_arch": [4]})
 
 
-def test_heads_by_pattern(archive: Path) -> None:
+def test_patterns_name_the_heads(archive: Path) -> None:
     policy = load_agent(archive, policy=OwnPolicy).policy
-    with pytest.raises(AgentError, match=r"agent.head=\['action_net"):
+    with pytest.raises(AgentError, match=r"such as head=\['action_net"):
         Anatomy(policy)
     with pytest.raises(AgentError, match="nothing_fits"):
         Anatomy(policy, head=["nothing_fits*"])
@@ -92,37 +92,39 @@ def test_heads_by_pattern(archive: Path) -> None:
     assert set(groups["actor_encoder"]) == {"mlp_extractor.trunk.0.weight", "mlp_extractor.trunk.0.bias"}
 
 
-def test_a_pattern_corrects_what_is_known() -> None:
+def test_a_pattern_wins_over_the_layout() -> None:
     model = PPO("MlpPolicy", PointMass(), n_steps=64, device="cpu")
     groups = Anatomy(model.policy, head=["*_net.2.*", "action_net.*", "value_net.*", "log_std"]).groups
     assert "mlp_extractor.policy_net.2.weight" in groups["actor_head"]
-    assert "mlp_extractor.value_net.2.weight" in groups["critic_head"]  # whose it is, was known
+    assert "mlp_extractor.value_net.2.weight" in groups["critic_head"]  # the layout says whose it is
 
 
-def test_transfer_of_an_own_policy(archive: Path, tmp_path: Path) -> None:
+def test_a_policy_of_the_users_is_transferred(archive: Path, tmp_path: Path) -> None:
     result = transfer(
         "gymnasium", source=archive, total_timesteps=64, output_dir=tmp_path / "run",
-        overrides=[
+        settings=parse([
             *("env.id=PointMass-v0", "env.wrappers=['gymnasium.wrappers:FlattenObservation']", *TINY, *ON_POLICY),
             *("agent.policy=tests.archives.test_own_policies:OwnPolicy", "env.shift.observation_noise=0.5"),
             *("agent.head=['action_net.*','log_std','value_net.*']", "agent.critic=['value_net.*']"),
-        ],
+        ]),
     )  # fmt: skip
     assert result.timesteps >= 64
     assert isinstance(PPO.load(tmp_path / "run" / "final.zip", device="cpu").policy, OwnPolicy)
 
 
-def test_a_subclass_with_the_usual_layers(tmp_path: Path) -> None:
+def test_a_subclass_with_the_usual_layers_needs_no_patterns(tmp_path: Path) -> None:
     SAC(OwnSAC, PointMass(), learning_starts=20, device="cpu").learn(40).save(tmp_path / "agent.zip")
     result = transfer(
         "gymnasium", source=tmp_path / "agent.zip", total_timesteps=40, output_dir=tmp_path / "run",
-        overrides=["env.id=PointMass-v0", "agent.policy=tests.archives.test_own_policies:OwnSAC", *TINY, *OFF_POLICY],
+        settings=parse([
+            *("env.id=PointMass-v0", "agent.policy=tests.archives.test_own_policies:OwnSAC"), *TINY, *OFF_POLICY,
+        ]),
     )  # fmt: skip
     assert any(name.startswith("actor.latent_pi") for name in result.distortion)
 
 
 class Seeing(gym.Env):
-    """Images, alone or beside a vector; nothing happens."""
+    """Images, alone or together with a vector; nothing happens."""
 
     def __init__(self, dictionary: bool) -> None:
         image = spaces.Box(0, 255, (40, 40, 1), np.uint8)
@@ -152,7 +154,9 @@ gym.register("Seeing-v0", entry_point=Seeing)
 
 @pytest.mark.parametrize("dictionary", [False, True])
 @pytest.mark.parametrize("kind", [PPO, DQN])
-def test_dictionaries_and_images(kind: type[BaseAlgorithm], dictionary: bool, tmp_path: Path) -> None:
+def test_agents_with_dictionaries_and_images_are_transferred(
+    kind: type[BaseAlgorithm], dictionary: bool, tmp_path: Path
+) -> None:
     settings: dict[str, Any] = {"n_steps": 16, "batch_size": 16} if kind is PPO else {"buffer_size": 100}
     policy = "MultiInputPolicy" if dictionary else "CnnPolicy"
     model = kind(policy, Seeing(dictionary), policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", **settings)
@@ -160,18 +164,18 @@ def test_dictionaries_and_images(kind: type[BaseAlgorithm], dictionary: bool, tm
     own = {"n_steps": 16} if kind is PPO else {"buffer_size": 100, "learning_starts": 8}
     result = transfer(
         "gymnasium", source=tmp_path / "agent.zip", total_timesteps=32, output_dir=tmp_path / "run",
-        overrides=[
+        settings=parse([
             *("env.id=Seeing-v0", f"env.kwargs.dictionary={dictionary}", f"env.source_kwargs.dictionary={dictionary}"),
             *(*TINY, "algo.settings.batch_size=16"),
             *(f"algo.settings.{name}={value}" for name, value in own.items()),
-        ],
+        ]),
     )  # fmt: skip
     assert sum("weight_l2" in measured for measured in result.distortion.values()) > 8
     tuned = kind.load(tmp_path / "run" / "final.zip", device="cpu")
     assert any(isinstance(module, nn.BatchNorm2d) for module in tuned.policy.modules())
 
 
-def test_the_example(tmp_path: Path) -> None:
+def test_the_example_runs(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "own_policy.py"), "--steps", "1024", "--folder", str(tmp_path)],
         cwd=tmp_path, capture_output=True, text=True, timeout=300,
@@ -204,19 +208,19 @@ class MyPPO(PPO):
 def test_a_class_derived_from_an_algorithm_is_that_algorithm(tmp_path: Path) -> None:
     result = transfer(
         PointMass, source=MyPPO("MlpPolicy", PointMass(), device="cpu"), total_timesteps=64,
-        output_dir=tmp_path / "run's", overrides=[*TINY, *ON_POLICY],
+        output_dir=tmp_path / "run's", settings=parse([*TINY, *ON_POLICY]),
     )  # fmt: skip
     assert result.algo == "ppo"
     source = tmp_path / "run's" / "final.zip"  # a name with an apostrophe
     result = transfer(
-        PointMass, source=source, total_timesteps=64, output_dir=tmp_path / "run", overrides=[*TINY, *ON_POLICY]
+        PointMass, source=source, total_timesteps=64, output_dir=tmp_path / "run", settings=parse([*TINY, *ON_POLICY])
     )
     assert (result.source, result.algo) == (str(source), "ppo")
 
 
 @pytest.mark.parametrize("trust", [None, True])
-def test_noise_of_another_number_of_environments(trust: bool | None, tmp_path: Path) -> None:
-    """As SB3 keeps it in an agent, and in its archive."""
+def test_noise_for_another_number_of_environments_is_replaced(trust: bool | None, tmp_path: Path) -> None:
+    """SB3 keeps such noise in an agent, and in its archive."""
     venv = DummyVecEnv([PointMass] * 3)
     noise = NormalActionNoise(np.zeros(2), np.full(2, 0.1))
     model = TD3("MlpPolicy", venv, action_noise=noise, learning_starts=10, buffer_size=100, device="cpu").learn(30)
@@ -224,6 +228,6 @@ def test_noise_of_another_number_of_environments(trust: bool | None, tmp_path: P
     source, overrides = (model, []) if trust is None else (tmp_path / "agent.zip", ["agent.trust=true"])
     result = transfer(
         PointMass, source=source, total_timesteps=64, output_dir=tmp_path / "run",
-        overrides=[*overrides, *TINY, *OFF_POLICY],
+        settings=parse([*overrides, *TINY, *OFF_POLICY]),
     )  # fmt: skip
     assert result.timesteps >= 64

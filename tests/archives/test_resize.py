@@ -1,4 +1,4 @@
-"""Targets with longer or shorter observations and actions: what fits is kept, the rest is named."""
+"""For longer or shorter observations and actions, common weights are kept and a warning names the tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from daft_rl import load_agent
 from daft_rl.errors import AgentError
 from daft_rl.transfer import transfer
-from tests.conftest import ALGORITHMS, DISCRETE, build
+from tests.conftest import ALGORITHMS, DISCRETE, build, parse
 
 
 class Sized(gym.Env):
@@ -49,8 +49,8 @@ def test_other_sizes_are_refused_with_both_shapes(archive: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("observations", [2, 3, 5])
-def test_longer_and_shorter_observations(archive: Path, observations: int) -> None:
-    """Where the new entries' weights are zero, the policy computes what it did."""
+def test_the_weights_of_common_observations_are_kept(archive: Path, observations: int) -> None:
+    """If the weights of new entries are zero, the policy computes what it did."""
     old, new = load_agent(archive), load_agent(archive, env=Sized(observations, 2), adapt_spaces=True)
     before, after = old.policy.state_dict(), new.policy.state_dict()
     for name, tensor in after.items():
@@ -86,7 +86,7 @@ def test_a_critic_keeps_its_columns_of_observation_and_action(tmp_path: Path) ->
     assert torch.equal(after[:, : features + 2], before)
 
 
-def test_discrete_choices(tmp_path: Path) -> None:
+def test_the_weights_of_common_choices_are_kept(tmp_path: Path) -> None:
     build("DQN").save(tmp_path / "agent.zip")
     with pytest.warns(UserWarning, match="start at random"):
         new = load_agent(tmp_path / "agent.zip", env=Sized(3, 5, discrete=True), adapt_spaces=True)
@@ -102,7 +102,7 @@ def test_ambiguous_changes_are_refused(tmp_path: Path) -> None:
         load_agent(tmp_path / "agent.zip", env=Sized(2, 3), adapt_spaces=True)
 
 
-def test_images_are_refused(tmp_path: Path) -> None:
+def test_dictionaries_are_refused(tmp_path: Path) -> None:
     build("PPO").save(tmp_path / "agent.zip")
     env = Sized(3, 2)
     env.observation_space = spaces.Dict({"a": env.observation_space})  # type: ignore[assignment]
@@ -110,7 +110,7 @@ def test_images_are_refused(tmp_path: Path) -> None:
         load_agent(tmp_path / "agent.zip", env=env, adapt_spaces=True)
 
 
-def test_statistics_beside_the_agent_follow(tmp_path: Path) -> None:
+def test_statistics_beside_the_agent_are_resized(tmp_path: Path) -> None:
     venv = VecNormalize(DummyVecEnv([lambda: Sized(3, 2)]))
     PPO("MlpPolicy", venv, n_steps=64, seed=0, device="cpu").learn(64).save(tmp_path / "agent.zip")
     venv.save(str(tmp_path / "vecnormalize.pkl"))
@@ -133,10 +133,12 @@ def test_a_transfer_does_not_play_where_the_agent_no_longer_fits(
         source_env=lambda: TimeLimit(Sized(3, 2), 10),
         total_timesteps=64,
         output_dir=tmp_path / "run",
-        overrides=[
-            *("agent.adapt_spaces=true", "num_envs=2", "evaluation.episodes=2", "evaluation.episodes_during=1"),
-            *("calibration.steps=64", "calibration.held_out=32", "progress_bar=false", "algo.settings.n_steps=32"),
-        ],
+        settings=parse(
+            [
+                *("agent.adapt_spaces=true", "num_envs=2", "evaluation.episodes=2", "evaluation.episodes_during=1"),
+                *("calibration.steps=64", "calibration.held_out=32", "progress_bar=false", "algo.settings.n_steps=32"),
+            ]
+        ),
     )
     assert set(result.zero_shot) == set(result.final) == {"target"}
     assert "'source'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""An agent that is saved over another: at every moment there is the old one or the new one, never a mixture."""
+"""When an agent is saved over another, the files always hold the old one or the new one, never a mixture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from daft_rl import load_agent
-from daft_rl.run.folder import save_agent
+from daft_rl.archives import save_agent
 from tests.conftest import PointMass
 
 
@@ -28,7 +28,9 @@ def act(model: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("failing", ["save", 0, 1])
-def test_interrupted_anywhere(failing: str | int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_leaves_the_old_agent(
+    failing: str | int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``save``: while the statistics are written. A number: before that file is put in place."""
     old, new = build(0), build(1)
     save_agent(old, tmp_path / "best.zip", prefix="best_")
@@ -55,7 +57,7 @@ def test_interrupted_anywhere(failing: str | int, tmp_path: Path, monkeypatch: p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.zip", "best_vecnormalize.pkl"]
 
 
-def test_what_belonged_to_another_agent_goes(tmp_path: Path) -> None:
+def test_side_files_of_the_old_agent_are_removed(tmp_path: Path) -> None:
     save_agent(build(0), tmp_path / "best.zip", prefix="best_")
     save_agent(PPO("MlpPolicy", PointMass(), device="cpu"), tmp_path / "best.zip", prefix="best_")
     assert [path.name for path in tmp_path.iterdir()] == ["best.zip"]

@@ -17,13 +17,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
 from daft_rl import load_agent
-from daft_rl.archives.sources import find_agent
+from daft_rl.archives import find_agent
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.envs import make_vec
 from daft_rl.errors import MethodError
 from daft_rl.finetune.realignment import _TrialRecorder, realign
 from daft_rl.method import GROUPS
-from daft_rl.policy.anatomy import Networks
+from daft_rl.policy.networks import Networks
 from daft_rl.transfer import transfer
 from tests.conftest import ALGORITHMS, DISCRETE, PointMass, build, parse
 
@@ -124,7 +124,7 @@ def test_only_means_of_far_inputs_change(algorithm: str, beyond: float) -> None:
         assert what in ("running_mean", "ra_mean")
         distance = (layers[layer].mean - before[name]).abs() / (layers[layer].var + layers[layer].eps).sqrt()
         assert bool(((distance == 0) | (distance > beyond)).all())
-    for target, online in networks.kind.targets.items():
+    for target, online in networks.layout.targets.items():
         for name in reading:
             if name.startswith(target + "."):
                 assert torch.equal(layers[name].mean, layers[online + name[len(target) :]].mean)

@@ -1,4 +1,4 @@
-"""Every algorithm goes the whole way: a transfer by its own configuration, of an agent without BatchNorm."""
+"""An agent of every algorithm, without BatchNorm, is transferred with the algorithm's own settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from daft_rl.cli import expand
 from daft_rl.errors import AgentError
 from daft_rl.transfer import transfer
-from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass
+from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, parse
 from tests.envs.test_domain import TINY
 
 
@@ -28,13 +28,13 @@ def train(name: str, path: Path) -> BaseAlgorithm:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_two_thousand_steps(algorithm: str, tmp_path: Path) -> None:
+def test_a_transfer_of_two_thousand_steps_changes_finite_weights(algorithm: str, tmp_path: Path) -> None:
     train(algorithm, tmp_path / "agent.zip")
     cheap = ["algo.settings.gradient_steps=1", "algo.settings.learning_starts=100", "algo.settings.buffer_size=3000"]
     result = transfer(
         lambda: PointMass(algorithm in DISCRETE),
         source=tmp_path / "agent.zip", total_timesteps=2000, output_dir=tmp_path / "run",
-        overrides=[*TINY, "num_envs=8", *(cheap if algorithm in OFF_POLICY else ["algo.settings.n_steps=32"])],
+        settings=parse([*TINY, "num_envs=8", *(cheap if algorithm in OFF_POLICY else ["algo.settings.n_steps=32"])]),
     )  # fmt: skip
     assert result.algo == algorithm.lower()
     assert result.timesteps >= 2000
@@ -44,7 +44,7 @@ def test_two_thousand_steps(algorithm: str, tmp_path: Path) -> None:
     assert changed
 
 
-def test_the_algorithm_is_recognized(tmp_path: Path) -> None:
+def test_the_command_line_recognizes_the_algorithm_of_an_archive(tmp_path: Path) -> None:
     for name in ("SAC", "PPO"):
         train(name, tmp_path / f"{name}.zip")
     assert expand([f"agent={tmp_path}/SAC.zip"]) == [f"agent.path={tmp_path}/SAC.zip", "algo=sac"]

@@ -1,6 +1,8 @@
-"""Distances are zero at the start and grow with what is done to the agent."""
+"""Distances are zero at the start and grow as the agent changes."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,7 @@ from hypothesis import strategies as st
 
 from daft_rl.finetune.tuner import Tuner
 from daft_rl.method import Method
-from daft_rl.policy.anatomy import Anatomy
-from daft_rl.policy.distortion import Distortion, StatisticsDrift, linear_cka
+from daft_rl.policy import Anatomy, Distortion, StatisticsDrift, linear_cka
 from tests.conftest import ALGORITHMS, DISCRETE, build, data
 
 
@@ -99,3 +100,35 @@ def test_measuring_draws_no_random_number(algorithm: str) -> None:
     heads = {name for name in Anatomy(model.policy).heads() if name.startswith("critic")}
     if heads and "critic_l2" in summary:
         assert summary["critic_l2"] == np.mean([layers[name]["l2"] for name in heads])
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "DQN"])
+def test_a_fresh_measurement_goes_on_with_the_state_of_another(algorithm: str, tmp_path: Path) -> None:
+    model = build(algorithm)
+    distortion, drift = Distortion(Anatomy(model.policy), *data(model)), StatisticsDrift(model.policy)
+    torch.save({"distortion": distortion.state_dict(), "drift": drift.state_dict()}, tmp_path / "state.pt")
+    with torch.no_grad():
+        for tensor in model.policy.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.mul_(1.5)
+    state = torch.load(tmp_path / "state.pt", weights_only=False)
+    observations, actions = data(model, 50)
+    fresh, fresh_drift = Distortion(Anatomy(model.policy), observations + 1, actions), StatisticsDrift(model.policy)
+    assert fresh.measure() != distortion.measure()
+    fresh.load_state_dict(state["distortion"])
+    fresh_drift.load_state_dict(state["drift"])
+    assert fresh.measure() == distortion.measure()
+    assert fresh.summary() == distortion.summary()
+    assert fresh_drift.measure() == drift.measure()
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "TD3", "DQN"])
+def test_observations_without_actions_are_enough(algorithm: str) -> None:
+    model = build(algorithm)
+    observations, _ = data(model)
+    anatomy = Anatomy(model.policy)
+    batches = list(anatomy.batches(observations, size=150))
+    assert [(len(batch), actions) for batch, actions in batches] == [(150, None), (50, None)]
+    assert set(anatomy.measure(batches)) == set(anatomy.batchnorm_modules())
+    summary = Distortion(anatomy, observations).summary()
+    assert all(summary[name] == pytest.approx(0.0, abs=1e-5) for name in summary if name.endswith("l2"))

@@ -1,4 +1,4 @@
-"""The statistics of ``VecNormalize`` written into the first layers: same function, no wrapper."""
+"""With the statistics of ``VecNormalize`` in its first layers, a policy computes the same without the wrapper."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from daft_rl.agents import BatchNormExtractor
-from daft_rl.archives.vecnormalize import find_vecnormalize, read_vecnormalize
+from daft_rl.archives import find_vecnormalize, read_vecnormalize
 from daft_rl.errors import AgentError
 from daft_rl.policy.folding import fold_normalization
 from daft_rl.rollout.evaluation import evaluate
 from daft_rl.transfer import transfer
-from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, outputs
+from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, outputs, parse
 from tests.envs.test_domain import ON_POLICY, TINY
 
 
@@ -38,7 +38,7 @@ def build_normalized(name: str, batchnorm: bool, norm_reward: bool = False, shar
 
 
 SHARING = ["SAC", "TD3"]
-"""Their actors and critics may share an extractor, which their targets have of their own."""
+"""Their actor and critic may share an extractor; their targets have their own."""
 
 
 @pytest.mark.parametrize("batchnorm", [False, True])
@@ -74,7 +74,7 @@ def test_rewards_stay_scaled() -> None:
     np.testing.assert_array_equal(normalizer.normalize_obs(raw), raw)
 
 
-def test_nothing_to_fold() -> None:
+def test_without_a_wrapper_nothing_is_folded() -> None:
     model = ALGORITHMS["PPO"]("MlpPolicy", PointMass(), n_steps=64, device="cpu")
     assert fold_normalization(model) == []
 
@@ -90,14 +90,15 @@ def test_layers_without_bias_are_refused() -> None:
 @pytest.mark.parametrize("how", ["frozen", "update", "fold"])
 @pytest.mark.parametrize("given", ["archive", "object"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_what_a_transfer_does_with_the_statistics(how: str, given: str, tmp_path: Path) -> None:
+def test_a_transfer_freezes_updates_or_folds_the_statistics(how: str, given: str, tmp_path: Path) -> None:
     model = build_normalized("PPO", False)
     model.save(tmp_path / "agent.zip")
     normalizer: Any = model.get_vec_normalize_env()
     normalizer.save(str(tmp_path / "vecnormalize.pkl"))
     result = transfer(
         lambda: PointMass(), source=tmp_path / "agent.zip" if given == "archive" else model, total_timesteps=64,
-        output_dir=tmp_path / "run", overrides=[f"agent.normalize={how}", "evaluation.every=48", *TINY, *ON_POLICY],
+        output_dir=tmp_path / "run",
+        settings=parse([f"agent.normalize={how}", "evaluation.every=48", *TINY, *ON_POLICY]),
     )  # fmt: skip
     assert result.timesteps == 64
     expected = evaluate(model, DummyVecEnv([PointMass]), 2, 10_000).returns
@@ -111,17 +112,17 @@ def test_what_a_transfer_does_with_the_statistics(how: str, given: str, tmp_path
         assert np.array_equal(after.mean, normalizer.obs_rms.mean) == (how == "frozen")  # type: ignore[union-attr]
 
 
-def test_other_words_are_refused(tmp_path: Path) -> None:
+def test_an_unknown_treatment_of_normalization_is_refused(tmp_path: Path) -> None:
     build_normalized("PPO", False).save(tmp_path / "agent.zip")
     with pytest.raises(AgentError, match="frozen, update or fold"):
         transfer(
             lambda: PointMass(), source=tmp_path / "agent.zip", output_dir=tmp_path / "run",
-            overrides=["agent.normalize=nope", *TINY],
+            settings=parse(["agent.normalize=nope", *TINY]),
         )  # fmt: skip
 
 
 class Twice(BaseFeaturesExtractor):
-    """Reads the observation beside its first layer too: partly, or around it."""
+    """Reads the observation in its first layer and, in part or whole, elsewhere."""
 
     def __init__(self, space: spaces.Box, how: str) -> None:
         super().__init__(space, 6)

@@ -1,4 +1,4 @@
-"""BatchNorm put into policies that have none: nothing changes, and from then on it learns and saves like any other."""
+"""Inserted BatchNorm does not change what a policy computes, and the agent then learns and saves like any other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from daft_rl.policy.anatomy import Anatomy
 from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, data, outputs
 
 WITHOUT = [name for name in ALGORITHMS if name != "CrossQ"]
-"""CrossQ brings its own."""
+"""CrossQ has BatchRenorm of its own."""
 
 
 def build_plain(name: str, **settings: Any) -> BaseAlgorithm:
@@ -58,7 +58,7 @@ def test_every_network_computes_what_it_did(algorithm: str, on_input: bool) -> N
 
 
 @pytest.mark.parametrize("algorithm", WITHOUT)
-def test_it_goes_on_learning_and_opens_in_plain_sb3(algorithm: str, tmp_path: Path) -> None:
+def test_the_agent_goes_on_learning_and_opens_in_plain_sb3(algorithm: str, tmp_path: Path) -> None:
     model = build_plain(algorithm)
     observations, _ = tensors(model)
     insert_batchnorm(model, [observations])
@@ -78,7 +78,7 @@ def test_it_goes_on_learning_and_opens_in_plain_sb3(algorithm: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("algorithm", WITHOUT)
-def test_daft_applies_to_it(algorithm: str, tmp_path: Path) -> None:
+def test_daft_applies_to_inserted_layers(algorithm: str, tmp_path: Path) -> None:
     model = build_plain(algorithm)
     observations, actions = data(model)
     insert_batchnorm(model, Anatomy(model.policy).batches(observations, actions))
@@ -92,7 +92,7 @@ def test_daft_applies_to_it(algorithm: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [PPO, SAC])
-def test_state_dependent_exploration(kind: type[BaseAlgorithm]) -> None:
+def test_policies_with_state_dependent_exploration_keep_their_function(kind: type[BaseAlgorithm]) -> None:
     model = build_plain(kind.__name__, use_sde=True)
     observations, actions = tensors(model)
     before = outputs(model, observations, actions)
@@ -103,7 +103,7 @@ def test_state_dependent_exploration(kind: type[BaseAlgorithm]) -> None:
 
 
 @pytest.mark.parametrize("kind", [PPO, DQN])
-def test_convolutions(kind: type[BaseAlgorithm], tmp_path: Path) -> None:
+def test_convolutional_policies_keep_their_function(kind: type[BaseAlgorithm], tmp_path: Path) -> None:
     env = FakeImageEnv(screen_height=40, screen_width=40, n_channels=1, discrete=True)
     settings: dict[str, Any] = {"n_steps": 16, "batch_size": 16} if kind is PPO else {"buffer_size": 100}
     model = kind("CnnPolicy", env, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", **settings)
@@ -122,7 +122,7 @@ def test_convolutions(kind: type[BaseAlgorithm], tmp_path: Path) -> None:
         assert torch.equal(loaded.policy.state_dict()[name], value)
 
 
-def test_optimizers_keep_what_they_know() -> None:
+def test_optimizers_keep_their_state() -> None:
     model = build_plain("SAC")
     observations, _ = tensors(model)
     critic: Any = model.policy.critic
@@ -154,7 +154,7 @@ def test_the_network_that_ends_in_an_activation_keeps_its_output() -> None:
     assert sum(isinstance(layer, nn.BatchNorm1d) for layer in actor.mu) == 2
 
 
-def test_where_there_is_no_place() -> None:
+def test_a_policy_without_a_place_for_batchnorm_is_refused() -> None:
     model = build_plain("PPO")
     observations, _ = tensors(model)
     insert_batchnorm(model, [observations])
@@ -162,7 +162,7 @@ def test_where_there_is_no_place() -> None:
         insert_batchnorm(model, [observations])
 
 
-def test_a_subclass_of_the_users(tmp_path: Path) -> None:
+def test_a_subclass_of_the_users_is_saved_and_loaded(tmp_path: Path) -> None:
     from stable_baselines3.common.policies import ActorCriticPolicy
 
     class Mine(ActorCriticPolicy):
@@ -207,7 +207,7 @@ def test_a_shared_extractor_stays_in_the_optimizers_that_had_it(algorithm: str, 
     loaded.learn(40)
 
 
-def test_crossq_without_its_own(tmp_path: Path) -> None:
+def test_crossq_without_batch_renorm_gets_batchnorm(tmp_path: Path) -> None:
     kwargs = {"net_arch": [16], "batch_norm": False}
     model = CrossQ("MlpPolicy", PointMass(), policy_kwargs=kwargs, learning_starts=20, buffer_size=1000, device="cpu")
     assert insert_batchnorm(model, [tensors(model)])
@@ -218,7 +218,7 @@ def test_crossq_without_its_own(tmp_path: Path) -> None:
         np.testing.assert_allclose(loaded.predict(observation, deterministic=True)[0], expected, rtol=1e-5)
 
 
-def test_recurrent_policies_are_refused_as_they_are() -> None:
+def test_recurrent_policies_are_refused_and_not_changed() -> None:
     model = RecurrentPPO("MlpLstmPolicy", PointMass(), n_steps=16, device="cpu")
     with pytest.raises(AgentError, match="RecurrentActorCriticPolicy"):
         insert_batchnorm(model, [torch.zeros(4, 3)])

@@ -17,12 +17,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from daft_rl.archives.save import find_constraint, read_multiplier, save_agent
+from daft_rl.archives import read_multiplier, save_agent
 from daft_rl.envs.domain import Domain
 from daft_rl.envs.episode_costs import EpisodeCosts
 from daft_rl.errors import ConfigError
 from daft_rl.rollout.evaluation import Returns, evaluate
-from daft_rl.rollout.lagrangian import Lagrangian
+from daft_rl.rollout.lagrangian import Lagrangian, find_constraint
 from daft_rl.rollout.profile import Profile
 from daft_rl.run.monitoring import Monitoring
 from daft_rl.run.run import Run

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from daft_rl.archives.load import load_agent
+from daft_rl.archives import load_agent
 from daft_rl.envs import make_vec
 from daft_rl.errors import ConfigError, TaskError, WorkerError
 from daft_rl.run.background import Call
 from daft_rl.transfer import transfer
+from tests.conftest import parse
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere everything is called here")
 
@@ -163,7 +164,7 @@ def test_a_transfer_is_the_same(task: str, settings: list[str], tmp_path: Path) 
     for beside in (True, False):
         folder = tmp_path / str(beside)
         overrides = [*tiny, f"evaluate_beside={str(beside).lower()}"]
-        result = transfer(task, total_timesteps=400, output_dir=folder, overrides=overrides)
+        result = transfer(task, total_timesteps=400, output_dir=folder, settings=parse(overrides))
         assert (result.seconds_beside > 0) is beside
         assert [point["timesteps"] for point in result.curve][:3] == [0, 150, 300]
         best = load_agent(folder / "best.zip").policy.state_dict()
@@ -174,7 +175,7 @@ def test_a_transfer_is_the_same(task: str, settings: list[str], tmp_path: Path) 
 
 def refuse(task: str, *overrides: str) -> Callable[[Path], Any]:
     tiny = ["num_envs=2", "progress_bar=false", "evaluate_beside=true", *overrides]
-    return lambda folder: transfer(task, total_timesteps=400, output_dir=folder, overrides=tiny)
+    return lambda folder: transfer(task, total_timesteps=400, output_dir=folder, settings=parse(tiny))
 
 
 @pytest.mark.parametrize(

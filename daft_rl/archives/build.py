@@ -1,0 +1,183 @@
+"""An agent with the networks of an archive, and fresh weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
+from torch import Tensor, nn
+
+from daft_rl.agents.algorithms import Algorithm, find_algorithm
+from daft_rl.archives.architecture import infer_policy_kwargs, own_policy_kwargs, uses_sde
+from daft_rl.archives.container import ArchiveContents
+from daft_rl.archives.hyperparameters import constructor_arguments, find_policy
+from daft_rl.archives.resize import check_adaptable, resize_statistics
+from daft_rl.archives.text import spaces_differ
+from daft_rl.archives.vecnormalize import apply_vecnormalize, find_vecnormalize, read_vecnormalize
+from daft_rl.errors import AgentError, DaftWarning
+
+__all__ = ["Request", "build_agent", "prepare_env"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The arguments of :func:`~daft_rl.archives.load.load_agent`, which explains them."""
+
+    cls: type[BaseAlgorithm] | None
+    env: gym.Env[Any, Any] | VecEnv | None
+    device: torch.device | str
+    policy_kwargs: Mapping[str, Any] | None
+    activation: str | type[nn.Module] | None
+    adapt_spaces: bool
+    overrides: Mapping[str, Any]
+
+
+def prepare_env(env: gym.Env[Any, Any] | VecEnv | None, path: Path, adapt: bool) -> VecEnv | None:
+    """The environment as a batch, in the frozen ``VecNormalize`` that lies beside the archive if there is one.
+
+    :param env: the user's
+    :param path: the archive
+    :param adapt: whether observations may have more or fewer entries than the statistics
+    """
+    file = find_vecnormalize(path)
+    if env is None:
+        if file is not None and read_vecnormalize(file).norm_obs:
+            warnings.warn(
+                DaftWarning(
+                    f"{path} expects observations normalized with {file}, and no env was given. Pass env, or normalize "
+                    "what you pass to `predict` (daft_rl.archives.apply_vecnormalize).",
+                    arguments=("env",),
+                ),
+                stacklevel=4,
+            )
+        return None
+    venv = _as_batch(env)
+    if file is None or unwrap_vec_normalize(venv) is not None:
+        return venv
+    statistics = read_vecnormalize(file)
+    return apply_vecnormalize(venv, resize_statistics(statistics, venv.observation_space) if adapt else statistics)
+
+
+def _as_batch(env: gym.Env[Any, Any] | VecEnv) -> VecEnv:
+    if isinstance(env, VecEnv):
+        return env
+    if not isinstance(env, gym.Env):
+        raise AgentError(
+            f"env should be a gymnasium environment or a VecEnv of SB3, got {type(env).__name__}.", arguments=("env",)
+        )
+    monitored = env if is_wrapped(env, Monitor) else Monitor(env)
+    return DummyVecEnv([lambda: monitored])
+
+
+def _short(space: spaces.Space[Any]) -> str:
+    """A space in one line, with the range of an array of bounds."""
+    if not isinstance(space, spaces.Box):
+        return str(space)
+    bounds = [np.unique(bound) for bound in (space.low, space.high)]
+    ranges = [str(bound[0]) if len(bound) == 1 else f"from {bound[0]} to {bound[-1]}" for bound in bounds]
+    return f"Box({', '.join(ranges)}, shape {space.shape}, {space.dtype})"
+
+
+def _find_spaces(
+    contents: ArchiveContents, venv: VecEnv | None, adapt: bool
+) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+    """Observation and action space: the environment's, which must fit the archive's, or else the archive's."""
+    observation = _find_space("observation", contents, contents.observation_space, venv, adapt)
+    return observation, _find_space("action", contents, contents.action_space, venv, adapt)
+
+
+def _find_space(
+    what: str, contents: ArchiveContents, stored: spaces.Space[Any] | None, venv: VecEnv | None, adapt: bool
+) -> spaces.Space[Any]:
+    actual = stored if venv is None else getattr(venv, f"{what}_space")
+    if actual is None:
+        reason = contents.unreadable[f"{what}_space"]
+        raise AgentError(
+            f"{contents.path} does not tell its {what} space: {reason}. Pass env=... that has it.", arguments=("env",)
+        )
+    if adapt:
+        check_adaptable(what, stored, actual)
+    elif venv is not None and stored is not None and spaces_differ(stored, actual, bounds_matter=what == "action"):
+        raise AgentError(
+            f"{contents.path} was trained on the {what} space {_short(stored)}, the environment has {_short(actual)}. "
+            "Wrap the environment so that they agree (gymnasium.wrappers.RescaleAction, FlattenObservation, ...); or, "
+            "for vectors of another length, pass adapt_spaces=True.",
+            arguments=("adapt_spaces",),
+        )
+    return actual
+
+
+def _policy_kwargs(
+    contents: ArchiveContents,
+    state: Mapping[str, Tensor],
+    algorithm: Algorithm,
+    request: Request,
+    policy: type[BasePolicy],
+    found: tuple[spaces.Space[Any], spaces.Space[Any]],
+) -> dict[str, Any]:
+    stored, given = contents.policy_kwargs or {}, request.policy_kwargs or {}
+    sizes = _find_spaces(contents, None, False) if request.adapt_spaces else found
+    try:
+        return infer_policy_kwargs(algorithm, policy, state, stored, *sizes, given)
+    except AgentError:
+        if policy.__module__.startswith(("stable_baselines3.", "sb3_contrib.", "daft_rl.")):
+            raise
+        return own_policy_kwargs(stored, given)
+
+
+def build_agent(
+    contents: ArchiveContents,
+    state: Mapping[str, Tensor],
+    cls: type[BaseAlgorithm],
+    venv: VecEnv | None,
+    request: Request,
+) -> BaseAlgorithm:
+    """The algorithm with networks of the right sizes and fresh weights.
+
+    :param contents: of the archive
+    :param state: the policy's state dictionary
+    :param cls: the algorithm, or the user's subclass of it
+    :param venv: where the agent will act, if anywhere
+    :param request: what the user asks for
+    :raises AgentError: the archive, the environment and the request do not fit together
+    """
+    algorithm, overrides = find_algorithm(cls), request.overrides
+    # images channels first, as the constructor would wrap them; it leaves wrapped environments as they are
+    venv = None if venv is None else cls._wrap_env(venv)
+    found = _find_spaces(contents, venv, request.adapt_spaces)
+    arguments = {**contents.hyperparameters, **overrides}
+    policy = find_policy(contents.attributes, cls, found[0], arguments.pop("policy", None))
+    kwargs = _policy_kwargs(contents, state, algorithm, request, policy, found)
+    accepted = constructor_arguments(algorithm.cls)
+    if "use_sde" in accepted:
+        arguments["use_sde"] = overrides.get("use_sde", uses_sde(state))
+    if "optimizer_class" not in kwargs:
+        arguments = {**algorithm.default_optimizer, **arguments}
+    without_buffer = venv is None and issubclass(cls, OffPolicyAlgorithm) and "buffer_size" not in overrides
+    if without_buffer:
+        arguments["buffer_size"] = 1
+    if venv is None and "target_entropy" in accepted and arguments.get("target_entropy", "auto") == "auto":
+        # SB3 would ask the environment
+        arguments["target_entropy"] = -float(np.prod(found[1].shape or ()))
+
+    model = cls(policy, venv, policy_kwargs=kwargs, device=request.device, _init_setup_model=False, **arguments)  # type: ignore[call-arg]
+    if venv is None:
+        model.observation_space, model.action_space, model.n_envs = *found, 1
+    model._setup_model()
+    if without_buffer and isinstance(model, OffPolicyAlgorithm):
+        model.buffer_size = contents.hyperparameters.get("buffer_size", 1)
+        model.replay_buffer = None  # learning from a buffer of one transition would go unnoticed
+    return model

@@ -1,0 +1,151 @@
+"""Weights, optimizer states and counters of an archive, put into an agent that was built for them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.save_util import recursive_getattr
+from torch import Tensor
+
+from daft_rl.archives.checks import TRUST, check_tensor
+from daft_rl.archives.container import ArchiveContents
+from daft_rl.archives.resize import adapt_state, check_adaptable
+from daft_rl.errors import AgentError, DaftWarning
+
+__all__ = ["restore_agent"]
+
+_COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates", "_n_calls")
+_OPTIMIZER_STATE: dict[str, set[str]] = {"RMSprop": {"square_avg"}, "RMSpropTFLike": {"square_avg"}, "SGD": set()}
+_ADAM_STATE = {"exp_avg", "exp_avg_sq"}
+
+
+def restore_agent(
+    model: BaseAlgorithm,
+    contents: ArchiveContents,
+    state: Mapping[str, Tensor],
+    adapt_spaces: bool,
+    overrides: Mapping[str, Any],
+) -> None:
+    """Give an agent what the archive holds, in place.
+
+    :param model: built for this archive
+    :param contents: of the archive
+    :param state: the policy's state dictionary
+    :param adapt_spaces: whether the agent's spaces have other sizes than the archive's
+    :param overrides: arguments of the constructor that won over the archive's
+    :raises AgentError: something does not fit
+    """
+    if adapt_spaces:
+        state = _resize_weights(model, state, contents)
+    _load_policy(model, state, contents.path)
+    _load_optimizers(model, contents, overrides)
+    _load_entropy_coefficient(model, contents, overrides)
+    _load_counters(model, contents.attributes)
+    if model.use_sde:
+        model.policy.reset_noise()  # type: ignore[operator]
+
+
+def _resize_weights(model: BaseAlgorithm, state: Mapping[str, Tensor], contents: ArchiveContents) -> dict[str, Tensor]:
+    """The archive's weights for the environment's sizes, with a warning that names the tensors."""
+    observation = check_adaptable("observation", contents.observation_space, model.observation_space)
+    action = check_adaptable("action", contents.action_space, model.action_space)
+    adapted, changed = adapt_state(model.policy, state, observation, action)
+    if changed:
+        warnings.warn(
+            DaftWarning(
+                f"{contents.path}: the weights of new entries start at random, and those of missing entries are "
+                f"dropped, in {'; '.join(changed)}.",
+                arguments=("adapt_spaces",),
+            ),
+            stacklevel=5,
+        )
+    return adapted
+
+
+def _load_policy(model: BaseAlgorithm, state: Mapping[str, Tensor], path: Path) -> None:
+    expected = model.policy.state_dict()
+    wrong = [f"'{name}' is missing" for name in expected if name not in state]
+    wrong += [f"'{name}' is not expected" for name in state if name not in expected]
+    for name in (name for name in expected if name in state):
+        got, want = state[name], expected[name]
+        if got.shape != want.shape or got.is_floating_point() != want.is_floating_point():
+            wrong.append(f"'{name}' is {tuple(got.shape)} {got.dtype}, not {tuple(want.shape)} {want.dtype}")
+    if wrong:
+        raise AgentError(
+            f"{path}: {len(wrong)} tensors do not fit the networks that the archive describes: "
+            f"{'; '.join(wrong[:4])}. Pass policy_kwargs=... that the agent was made with, or, {TRUST}.",
+            arguments=("policy_kwargs", "trust"),
+        )
+    model.policy.load_state_dict(state, strict=True)
+
+
+def _unfit(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> str | None:
+    """Why a saved state does not fit this optimizer, or ``None``."""
+    groups, state = saved.get("param_groups"), saved.get("state")
+    parameters: list[Tensor] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not isinstance(groups, list) or not isinstance(state, dict):
+        return "it is damaged"
+    if [isinstance(group, dict) and group.get("params") for group in groups] != [list(range(len(parameters)))]:
+        return "it is for other parameters"
+    needed = _OPTIMIZER_STATE.get(type(optimizer).__name__, _ADAM_STATE)
+    if any(optimizer.param_groups[0].get(option) for option in ("amsgrad", "momentum", "centered")):
+        return "amsgrad, momentum and centered keep more than is read"
+    for index, entries in state.items():
+        if index not in range(len(parameters)) or not isinstance(entries, dict) or not needed <= set(entries):
+            return f"it is not one of {type(optimizer).__name__}"
+        for name, value in entries.items():
+            reason = _unfit_entry(name, value, index, parameters)
+            if reason is not None:
+                return reason
+    return None
+
+
+def _unfit_entry(name: str, value: Any, index: int, parameters: list[Tensor]) -> str | None:
+    if name == "step" and isinstance(value, int):
+        return None  # before PyTorch 1.12
+    try:
+        shape = check_tensor(name, value).shape
+    except AgentError as error:
+        return str(error)
+    expected = () if name == "step" else parameters[index].shape
+    return None if shape == expected else f"'{name}' of parameter {index} has shape {tuple(shape)}"
+
+
+def _load_optimizers(model: BaseAlgorithm, contents: ArchiveContents, overrides: Mapping[str, Any]) -> None:
+    for name in model._get_torch_save_params()[0]:
+        if name == "policy" or (name == "ent_coef_optimizer" and "ent_coef" in overrides):
+            continue
+        optimizer, saved = recursive_getattr(model, name), contents.state_dicts.get(name)
+        reason = "the archive has none" if saved is None else _unfit(optimizer, saved)
+        if saved is None or reason is not None:
+            warnings.warn(DaftWarning(f"{contents.path}: the state of {name} is not loaded: {reason}."), stacklevel=5)
+            continue
+        # the constructor has set learning rate and options from the hyperparameters
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+
+
+def _load_entropy_coefficient(model: BaseAlgorithm, contents: ArchiveContents, overrides: Mapping[str, Any]) -> None:
+    """SAC and similar algorithms learn it outside of the networks; the user may have set another."""
+    for name in [] if "ent_coef" in overrides else model._get_torch_save_params()[1]:
+        own, saved = recursive_getattr(model, name), contents.variables.get(name)
+        if saved is None or saved.numel() != own.numel() or not saved.is_floating_point():
+            raise AgentError(
+                f"{contents.path} has no usable '{name}', the entropy coefficient. Pass ent_coef=...",
+                arguments=("ent_coef",),
+            )
+        own.data.copy_(saved.reshape(own.shape))
+
+
+def _load_counters(model: BaseAlgorithm, attributes: Mapping[str, Any]) -> None:
+    for name in _COUNTERS:
+        if type(attributes.get(name)) is int and hasattr(model, name):
+            setattr(model, name, attributes[name])
+    rate = attributes.get("exploration_rate")
+    if isinstance(rate, (int, float)) and 0 <= rate <= 1 and hasattr(model, "exploration_rate"):
+        model.exploration_rate = float(rate)
