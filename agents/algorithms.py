@@ -162,10 +162,8 @@ def find_layout(policy: BasePolicy) -> PolicyLayout:
     layouts = {entry.layout.policy: entry.layout for entry in reversed(ALGORITHMS.values())}
     found = next((layouts[base] for base in type(policy).__mro__ if base in layouts), None)
     if found is None or isinstance(policy, _UNSUPPORTED_POLICIES):
-        supported = ", ".join(cls.__name__ for cls in reversed(layouts))
-        raise AgentError(
-            f"Policies of class {type(policy).__name__} are not supported. Supported: {supported}, and their subclasses."
-        )
+        supported, name = ", ".join(cls.__name__ for cls in reversed(layouts)), type(policy).__name__
+        raise AgentError(f"Policies of class {name} are not supported. Supported: {supported}, and their subclasses.")
     return found
 
 

@@ -52,7 +52,7 @@ def test_the_command_line_recognizes_the_algorithm_of_an_archive(tmp_path: Path)
     assert expand([f"agent={tmp_path}/SAC.zip", "algo=mine"])[-1] == "algo=mine"
     assert expand(["agent=Ant-ppo"])[-1] == "algo=ppo"
     assert expand(["agent=null", "env=Ant-shifted"]) == ["agent.path=null", "env=Ant-shifted"]
-    with pytest.raises(AgentError, match="PPO, SAC"):
+    with pytest.raises(AgentError, match="ppo, sac"):
         expand([f"agent={tmp_path}/SAC.zip,{tmp_path}/PPO.zip"])
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from daft_rl.agents import BatchNormExtractor
 from daft_rl.archives import find_vecnormalize, read_vecnormalize
-from daft_rl.errors import AgentError
+from daft_rl.errors import AgentError, ConfigError
 from daft_rl.policy.folding import fold_normalization
 from daft_rl.rollout.evaluation import evaluate
 from daft_rl.transfer import transfer
@@ -114,7 +114,7 @@ def test_a_transfer_freezes_updates_or_folds_the_statistics(how: str, given: str
 
 def test_an_unknown_treatment_of_normalization_is_refused(tmp_path: Path) -> None:
     build_normalized("PPO", False).save(tmp_path / "agent.zip")
-    with pytest.raises(AgentError, match="frozen, update or fold"):
+    with pytest.raises(ConfigError, match="one of frozen, update, fold"):
         transfer(
             lambda: PointMass(), source=tmp_path / "agent.zip", output_dir=tmp_path / "run",
             settings=parse(["agent.normalize=nope", *TINY]),
