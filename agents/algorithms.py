@@ -164,7 +164,7 @@ def find_layout(policy: BasePolicy) -> PolicyLayout:
     if found is None or isinstance(policy, _UNSUPPORTED_POLICIES):
         supported = ", ".join(cls.__name__ for cls in reversed(layouts))
         raise AgentError(
-            f"Policies of class {type(policy).__name__} are not supported. Supported are {supported} and their subclasses."
+            f"Policies of class {type(policy).__name__} are not supported. Supported are {supported}, and subclasses."
         )
     return found
 
