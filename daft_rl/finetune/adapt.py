@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -21,7 +21,7 @@ from daft_rl.agents import fuse_batch_renorm
 from daft_rl.errors import DaftWarning, MethodError
 from daft_rl.finetune.realignment import Realignment, find_input_range, realign
 from daft_rl.finetune.target import Data, Target
-from daft_rl.finetune.tuner import Tuner, check_method
+from daft_rl.finetune.tuner import Tuner, check_method, resolve_method
 from daft_rl.method import Method, find_method
 from daft_rl.policy.distortion import Distortion, StatisticsDrift
 from daft_rl.policy.exploration import bound_exploration
@@ -30,7 +30,7 @@ from daft_rl.policy.insertion import wants_batchnorm
 from daft_rl.policy.networks import Networks
 from daft_rl.rollout.buffers import recent_transitions
 from daft_rl.rollout.profile import Profile
-from daft_rl.validation import Count, Positive, Seed, Whole, checked
+from daft_rl.validation import Count, Flag, Positive, Seed, Text, Whole, checked
 
 __all__ = ["Adaptation", "adapt"]
 
@@ -141,11 +141,14 @@ class Adaptation(BaseCallback):
 
 @checked(MethodError)
 class Options:
-    """The numbers and flags that :func:`adapt` takes, checked."""
+    """What :func:`adapt` takes beside model, method and data, checked."""
 
     calibration_steps: Count
     held_out_steps: Whole
     seed: Seed | None
+    head: tuple[Text, ...] | None
+    critic: tuple[Text, ...] | None
+    insert_batchnorm: Literal["auto"] | Flag
     actor_scale: Positive | None
     exploration_std: Positive | None
 
@@ -170,74 +173,77 @@ def adapt(
 
     The policy visits states of the target. Then BatchNorm is inserted where the method converts it and the policy has
     none, inputs are realigned if the method says so, BatchNorm is converted, and the optimizers start afresh with one
-    parameter group per part of the agent (encoder and head of actor and critic)::
+    parameter group per part of the agent (encoder and head of actor and critic).
 
-        model = PPO.load("agent.zip", env=my_shifted_env)
-        adaptation = daft_rl.adapt(model, method="daft")
-        model.learn(200_000, callback=[adaptation, my_callback])
-
-    :param model: an algorithm of SB3 or sb3-contrib with its own environment (any ``VecEnv``, with or without a
-        ``VecNormalize``, whose statistics stay as they are meanwhile)
+    :param model: an algorithm of SB3 or sb3-contrib with its own environment, any ``VecEnv``. The statistics of a
+        ``VecNormalize`` stay as they are meanwhile
     :param method: the name of a shipped method (:func:`daft_rl.methods`), plain data as in ``configs/method``, or a
         ``Method``
     :param calibration_steps: target states from which statistics are measured
     :param held_out_steps: further states on which feature distortion is measured (``adaptation.distortion``); 0 is none
     :param experience: recorded target data, used instead of visiting: raw observations, array ``(n, *shape)`` or a
         dictionary of such arrays, or a pair of observations and actions ``(n, *action_shape)``. Nothing is stepped then
-    :param env: where to visit states, if not in the model's own environment: raw observations, no ``VecNormalize``
-    :param seed: seeds everything random, as ``seed`` of :func:`daft_rl.transfer` does; ``None`` leaves random numbers
-        alone
-    :param head: patterns over parameter names (``"action_net.*"``) that are heads, where a policy of your own is not
-        laid out like SB3's
+    :param env: where to visit states, in place of the model's own environment
+    :param seed: seeds everything random, as in :func:`daft_rl.transfer`; ``None`` leaves random numbers alone
+    :param head: patterns over parameter names (``"action_net.*"``) that are heads, for policies of your own
     :param critic: patterns over parameter names that are the critic's, likewise
     :param insert_batchnorm: ``True``, ``False``, or ``"auto"``
     :param actor_scale: factor on the actor's learning rates; ``None`` is the algorithm's (1, but 0.1 for CrossQ)
     :param exploration_std: least standard deviation of a Gaussian policy's actions; ``None`` keeps the policy's
     :param profile: where time is counted
     :return: a callback for ``model.learn``, which also tells what was done
-    :raises MethodError: an unknown method, or one that cannot be applied to this model, which has not changed then
+    :raises MethodError: an unknown method, or one that cannot be applied to this model
     :raises AgentError: a policy that is not supported, or neither environment nor ``experience``
     """
-    settings = find_method(method)
-    Options(
-        calibration_steps=calibration_steps, held_out_steps=held_out_steps, seed=seed, actor_scale=actor_scale,
-        exploration_std=exploration_std,
+    options = Options(
+        calibration_steps=calibration_steps, held_out_steps=held_out_steps, seed=seed, head=head, critic=critic,
+        insert_batchnorm=insert_batchnorm, actor_scale=actor_scale, exploration_std=exploration_std,
     )  # fmt: skip
-    profile = profile or Profile()
     target = Target(model, env, experience, seed)
+    return _prepare(model, resolve_method(model, find_method(method)), target, options, profile or Profile())
+
+
+def _prepare(model: BaseAlgorithm, method: Method, target: Target, options: Options, profile: Profile) -> Adaptation:
+    """See :func:`adapt`. Everything that can be refused is refused before the model changes."""
     realign_env = None
-    if settings.realign is not None:
-        realign_env = target.for_realignment(settings.realign)
-        find_input_range(model, settings.realign)
-    inserts = wants_batchnorm(model, settings, insert_batchnorm)
-    check_method(model, settings, actor_scale, head, critic)
-    if seed is not None:
-        model.set_random_seed(seed)
-    bound_exploration(model, exploration_std)
+    if method.realign is not None:
+        realign_env = target.for_realignment(method.realign)
+        find_input_range(model, method.realign)
+    inserts = wants_batchnorm(model, method, options.insert_batchnorm)
+    check_method(model, method, options.actor_scale, options.head, options.critic)
+    if options.seed is not None:
+        model.set_random_seed(options.seed)
+    bound_exploration(model, options.exploration_std)
     fuse_batch_renorm(model.policy)
+    steps = options.calibration_steps
     with profile("calibration"):
         # the source visits first; its data serve insertion, and conversion unless the policy changes in between
-        data = target.visit(calibration_steps) if inserts or realign_env is None else None
+        data = target.visit(steps) if inserts or realign_env is None else None
         inserted = insert_batchnorm_layers(model, Networks(model.policy).batches(*data)) if inserts and data else []
         adaptation = Adaptation(
-            model, settings, calibration_steps, actor_scale=actor_scale, head=head, critic=critic, profile=profile
-        )
+            model, method, steps,
+            head=options.head, critic=options.critic, actor_scale=options.actor_scale, profile=profile,
+        )  # fmt: skip
         adaptation.inserted = inserted
-        if realign_env is not None and settings.realign is not None:
-            visit_seed = None if seed is None else seed + 1
-            adaptation.realigned = realign(model, realign_env, calibration_steps, visit_seed, settings.realign)
-        if data is None or settings.from_scratch or adaptation.realigned is not None:
-            data = target.visit(calibration_steps)
+        if realign_env is not None and method.realign is not None:
+            adaptation.realigned = realign(model, realign_env, steps, target.visit_seed, method.realign)
+        if data is None or method.from_scratch or adaptation.realigned is not None:
+            data = target.visit(steps)
         adaptation.convert(data)
-    if held_out_steps:
+    if options.held_out_steps:
         with profile("evaluation"):
-            adaptation.distortion = Distortion(adaptation.tuner.anatomy, *target.visit_held_out(held_out_steps))
+            held_out = target.visit_held_out(options.held_out_steps)
+            adaptation.distortion = Distortion(adaptation.tuner.anatomy, *held_out)
     target.leave()
-    if adaptation.method.conversion != "none" and not adaptation.converted:
-        warnings.warn(
-            f"Method '{settings.name}' converts BatchNorm, and this policy has none: only rates and schedules apply. "
-            "insert_batchnorm=True inserts it.",
-            DaftWarning,
-            stacklevel=2,
-        )
+    _warn_without_batchnorm(adaptation)
     return adaptation
+
+
+def _warn_without_batchnorm(adaptation: Adaptation) -> None:
+    method = adaptation.method
+    if method.conversion != "none" and not adaptation.converted:
+        message = (
+            f"Method '{method.name}' converts BatchNorm, and this policy has none: only rates and schedules apply. "
+            "insert_batchnorm=True inserts it."
+        )
+        warnings.warn(DaftWarning(message, arguments=("insert_batchnorm",)), stacklevel=4)

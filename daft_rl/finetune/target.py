@@ -51,9 +51,14 @@ class Target:
                 arguments=("experience",),
             )
 
+    @property
+    def visit_seed(self) -> int | None:
+        """Seed of the visits for calibration; learning begins at the seed itself."""
+        return None if self.seed is None else self.seed + 1
+
     def visit(self, steps: int) -> Data:
         """States of the target for calibration: ``steps`` of them, or all that were recorded."""
-        return self._visit(steps, 1)
+        return self._visit(steps, self.visit_seed)
 
     def visit_held_out(self, steps: int) -> Data:
         """Other states; of recorded data the last ones, which calibration has seen too."""
@@ -62,14 +67,14 @@ class Target:
             return _map_arrays(observations, lambda array: array[-steps:]), None if actions is None else actions[
                 -steps:
             ]
-        return self._visit(steps, HELD_OUT_SEED)
+        return self._visit(steps, None if self.seed is None else HELD_OUT_SEED + self.seed)
 
-    def _visit(self, steps: int, offset: int) -> Data:
+    def _visit(self, steps: int, seed: int | None) -> Data:
         if self.recorded is not None:
             return self.recorded
         assert self.env is not None
         with _frozen_statistics(self.env):
-            return visit(self.model, self.env, steps, None if self.seed is None else self.seed + offset)
+            return visit(self.model, self.env, steps, seed)
 
     def for_realignment(self, beyond: float) -> VecEnv:
         """The environment of raw observations and rewards in which realignment plays.

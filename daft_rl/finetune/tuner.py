@@ -29,7 +29,7 @@ from daft_rl.rollout.buffers import rollout_minibatch
 from daft_rl.rollout.profile import Profile
 from daft_rl.validation import Positive, checked
 
-__all__ = ["Tuner", "check_method"]
+__all__ = ["Tuner", "check_method", "resolve_method"]
 
 
 @checked(MethodError)
@@ -68,7 +68,7 @@ class Tuner:
     ) -> None:
         _refuse_second_tuner(model)
         self.model = model
-        self.method = _resolve(method, model)
+        self.method = resolve_method(model, method)
         self.profile = profile or Profile()
         self.anatomy = Anatomy(model.policy, head, critic)
         self.factors = _rate_factors(self.method, model, actor_scale)
@@ -337,13 +337,14 @@ def check_method(
     :raises AgentError: an unsupported policy
     """
     _refuse_second_tuner(model)
-    resolved = _resolve(method, model)
+    resolved = resolve_method(model, method)
     check_minibatch(model, resolved)
     groups = list(Anatomy(model.policy, head, critic).groups)
     check_gradients(model, resolved, groups, _rate_factors(resolved, model, actor_scale))
 
 
-def _resolve(method: Method, model: BaseAlgorithm) -> Method:
+def resolve_method(model: BaseAlgorithm, method: Method) -> Method:
+    """The method with ``auto`` replaced by what the model's algorithm needs."""
     algorithm = find_algorithm(model)
     return method.resolve(algorithm.bn_mode, algorithm.scratch_conversion)
 

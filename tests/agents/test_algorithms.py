@@ -103,7 +103,7 @@ def test_its_parameters_are_grouped_and_batchnorm_is_inserted_and_converted(
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_algorithm_is_found_by_class_agent_and_name(name: str) -> None:
-    class Derived(CLASSES[name]):  # type: ignore[name-defined, misc]
+    class Derived(CLASSES[name]):  # type: ignore[valid-type, name-defined, misc]
         pass
 
     entry = ALGORITHMS[name]

@@ -46,7 +46,7 @@ BATCHNORM = {
 class Spaces(gym.Env):
     """Episodes of five random observations."""
 
-    def __init__(self, observation_space: spaces.Space = VECTOR, action_space: spaces.Space = ACTION) -> None:
+    def __init__(self, observation_space: spaces.Space[Any] = VECTOR, action_space: spaces.Space[Any] = ACTION) -> None:
         self.observation_space, self.action_space = observation_space, action_space
         self.steps = 0
 
@@ -61,12 +61,12 @@ class Spaces(gym.Env):
 
 
 def make(
-    kind: type[BaseAlgorithm],
-    observation_space: spaces.Space = VECTOR,
-    action_space: spaces.Space = ACTION,
-    policy: str = "MlpPolicy",
+    kind: Any,
+    observation_space: spaces.Space[Any] = VECTOR,
+    action_space: spaces.Space[Any] = ACTION,
+    policy: Any = "MlpPolicy",
     **kwargs: Any,
-) -> BaseAlgorithm:
+) -> Any:
     """A small agent whose every number is random: fresh biases, statistics and targets say too little."""
     kwargs.setdefault("policy_kwargs", {"net_arch": [6]})
     kwargs["policy_kwargs"] = dict(kwargs["policy_kwargs"])  # A2C adds to it

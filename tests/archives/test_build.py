@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ pytestmark = [
 
 def test_an_agent_has_a_replay_buffer_only_with_an_environment(tmp_path: Path) -> None:
     path = save(make(SAC), tmp_path)
-    model = load_agent(path, device="cpu")
+    model: Any = load_agent(path, device="cpu")
     assert (model.replay_buffer, model.buffer_size) == (None, 50)
     assert load_agent(path, env=Spaces(), device="cpu").replay_buffer.buffer_size == 50
     assert load_agent(path, env=Spaces(), device="cpu", buffer_size=7).replay_buffer.buffer_size == 7

@@ -32,7 +32,7 @@ SPACE = spaces.Dict({"a": spaces.Box(-1, 1, (3,)), "b": spaces.Discrete(2)})
 class Still(gym.Env):
     """Has spaces, never moves."""
 
-    observation_space: spaces.Space = SPACE
+    observation_space: spaces.Space[Any] = SPACE
     action_space = spaces.Box(-1, 1, (2,))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ pytestmark = [
 
 def test_overrides_win_and_stored_values_hold(tmp_path: Path) -> None:
     path = save(make(PPO, gamma=0.9, vf_coef=0.3, tensorboard_log="/nowhere", seed=5), tmp_path)
-    model = load_agent(path, env=Spaces(), device="cpu", gamma=0.8, learning_rate=1e-5)
+    model: Any = load_agent(path, env=Spaces(), device="cpu", gamma=0.8, learning_rate=1e-5)
     assert (model.gamma, model.vf_coef, model.n_steps) == (0.8, 0.3, 8)
     assert model.policy.optimizer.param_groups[0]["lr"] == 1e-5
     assert model.seed is None
@@ -33,7 +34,7 @@ def test_overrides_win_and_stored_values_hold(tmp_path: Path) -> None:
 def test_schedules_and_noise_are_read_from_their_text(tmp_path: Path) -> None:
     noise = NormalActionNoise(np.array([0.0, 0.5]), np.array([0.1, 0.2]))
     path = save(make(TD3, action_noise=noise, learning_rate=LinearSchedule(1e-2, 1e-3, 0.5)), tmp_path)
-    model = load_agent(path, device="cpu")
+    model: Any = load_agent(path, device="cpu")
     assert repr(model.action_noise) == repr(noise)
     assert [model.lr_schedule(progress) for progress in (1, 0)] == [1e-2, 1e-3]
 
@@ -41,7 +42,7 @@ def test_schedules_and_noise_are_read_from_their_text(tmp_path: Path) -> None:
 def test_a_warning_names_hyperparameters_that_cannot_be_read(tmp_path: Path) -> None:
     path = save(make(PPO, clip_range=lambda progress: 0.1 * progress), tmp_path)
     with pytest.warns(UserWarning, match=r"clip_range=0\.2 for a pickled .*clip_range=\.\.\."):
-        model = load_agent(path, device="cpu")
+        model: Any = load_agent(path, device="cpu")
     assert model.clip_range(1) == 0.2
     with warnings.catch_warnings():
         warnings.simplefilter("error")

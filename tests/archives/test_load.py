@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from gymnasium import spaces
 from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
@@ -43,7 +43,7 @@ def test_predictions_are_bit_equal(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [PPO, A2C, TRPO, SAC, TD3, DDPG, TQC, CrossQ, DQN, QRDQN])
-def test_a_loaded_agent_goes_on_learning(kind: type[BaseAlgorithm], tmp_path: Path) -> None:
+def test_a_loaded_agent_goes_on_learning(kind: Any, tmp_path: Path) -> None:
     action_space = CHOICE if kind in (DQN, QRDQN) else ACTION
     model = make(kind, action_space=action_space).learn(16)
     path = save(model, tmp_path)
@@ -83,7 +83,7 @@ def test_another_algorithm_than_the_archives_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "policy"), [(RecurrentPPO, "MlpLstmPolicy"), (ARS, "MlpPolicy")])
-def test_an_unsupported_algorithm_is_refused_by_name(kind: type[BaseAlgorithm], policy: str, tmp_path: Path) -> None:
+def test_an_unsupported_algorithm_is_refused_by_name(kind: Any, policy: str, tmp_path: Path) -> None:
     model = kind(policy, Spaces(), device="cpu")
     with pytest.raises(AgentError, match=rf"an agent of {kind.__name__}.*Supported: PPO, A2C, TRPO, SAC"):
         load_agent(save(model, tmp_path))
@@ -95,7 +95,7 @@ class MyActivation(nn.Module):
 
 
 class MyExtractor(BaseFeaturesExtractor):
-    def __init__(self, observation_space: spaces.Space, width: int = 4) -> None:
+    def __init__(self, observation_space: spaces.Space[Any], width: int = 4) -> None:
         super().__init__(observation_space, width)
         self.layer = nn.Linear(3, width)
 

@@ -139,12 +139,12 @@ class Seeing(gym.Env):
             return {"image": image, "vector": self.np_random.normal(size=3).astype(np.float32)}
         return image
 
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.steps = 0
         return self._observe(), {}
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.steps += 1
         return self._observe(), float(action), False, self.steps >= 8, {}
 

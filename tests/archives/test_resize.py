@@ -11,6 +11,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
+from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -27,11 +28,11 @@ class Sized(gym.Env):
         self.observation_space = spaces.Box(-np.inf, np.inf, (observations,))
         self.action_space = spaces.Discrete(actions) if discrete else spaces.Box(-2.0, 2.0, (actions,))
 
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[NDArray[Any], dict[str, Any]]:
         super().reset(seed=seed)
         return self.np_random.normal(size=self.observation_space.shape).astype(np.float32), {}
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         return self.np_random.normal(size=self.observation_space.shape).astype(np.float32), 0.0, False, False, {}
 
 
@@ -79,7 +80,7 @@ def test_a_critic_keeps_its_columns_of_observation_and_action(tmp_path: Path) ->
     with pytest.warns(UserWarning, match=r"critic\.qf0\.0\.weight") as warned:
         new = load_agent(tmp_path / "agent.zip", env=Sized(3, 4), adapt_spaces=True)
     assert any("actor.mu.weight (2, 16) -> (4, 16)" in str(warning.message) for warning in warned)
-    old = load_agent(tmp_path / "agent.zip")
+    old: Any = load_agent(tmp_path / "agent.zip")
     before: Any = old.policy.critic.qf0[0].weight  # type: ignore[union-attr]
     after: Any = new.policy.critic.qf0[0].weight  # type: ignore[union-attr]
     features = before.shape[1] - 2

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -17,12 +18,12 @@ from tests.conftest import PointMass
 
 def build(seed: int) -> PPO:
     """Agents of different seeds, in normalized environments with the same statistics."""
-    venv = VecNormalize(DummyVecEnv([PointMass]))
+    venv: Any = VecNormalize(DummyVecEnv([PointMass]))
     venv.obs_rms.mean, venv.obs_rms.var = np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])
     return PPO("MlpPolicy", venv, n_steps=8, batch_size=8, seed=seed, device="cpu")
 
 
-def act(model: Any) -> np.ndarray:
+def act(model: Any) -> NDArray[Any]:
     raw = np.arange(12, dtype=np.float32).reshape(4, 3)
     return model.predict(model.get_vec_normalize_env().normalize_obs(raw), deterministic=True)[0]
 

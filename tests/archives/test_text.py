@@ -39,7 +39,7 @@ from daft_rl.archives.text import read_space
         ),
     ],
 )  # fmt: skip
-def test_a_printed_space_is_read(entry: dict[str, Any], space: spaces.Space) -> None:
+def test_a_printed_space_is_read(entry: dict[str, Any], space: spaces.Space[Any]) -> None:
     assert read_space(entry) == space
 
 

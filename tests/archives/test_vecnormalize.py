@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 
-def _normalizer(space: spaces.Space = VECTOR, **kwargs: Any) -> VecNormalize:
+def _normalizer(space: spaces.Space[Any] = VECTOR, **kwargs: Any) -> VecNormalize:
     venv = VecNormalize(DummyVecEnv([lambda: Spaces(space)] * 2), gamma=0.9, clip_obs=5.0, **kwargs)
     venv.reset()
     for _ in range(8):
@@ -40,7 +40,7 @@ BOXES = spaces.Dict({"a": VECTOR, "b": spaces.Box(-1, 1, (2, 2))})
 )
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_statistics_are_what_sb3_reads(
-    space: spaces.Space, kwargs: dict[str, Any], protocol: int, tmp_path: Path
+    space: spaces.Space[Any], kwargs: dict[str, Any], protocol: int, tmp_path: Path
 ) -> None:
     original = _normalizer(space, **kwargs)
     path = tmp_path / "vecnormalize.pkl"

@@ -57,7 +57,7 @@ def test_the_command_line_recognizes_the_algorithm_of_an_archive(tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", [RecurrentPPO, MaskablePPO])
-def test_what_is_not_supported_is_refused_by_name(kind: type[BaseAlgorithm], tmp_path: Path) -> None:
+def test_what_is_not_supported_is_refused_by_name(kind: Any, tmp_path: Path) -> None:
     policy = "MlpLstmPolicy" if kind is RecurrentPPO else "MlpPolicy"
     kind(policy, InvalidActionEnvDiscrete(), n_steps=16, device="cpu").save(tmp_path / "agent.zip")
     with pytest.raises(AgentError, match=rf"{kind.__name__}\. Supported.*crossq.*sac"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,9 +30,9 @@ def test_nothing_has_moved_at_the_start(algorithm: str) -> None:
 
 
 def test_distances_are_those_of_the_features() -> None:
-    model = build("PPO")
+    model: Any = build("PPO")
     distortion = Distortion(Anatomy(model.policy), *data(model))
-    layer = model.policy.pi_features_extractor.net[2]
+    layer: Any = model.policy.pi_features_extractor.net[2]
     with torch.no_grad():
         layer.weight.mul_(2.0)
         layer.bias.mul_(2.0)

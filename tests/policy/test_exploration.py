@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from tests.conftest import ALGORITHMS, ON_POLICY, build, data
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_bounds_keep_the_deterministic_policy(algorithm: str) -> None:
-    model = build(algorithm)
+    model: Any = build(algorithm)
     observations, _ = data(model)
     before = model.predict(observations, deterministic=True)[0]
     state = {name: value.clone() for name, value in model.policy.state_dict().items()}

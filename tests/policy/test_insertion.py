@@ -37,7 +37,7 @@ def build_plain(name: str, **settings: Any) -> BaseAlgorithm:
     return model.learn(64)
 
 
-def tensors(model: BaseAlgorithm) -> tuple[torch.Tensor, torch.Tensor]:
+def tensors(model: BaseAlgorithm) -> tuple[Any, Any]:
     return next(Anatomy(model.policy).batches(*data(model)))
 
 
@@ -92,7 +92,7 @@ def test_daft_applies_to_inserted_layers(algorithm: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", [PPO, SAC])
-def test_policies_with_state_dependent_exploration_keep_their_function(kind: type[BaseAlgorithm]) -> None:
+def test_policies_with_state_dependent_exploration_keep_their_function(kind: Any) -> None:
     model = build_plain(kind.__name__, use_sde=True)
     observations, actions = tensors(model)
     before = outputs(model, observations, actions)
@@ -103,7 +103,7 @@ def test_policies_with_state_dependent_exploration_keep_their_function(kind: typ
 
 
 @pytest.mark.parametrize("kind", [PPO, DQN])
-def test_convolutional_policies_keep_their_function(kind: type[BaseAlgorithm], tmp_path: Path) -> None:
+def test_convolutional_policies_keep_their_function(kind: Any, tmp_path: Path) -> None:
     env = FakeImageEnv(screen_height=40, screen_width=40, n_channels=1, discrete=True)
     settings: dict[str, Any] = {"n_steps": 16, "batch_size": 16} if kind is PPO else {"buffer_size": 100}
     model = kind("CnnPolicy", env, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", **settings)
