@@ -146,8 +146,8 @@ class Options:
     calibration_steps: Count
     held_out_steps: Whole
     seed: Seed | None
-    head: tuple[Text, ...] | None
-    critic: tuple[Text, ...] | None
+    head: Sequence[Text] | None
+    critic: Sequence[Text] | None
     insert_batchnorm: Literal["auto"] | Flag
     actor_scale: Positive | None
     exploration_std: Positive | None
@@ -164,7 +164,7 @@ def adapt(
     seed: int | None = None,
     head: Sequence[str] | None = None,
     critic: Sequence[str] | None = None,
-    insert_batchnorm: bool | str = "auto",
+    insert_batchnorm: Literal["auto"] | bool = "auto",
     actor_scale: float | None = None,
     exploration_std: float | None = None,
     profile: Profile | None = None,
