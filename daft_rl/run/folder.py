@@ -40,7 +40,7 @@ from daft_rl.policy.folding import fold_normalization
 from daft_rl.rollout.evaluation import Returns, evaluate, evaluate_all
 from daft_rl.rollout.lagrangian import Lagrangian
 from daft_rl.rollout.profile import Phases, TimedVecEnv
-from daft_rl.run.background import Call
+from daft_rl.run.background import BackgroundCall
 
 __all__ = ["Workspace", "bound_exploration", "find_constraint", "save_agent"]
 
@@ -164,7 +164,7 @@ class Workspace:
         self.phases = Phases()
         """Where the time of the run goes."""
         self._stack = ExitStack()
-        self._calls: list[Call[Any]] = []
+        self._calls: list[BackgroundCall[Any]] = []
 
     def __enter__(self) -> Workspace:
         for key in COUNTS:
@@ -252,7 +252,7 @@ class Workspace:
 
     def beside(
         self, model: BaseAlgorithm, domains: Iterable[Domain], venvs: Iterable[VecEnv]
-    ) -> Callable[[Callable[[], T]], Call[T]]:
+    ) -> Callable[[Callable[[], T]], BackgroundCall[T]]:
         """How evaluations begin: in another process while this one goes on, or here.
 
         ``evaluate_beside=auto`` takes another process where a core may be idle and nothing forbids a fork, and leaves
@@ -282,8 +282,8 @@ class Workspace:
             ours = all(domain.is_ours for domain in domains)
             fork = reason is None and (asked is True or (ours and usable_cores() > 1))
 
-        def begin(function: Callable[[], T]) -> Call[T]:
-            self._calls.append(Call(function, fork))
+        def begin(function: Callable[[], T]) -> BackgroundCall[T]:
+            self._calls.append(BackgroundCall(function, fork))
             self._stack.callback(self._calls[-1].cancel)
             return self._calls[-1]
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from daft_rl.policy.distortion import Distortion, StatisticsDrift
 from daft_rl.rollout.evaluation import Returns, evaluate_all
 from daft_rl.rollout.profile import Phases
-from daft_rl.run.background import Call
+from daft_rl.run.background import BackgroundCall
 from daft_rl.run.folder import find_constraint, save_agent
 
 __all__ = ["Monitoring"]
@@ -49,21 +49,21 @@ class Monitoring(BaseCallback):
         settings: DictConfig,
         best_path: Path,
         phases: Phases,
-        begin: Callable[[Play], Call[dict[str, Returns]]] | None = None,
+        begin: Callable[[Play], BackgroundCall[dict[str, Returns]]] | None = None,
         distortion: Distortion | None = None,
         drift: StatisticsDrift | None = None,
-        known: Call[dict[str, Returns]] | None = None,
+        known: BackgroundCall[dict[str, Returns]] | None = None,
     ) -> None:
         super().__init__()
         self.envs, self.settings = envs, settings
         self.best_path, self.best = best_path, (False, -float("inf"))
-        self.phases, self.begin = phases, begin or partial(Call, fork=False)
+        self.phases, self.begin = phases, begin or partial(BackgroundCall, fork=False)
         self.distortion, self.drift = distortion, drift
         self.known = known
         self.curve: list[dict[str, Any]] = []
         """One entry per evaluation: ``timesteps``, mean return by environment, distances."""
         self._next = settings.every
-        self._begun: tuple[int, dict[str, float], Call[dict[str, Returns]]] | None = None
+        self._begun: tuple[int, dict[str, float], BackgroundCall[dict[str, Returns]]] | None = None
 
     def _on_training_start(self) -> None:
         if self.known is None:
