@@ -85,7 +85,8 @@ def evaluate_plain(model: BaseAlgorithm, batches: PlainBatches) -> dict[str, flo
 
     for venv in batches.evaluation.values():
         venv.seed(10_000)
-    return {name: float(evaluate_policy(model, venv, EPISODES)[0]) for name, venv in batches.evaluation.items()}
+    means = {name: evaluate_policy(model, venv, EPISODES)[0] for name, venv in batches.evaluation.items()}
+    return {name: float(mean) for name, mean in means.items()}  # type: ignore[arg-type]
 
 
 def evaluation_callbacks(batches: PlainBatches, curve: list[tuple[float, float]]) -> list[BaseCallback]:
@@ -127,7 +128,7 @@ def plain(vec: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     set_random_seed(seed)
     archive = find_agent(SOURCE, "ppo")
     batches = PlainBatches(vec, archive)
-    settings = {
+    settings: dict[str, Any] = {
         "n_steps": 128,
         "batch_size": 256,
         "learning_rate": lambda remaining: 3e-4 * 0.5 * (1 + math.cos(math.pi * (1 - remaining))),

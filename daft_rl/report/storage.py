@@ -84,7 +84,9 @@ def _read_folder(folder: Path) -> list[Cell]:
     cells = []
     for path in sorted(folder.rglob(RESULTS_FILE)):
         note_path = path.with_name("cell.json")  # only cells of a benchmark have one
-        note = json.loads(note_path.read_text("utf-8")) if note_path.exists() else {"status": "finished"}
+        note: dict[str, Any] = {"status": "finished"}
+        if note_path.exists():
+            note = json.loads(note_path.read_text("utf-8"))
         if note["status"] == "finished":
             cells.append(Cell(TransferResult.load(path), note.get("peak_memory_mb"), note.get("content")))
     return cells

@@ -108,8 +108,8 @@ class TransferResult:
 
         :param folder: where the data was found
         """
-        found = {field.name: data.get(JSON_NAMES.get(field.name, field.name)) for field in fields(cls)}
-        empty = {
+        found: dict[str, Any] = {field.name: data.get(JSON_NAMES.get(field.name, field.name)) for field in fields(cls)}
+        empty: dict[str, Any] = {
             "source": "",
             "seconds_by_activity": {},
             "seconds_in_background": 0.0,

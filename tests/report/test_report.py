@@ -28,7 +28,7 @@ from daft_rl.report.storage import read_cells, read_failures
 from daft_rl.rollout.returns import Returns
 
 TARGETS = [{"gravity": 0.5}, {"friction": 2.0}]
-REFERENCES = {
+REFERENCES: dict[str, dict[str, Any]] = {
     "Ant: gravity 0.5": {"random": -100.0, "expert": 900.0, "command": "made up"},
     "Ant: friction 2": {"random": 200.0, "expert": 2200.0, "command": "made up"},
 }

@@ -35,7 +35,7 @@ def rollout(venv: Any) -> bytes:
 
 @pytest.mark.parametrize("fork", [True, False])
 def test_a_result_comes_back(fork: bool) -> None:
-    call = BackgroundCall(lambda: {"pid": os.getpid(), "array": np.arange(3)}, fork)
+    call: BackgroundCall[dict[str, Any]] = BackgroundCall(lambda: {"pid": os.getpid(), "array": np.arange(3)}, fork)
     found = call.result()
     assert (found["pid"] != os.getpid()) is fork
     assert found["array"].tolist() == [0, 1, 2]
