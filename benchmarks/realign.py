@@ -1,9 +1,10 @@
-"""What realignment alone does to a policy, with no learning at all, by how far away an input has to be.
+"""Measure what realignment alone does to a policy, without learning, for several thresholds.
 
     python benchmarks/realign.py --out benchmarks/results/realign.json
 
-On development shifts, none of which the preset `mujoco` learns on. Returns are deterministic, over ``--episodes``
-episodes; realignment is repeated for ``--seeds``.
+A threshold (``--beyond``) is the distance in standard deviations beyond which an input is realigned. The shifts are
+for development; the preset ``mujoco`` learns on none of them. Returns are means over ``--episodes`` deterministic
+episodes. Realignment is repeated for ``--seeds``.
 """
 
 from __future__ import annotations

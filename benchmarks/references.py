@@ -1,8 +1,8 @@
-"""The returns that are 0 and 1 in a report: a random policy, and an agent trained from scratch in the target.
+"""Measure the returns that have the scores 0 and 1: of random actions, and of an agent trained on the target.
 
     python benchmarks/references.py --targets HalfCheetah:gravity-0.5 Ant:morphology-medium --steps 1000000
 
-Each target is written to the file as soon as it is measured; one that stands there already is not measured again.
+Each target is written to the file as soon as it is measured. A target that is in the file is not measured again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def random_return(domain: Domain) -> float:
 
 
 def main() -> None:
-    """Measure what is missing."""
+    """Measure the targets that are not in the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", required=True, help="TASK:LEVEL, or TASK for its default shift")
     parser.add_argument("--steps", type=int, default=1_000_000, help="of the training from scratch")
@@ -59,7 +59,7 @@ def main() -> None:
             total_timesteps=arguments.steps,
             shift=level or None,
             output_dir=Path("runs/references") / target.replace(":", "-"),
-            overrides=["progress_bar=false", f"evaluation.every={arguments.steps // 5}"],
+            settings={"progress_bar": False, "evaluation.every": arguments.steps // 5},
         )
         data[label] = {
             "random": random_return(domain),

@@ -1,11 +1,11 @@
-"""What new BatchNorm statistics alone do to a policy: kept, refreshed or converted, with no learning at all.
+"""Measure what new BatchNorm statistics alone do to a policy, without learning.
 
     python benchmarks/refresh.py --task HalfCheetah --out benchmarks/results/refresh_HalfCheetah.json
 
-For each shift the source policy visits states in the target; then its BatchNorm layers keep the source statistics,
-get the target's (``refreshed``, what training-mode BatchNorm and AdaBN do), or are converted to them. On the unshifted
-task the refresh is also done for one layer of the actor at a time. Returns are deterministic, over ``--episodes``
-episodes; the calibration is repeated for ``--seeds`` seeds.
+For each shift the source policy visits states of the target. Then its BatchNorm layers keep the source's statistics
+(``source``), take those of the target (``refreshed``, as training-mode BatchNorm and AdaBN do), or are converted to
+them (``converted``). On the unshifted task, the script also refreshes one layer of the actor at a time. Returns are
+means over ``--episodes`` deterministic episodes. The calibration is repeated for ``--seeds``.
 """
 
 from __future__ import annotations

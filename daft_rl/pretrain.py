@@ -18,7 +18,7 @@ from daft_rl.errors import ConfigError
 from daft_rl.settings import PretrainSettings
 
 if TYPE_CHECKING:
-    from daft_rl.rollout.evaluation import Returns
+    from daft_rl.rollout.returns import Returns
     from daft_rl.run.run import Run
 
 __all__ = ["run"]

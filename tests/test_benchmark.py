@@ -23,7 +23,7 @@ from daft_rl.envs.domain import read_domains
 from daft_rl.envs.registry import CONFIGS
 from daft_rl.method import find_method
 from daft_rl.report import statistics
-from daft_rl.report.__main__ import build
+from daft_rl.report.content import build_report
 from daft_rl.run.fingerprints import fingerprint_method
 from daft_rl.settings import TransferSettings
 
@@ -218,12 +218,12 @@ def test_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(statistics, "REPETITIONS", 100)
     references = json.loads((Path(__file__).parent.parent / "benchmarks" / "references.json").read_text())
-    pages = [build([tmp_path / name], references) for name in ("whole", "broken")]
-    assert pages[0]["summary"] == pages[1]["summary"]
-    assert pages[0]["shape"] == "1 target x 2 methods x 2 seeds"
-    row = next(row for row in pages[0]["targets"][0]["rows"] if row["method"] == "ft")
+    pages = [build_report([tmp_path / name], references) for name in ("whole", "broken")]
+    assert pages[0].summary == pages[1].summary
+    assert pages[0].shape == "1 target x 2 methods x 2 seeds"
+    row = next(row for row in pages[0].targets[0].rows if row["method"] == "ft")
     assert all(row[name] for name in ("target", "area", "source", "actor cosine", "critic cosine", "BN drift", "MB"))
-    assert "sample efficiency" in pages[0]["figures"]
+    assert "sample efficiency" in pages[0].figures
 
 
 def test_results_from_before_a_setting_was_added_are_of_the_same_method() -> None:

@@ -1,9 +1,9 @@
-"""Steps per second of one environment: robosuite and Safety-Gymnasium as they are, and stepped by our own code.
+"""Compare steps per second of robosuite and Safety-Gymnasium with those of our own code for the same environments.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/speed/simulators.py --out benchmarks/results/speed_simulators.json
 
-Both give the same numbers (tests/test_robosuite.py, tests/test_safety.py). Rounds alternate, so that other work on the
-machine meets both alike; the ratio of each round is what to read.
+Both give the same numbers (tests/envs/test_robosuite.py, tests/envs/test_safety.py). They take turns in each round, so
+that other programs slow both alike. Read the ratios, which are taken within rounds.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ TASKS = {
 }
 
 
-def measure(env: gym.Env, steps: int, seed: int) -> tuple[float, float]:
-    """Steps per second with random actions, and seconds of the reset before."""
+def step_one(env: gym.Env[Any, Any], steps: int, seed: int) -> tuple[float, float]:
+    """Steps per second with random actions, and seconds of the reset before them."""
     started = time.perf_counter()
     env.reset(seed=seed)
     reset = time.perf_counter() - started
@@ -61,10 +61,10 @@ def main() -> None:
     results: dict[str, Any] = {}
     for name, build in TASKS.items():
         plain, ours = build(False), build(True)
-        for env in (plain, ours):  # compiled code, files read
-            measure(env, 20, 0)
+        for env in (plain, ours):  # compiles code and reads files
+            step_one(env, 20, 0)
         rounds = [
-            (measure(plain, arguments.steps, i), measure(ours, arguments.steps, i)) for i in range(arguments.rounds)
+            (step_one(plain, arguments.steps, i), step_one(ours, arguments.steps, i)) for i in range(arguments.rounds)
         ]
         ratios = [fast[0] / slow[0] for slow, fast in rounds]
         results[name] = {

@@ -1,13 +1,13 @@
-"""How fast the batch engines step, beside the speed of the bare physics.
+"""Compare the speed of batch engines with that of the bare physics.
 
     uv run --with envpool python benchmarks/speed/vec_env.py
     python benchmarks/speed/vec_env.py --tasks Ant --num-envs 1 4 16 64 256 --threads 1 2 --out FILE
 
-Every engine takes the same actions from the same seeds, so they do the same work (which is checked, by the sum of
-rewards; not for EnvPool, which has its own simulator). "physics" is the upper limit for our engines: the same
-threads step the same models without ever waiting for each other, observing or rewarding anything, and reset at the
-same steps. Engines take turns within a round, and ratios are taken within a round, because other programs may share
-the machine.
+Every engine takes the same actions from the same seeds, so all do the same work. The script checks this by the sum of
+rewards, except for EnvPool, which has its own simulator. "physics" is the upper limit for our engines: the same threads
+step the same models and reset at the same steps, but they compute no observations or rewards, and never wait for each
+other. Engines take turns within a round, and ratios are taken within a round, because other programs may share the
+machine.
 """
 
 from __future__ import annotations
@@ -31,31 +31,32 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from daft_rl.envs import make
 from daft_rl.envs.batch.threads import ThreadedMujocoVecEnv
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed_vec_env.json"
-PACKAGES = ("gymnasium", "mujoco", "numpy", "stable-baselines3", "torch", "envpool")
+VERSIONS_OF = ("gymnasium", "mujoco", "numpy", "stable-baselines3", "torch", "envpool")
 
 
 @dataclass
-class Work:
-    """What all engines do: ``actions[t, i]`` for environment ``i``, which starts from seed ``i``."""
+class Workload:
+    """The work of all engines: ``actions[t, i]`` for environment ``i``, which starts from seed ``i``."""
 
     task: str
-    actions: np.ndarray
-    dones: np.ndarray
-    return_: float
+    actions: NDArray[np.float32]
+    dones: NDArray[np.bool_]
+    total_reward: float
 
     @property
     def num_envs(self) -> int:
         return self.actions.shape[1]
 
 
-def record(task: str, num_envs: int, steps: int) -> Work:
-    """Draw actions, and step once to learn where episodes end."""
+def draw_workload(task: str, num_envs: int, steps: int) -> Workload:
+    """Draw actions, and play them once to find where episodes end."""
     venv = DummyVecEnv([lambda: make(task)] * num_envs)
     space = venv.action_space
     assert isinstance(space, gym.spaces.Box)
@@ -66,22 +67,24 @@ def record(task: str, num_envs: int, steps: int) -> Work:
     played = [venv.step(action) for action in actions]
     venv.close()
     dones = np.array([done for _, _, done, _ in played])
-    return Work(task, actions, dones, float(sum(rewards.sum() for _, rewards, _, _ in played)))
+    return Workload(task, actions, dones, float(sum(rewards.sum() for _, rewards, _, _ in played)))
 
 
-def step_engine(venv: VecEnv, work: Work) -> float:
+def step_engine(venv: VecEnv, work: Workload) -> float:
     venv.seed(0)
     venv.reset()
     total, start = 0.0, time.perf_counter()
     for action in work.actions:
-        total += venv.step(action)[1].astype(np.float32).sum()  # SubprocVecEnv alone does not round rewards
+        total += venv.step(action)[1].astype(np.float32).sum()  # only SubprocVecEnv does not round rewards
     seconds = time.perf_counter() - start
-    if total != work.return_:
-        raise RuntimeError(f"{type(venv).__name__} did other work: it earned {total}, not {work.return_}.")
+    if total != work.total_reward:
+        raise RuntimeError(
+            f"{type(venv).__name__} did other work: its rewards sum to {total}, not {work.total_reward}."
+        )
     return seconds
 
 
-def step_physics(envs: list[gym.Env], work: Work, num_threads: int) -> float:
+def step_physics(envs: list[gym.Env[Any, Any]], work: Workload, num_threads: int) -> float:
     for i, env in enumerate(envs):
         env.reset(seed=i)
     cores: list[Any] = [env.unwrapped for env in envs]
@@ -104,7 +107,7 @@ def step_physics(envs: list[gym.Env], work: Work, num_threads: int) -> float:
     return time.perf_counter() - start
 
 
-def step_envpool(pool: Any, work: Work) -> float:
+def step_envpool(pool: Any, work: Workload) -> float:
     pool.reset()
     start = time.perf_counter()
     for action in work.actions.astype(np.float64):
@@ -112,8 +115,13 @@ def step_envpool(pool: Any, work: Work) -> float:
     return time.perf_counter() - start
 
 
-def open_engines(work: Work, num_threads: int, names: list[str], stack: ExitStack) -> dict[str, Callable[[], float]]:
-    """Engines by name: a call resets, steps, and returns the seconds that the steps took. ``stack`` closes them."""
+def open_engines(
+    work: Workload, num_threads: int, names: list[str], stack: ExitStack
+) -> dict[str, Callable[[], float]]:
+    """Engines by name. Each is a function that resets, steps, and returns the seconds of the steps.
+
+    :param stack: closes the engines
+    """
     fns = [lambda: make(work.task)] * work.num_envs
 
     def stepper(venv: VecEnv) -> Callable[[], float]:
@@ -121,7 +129,7 @@ def open_engines(work: Work, num_threads: int, names: list[str], stack: ExitStac
         return lambda: step_engine(venv, work)
 
     found: dict[str, Callable[[], float]] = {}
-    if "subproc" in names:  # first, for a process with threads should not fork
+    if "subproc" in names:  # first, because a process with threads should not fork
         found["subproc"] = stepper(SubprocVecEnv(fns, start_method="fork" if sys.platform == "linux" else "spawn"))
     if "dummy" in names:
         found["dummy"] = stepper(DummyVecEnv(fns))
@@ -141,8 +149,8 @@ def open_engines(work: Work, num_threads: int, names: list[str], stack: ExitStac
     return found
 
 
-def measure(work: Work, num_threads: int, rounds: int, names: list[str]) -> dict[str, Any]:
-    """Steps per second, and the engines' speeds relative to each other, round by round."""
+def compare_engines(work: Workload, num_threads: int, rounds: int, names: list[str]) -> dict[str, Any]:
+    """Steps per second, and the ratios of engines within rounds."""
     count = work.actions.shape[0] * work.num_envs
     with ExitStack() as stack:
         engines = open_engines(work, num_threads, names, stack)
@@ -177,7 +185,7 @@ def describe_machine() -> dict[str, Any]:
         "load_average_at_start": list(os.getloadavg()),
         "system": platform.platform(),
         "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES if find_spec(name.replace("-", "_"))},
+        **{name: version(name) for name in VERSIONS_OF if find_spec(name.replace("-", "_"))},
     }
 
 
@@ -209,9 +217,13 @@ def main() -> None:
         "tasks": {task: [] for task in args.tasks},
     }
     for task, num_envs in product(args.tasks, args.num_envs):
-        work = record(task, num_envs, max(args.steps // num_envs, 20))
+        work = draw_workload(task, num_envs, max(args.steps // num_envs, 20))
         for threads in args.threads:
-            result = {"num_envs": num_envs, "threads": threads, **measure(work, threads, args.rounds, args.engines)}
+            result = {
+                "num_envs": num_envs,
+                "threads": threads,
+                **compare_engines(work, threads, args.rounds, args.engines),
+            }
             report["tasks"][task].append(result)
             show(task, result)
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,17 @@
-"""A whole transfer, from the start of the process to its end: plain Stable-Baselines3 beside daft_rl.
+"""Compare the time of a whole transfer with daft_rl and with plain Stable-Baselines3.
 
     python benchmarks/speed/whole_run.py --out benchmarks/results/speed_whole_run.json
 
-All load the shipped Ant source, play it in target and source (20 episodes each), fine-tune it with the same settings
-for as many steps, play it in between (5 episodes each on both; daft_rl also before the first step), play it again, and
-save it. daft_rl measures distortion and keeps its best policy besides. Plain SB3 steps
-``DummyVecEnv`` or ``SubprocVecEnv`` and plays with ``evaluate_policy`` in the same; it does what the method ``ft_eval``
-says, and daft_rl its default, which converts BatchNorm besides. Variants take turns, each in a process of its own;
-after the first seed the slower of the two plain ones is left out. What stands in the file already is not run again.
-Times are of whole processes; ``seconds_to_return`` are those until the first evaluation in between that reaches
-``ENOUGH`` on the target. Memory is the peak of the process without its workers.
+Every variant loads the shipped Ant source, evaluates it on target and source (20 episodes each), fine-tunes it with the
+same settings for the same number of steps, evaluates it during learning (5 episodes on each), evaluates it again, and
+saves it. daft_rl also evaluates before the first step, measures distortion and keeps its best policy.
+
+Plain SB3 uses ``DummyVecEnv`` or ``SubprocVecEnv`` for learning and evaluation. It does what the method ``ft_eval``
+does. daft_rl uses its default method, which also converts BatchNorm. Variants take turns, each in a new process. After
+the first seed, the slower of the two plain variants is left out. Runs that are in the file are not repeated.
+
+Times are those of whole processes. ``seconds_to_return`` is the time until the first evaluation during learning that
+reaches ``ENOUGH`` on the target. Memory is the peak of the process without its workers.
 """
 
 from __future__ import annotations
@@ -24,121 +26,149 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daft_rl.run.results import machine
 
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.vec_env import VecNormalize
+
 TASK, SOURCE = "Ant-shifted", "Ant"
+EVALUATED = {"target": TASK, "source": SOURCE}
 PLAIN = ("dummy", "subproc")
 VARIANTS = (*PLAIN, "daft_rl")
 NUM_ENVS, EVERY, EPISODES, EPISODES_DURING = 16, 50_000, 20, 5
 ENOUGH = 2500.0
-"""A return on the target; the policy begins at 800, and ends at 3100."""
+"""A return on the target. The policy starts at 800 and ends at 3100."""
 STARTED = time.time()
 
 
 def since_start(curve: list[tuple[float, float]]) -> list[list[float]]:
-    """Seconds from the start of this process, and returns."""
+    """Pairs of seconds since the start of this process and returns."""
     return [[round(when - STARTED, 1), round(found, 1)] for when, found in curve]
 
 
-def plain(vec: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
-    """The run as one would write it with SB3 alone."""
-    import torch
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-    from stable_baselines3.common.evaluation import evaluate_policy
-    from stable_baselines3.common.logger import configure
-    from stable_baselines3.common.utils import set_random_seed
-    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor, VecNormalize
+class PlainBatches:
+    """Environments of a run with SB3 alone, with the observation statistics of the source.
 
-    from daft_rl.archives import find_agent
-    from daft_rl.envs import make
+    :param vec: ``dummy`` or ``subproc``
+    """
 
-    torch.set_num_threads(1)
-    set_random_seed(seed)
-    archive = find_agent(SOURCE, "ppo")
+    def __init__(self, vec: str, archive: Path) -> None:
+        self.vec, self.statistics = vec, str(archive.with_name("vecnormalize.pkl"))
+        self.training = self.open(TASK, NUM_ENVS, normalize_reward=True)
+        self.evaluation = {name: self.open(task, EPISODES_DURING) for name, task in EVALUATED.items()}
 
-    def batch(task: str, size: int) -> VecEnv:
+    def open(self, task: str, size: int, normalize_reward: bool = False) -> VecNormalize:
+        """Make one batch."""
+        from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
+
+        from daft_rl.envs import make
+
         makers = [lambda: make(task)] * size
-        return VecMonitor(DummyVecEnv(makers) if vec == "dummy" else SubprocVecEnv(makers, start_method="forkserver"))
-
-    def normalized(venv: VecEnv, reward: bool) -> VecNormalize:
-        venv = VecNormalize.load(str(archive.with_name("vecnormalize.pkl")), venv)
-        venv.training, venv.norm_reward = False, reward
+        batch = DummyVecEnv(makers) if self.vec == "dummy" else SubprocVecEnv(makers, start_method="forkserver")
+        venv = VecNormalize.load(self.statistics, VecMonitor(batch))
+        venv.training, venv.norm_reward = False, normalize_reward
         return venv
 
-    training = normalized(batch(TASK, NUM_ENVS), reward=True)
-    settings = {
-        "n_steps": 128,
-        "batch_size": 256,
-        "learning_rate": lambda remaining: 3e-4 * 0.5 * (1 + math.cos(math.pi * (1 - remaining))),
-    }
-    model = PPO.load(archive, env=training, device="cpu", **settings)
-    model.set_random_seed(seed)
-    model.policy.log_std.data.clamp_(min=math.log(0.2))
-    for module in model.policy.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):  # PPO.train() would put it into training mode
-            module.eval().train = lambda mode=True, module=module: module  # type: ignore[method-assign, misc]
-    envs = {
-        name: normalized(batch(task, EPISODES_DURING), reward=False)
-        for name, task in {"target": TASK, "source": SOURCE}.items()
-    }
+    def close(self) -> None:
+        """Close all batches."""
+        for venv in (self.training, *self.evaluation.values()):
+            venv.close()
 
-    def play(episodes: int) -> dict[str, float]:
-        for env in envs.values():
-            env.seed(10_000)
-        return {name: float(evaluate_policy(model, env, episodes)[0]) for name, env in envs.items()}
 
-    before = play(EPISODES)
-    model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
-    curve: list[tuple[float, float]] = []
+def evaluate_plain(model: BaseAlgorithm, batches: PlainBatches) -> dict[str, float]:
+    """Mean returns over the episodes before and after learning."""
+    from stable_baselines3.common.evaluation import evaluate_policy
 
-    class Noted(BaseCallback):
-        """Called after an evaluation on the target."""
+    for venv in batches.evaluation.values():
+        venv.seed(10_000)
+    means = {name: evaluate_policy(model, venv, EPISODES)[0] for name, venv in batches.evaluation.items()}
+    return {name: float(mean) for name, mean in means.items()}  # type: ignore[arg-type]
+
+
+def evaluation_callbacks(batches: PlainBatches, curve: list[tuple[float, float]]) -> list[BaseCallback]:
+    """Evaluate during learning.
+
+    :param curve: gets a pair of time and mean return for each evaluation on the target
+    """
+    from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+
+    class CurveCallback(BaseCallback):
+        """Adds an evaluation on the target to the curve."""
 
         def _on_step(self) -> bool:
             curve.append((time.time(), float(self.parent.last_mean_reward)))  # type: ignore[union-attr]
             return True
 
-    during: list[BaseCallback] = [
+    return [
         EvalCallback(
-            env,
+            venv,
             n_eval_episodes=EPISODES_DURING,
             eval_freq=EVERY // NUM_ENVS,
-            callback_after_eval=Noted() if name == "target" else None,
+            callback_after_eval=CurveCallback() if name == "target" else None,
             verbose=0,
         )
-        for name, env in envs.items()
+        for name, venv in batches.evaluation.items()
     ]
-    model.learn(steps, callback=during)
-    after = play(EPISODES)
+
+
+def plain(vec: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
+    """The run as a user would write it with SB3 alone."""
+    import torch
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.logger import configure
+    from stable_baselines3.common.utils import set_random_seed
+
+    from daft_rl.archives import find_agent
+
+    torch.set_num_threads(1)
+    set_random_seed(seed)
+    archive = find_agent(SOURCE, "ppo")
+    batches = PlainBatches(vec, archive)
+    settings: dict[str, Any] = {
+        "n_steps": 128,
+        "batch_size": 256,
+        "learning_rate": lambda remaining: 3e-4 * 0.5 * (1 + math.cos(math.pi * (1 - remaining))),
+    }
+    model = PPO.load(archive, env=batches.training, device="cpu", **settings)
+    model.set_random_seed(seed)
+    model.policy.log_std.data.clamp_(min=math.log(0.2))
+    for module in model.policy.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):  # PPO.train() would put it into training mode
+            module.eval().train = lambda mode=True, module=module: module  # type: ignore[method-assign, misc]
+    before = evaluate_plain(model, batches)
+    model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
+    curve: list[tuple[float, float]] = []
+    model.learn(steps, callback=evaluation_callbacks(batches, curve))
+    after = evaluate_plain(model, batches)
     for module in model.policy.modules():
         module.__dict__.pop("train", None)
     model.save(folder / "final.zip")
-    for env in (training, *envs.values()):
-        env.close()
+    batches.close()
     return {"before": before, "after": after, "curve": since_start(curve)}
 
 
 def ours(seed: int, steps: int, folder: Path) -> dict[str, Any]:
-    """The same by daft_rl."""
+    """The same run with daft_rl."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from daft_rl.transfer import transfer
 
-    result = transfer(TASK, total_timesteps=steps, seed=seed, output_dir=folder, overrides=["progress_bar=false"])
+    result = transfer(TASK, total_timesteps=steps, seed=seed, output_dir=folder, settings={"progress_bar": False})
     logged = EventAccumulator(str(folder / "tensorboard")).Reload().Scalars("eval/target_return")
     return {
         "curve": since_start([(point.wall_time, point.value) for point in logged]),
         "before": {name: returns.mean for name, returns in result.zero_shot.items()},
         "after": {name: returns.mean for name, returns in result.final.items()},
-        "phases": {phase: round(seconds, 1) for phase, seconds in result.phases.items()},
+        "phases": {phase: round(seconds, 1) for phase, seconds in result.seconds_by_activity.items()},
     }
 
 
 def run_one(variant: str, seed: int, steps: int) -> dict[str, Any]:
-    """In this process."""
+    """Run one variant in this process."""
     with tempfile.TemporaryDirectory() as folder:
         function = ours if variant == "daft_rl" else lambda *arguments: plain(variant, *arguments)
         found = function(seed, steps, Path(folder))
@@ -146,7 +176,7 @@ def run_one(variant: str, seed: int, steps: int) -> dict[str, Any]:
 
 
 def timed(variant: str, seed: int, steps: int) -> dict[str, Any]:
-    """In a process of its own."""
+    """Run one variant in a new process."""
     command = [sys.executable, __file__, "--one", variant, "--seeds", str(seed), "--steps", str(steps)]
     started = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -159,12 +189,12 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def best_plain(runs: list[dict[str, Any]]) -> str:
-    """Which ``VecEnv`` of Stable-Baselines3 was faster."""
+    """The faster of the two plain variants."""
     return min(PLAIN, key=lambda variant: median(run["seconds"] for run in runs if run["variant"] == variant))
 
 
 def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Seconds by variant, returns, and how many times faster daft_rl is than the faster of the plain ones."""
+    """Seconds and returns by variant, and the speed of daft_rl relative to the faster plain variant."""
 
     def column(variant: str, key: str) -> list[Any]:
         return [run[key] for run in runs if run["variant"] == variant]
@@ -209,7 +239,7 @@ def main() -> None:
 
 
 def save(runs: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
-    """Write what is known so far."""
+    """Write the runs that have finished so far."""
     complete = {run["variant"] for run in runs} == set(VARIANTS)
     data = {
         "command": " ".join(["python benchmarks/speed/whole_run.py", *sys.argv[1:]]),

@@ -1,8 +1,9 @@
-"""Steps per second of a batch of a slow simulator: one environment after the other, and in worker processes.
+"""Compare steps per second of a batch of a slow simulator in one process and in worker processes.
 
     python benchmarks/speed/workers.py --out benchmarks/results/speed_workers.json
 
-Both take the same actions from the same seeds. Rounds alternate; the ratio of each round is what to read.
+Both take the same actions from the same seeds, and take turns in each round. Read the ratios, which are taken within
+rounds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.envs import make_vec
@@ -24,7 +26,7 @@ from daft_rl.envs import make_vec
 TASKS = ("Door", "Wipe", "SafetyPointGoal")
 
 
-def measure(venv: VecEnv, actions: np.ndarray) -> float:
+def step_all(venv: VecEnv, actions: NDArray[np.float32]) -> float:
     """Steps per second."""
     venv.seed(0)
     venv.reset()
@@ -50,9 +52,9 @@ def main() -> None:
         ):
             size = (arguments.steps, arguments.num_envs, *(dummy.action_space.shape or ()))
             actions = np.random.default_rng(0).uniform(-1, 1, size).astype(np.float32)
-            for venv in (dummy, workers):  # compiled code
-                measure(venv, actions[:5])
-            rounds = [(measure(dummy, actions), measure(workers, actions)) for _ in range(arguments.rounds)]
+            for venv in (dummy, workers):  # compiles code
+                step_all(venv, actions[:5])
+            rounds = [(step_all(dummy, actions), step_all(workers, actions)) for _ in range(arguments.rounds)]
         ratios = [fast / slow for slow, fast in rounds]
         results[task] = {
             "dummy_steps_per_second": round(median(slow for slow, _ in rounds)),

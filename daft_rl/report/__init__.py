@@ -1,1 +1,1 @@
-"""``python -m daft_rl.report``: what a benchmark's cells say."""
+"""``python -m daft_rl.report``: tables, statistics and figures of finished transfers."""

@@ -1,9 +1,9 @@
-"""Figures of a report. No two methods share line style and marker, so that they read in grey."""
+"""Figures of a report. No two methods share both line style and marker, so figures can be read without color."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -13,18 +13,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from daft_rl.report.cells import Cell
+from daft_rl.report.cells import Cell, Floats
 from daft_rl.report.statistics import Estimate
 
-__all__ = ["as_png", "bars", "curves", "estimates", "intervals", "scatter"]
+__all__ = ["as_png", "estimate_lines", "final_return_bars", "interval_bars", "learning_curves", "run_scatter"]
 
 STYLES = ["-", "--", "-.", ":"]
 MARKERS = "osD^v<>PX*hpd8"
 PAIRS = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
-COLORS = [*PAIRS[::2], *PAIRS[1::2]]  # the strong ones first
+COLORS = [*PAIRS[::2], *PAIRS[1::2]]  # strong colors first
 BANDED = ("ft", "daft")
-"""Methods whose spread is shown as a band too, and their lines thick: more bands than two hide each other."""
-
+"""Methods that are drawn with thick lines and a band for their spread. More than two bands would hide each other."""
 
 LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8, "loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
 
@@ -41,20 +40,21 @@ def _look(index: int, method: str) -> dict[str, Any]:
 
 
 def _finish(axes: plt.Axes, legend: bool = False) -> None:
+    """Remove the frame, and add a legend if it is wanted."""
     axes.spines[["top", "right"]].set_visible(False)
     if legend:
         axes.legend(**LEGEND)
 
 
 def _finish_lines(axes: plt.Axes) -> None:
-    """The legend from top to bottom as the lines end."""
+    """Add a legend in the order in which the lines end, from top to bottom."""
     _finish(axes)
     lines = sorted(axes.get_lines(), key=lambda line: -np.asarray(line.get_ydata())[-1])
     axes.legend(handles=lines, **LEGEND)
 
 
 def as_png(figure: Figure) -> bytes:
-    """A figure as the bytes of a picture."""
+    """Close a figure and return it as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     plt.close(figure)
@@ -65,8 +65,8 @@ def _by_method(cells: list[Cell]) -> dict[str, list[Cell]]:
     return {method: [c for c in cells if c.method == method] for method in sorted({c.method for c in cells})}
 
 
-def curves(cells: list[Cell]) -> Figure:
-    """Return on one target over target steps: means over seeds; bands, of :data:`BANDED`, are their range."""
+def learning_curves(cells: list[Cell]) -> Figure:
+    """Return on one target over target steps: the mean over seeds, and their range as a band for :data:`BANDED`."""
     figure, axes = plt.subplots(figsize=(7.4, 3.8), layout="constrained")
     for index, (method, group) in enumerate(_by_method(cells).items()):
         drawn = [cell.curve for cell in group if len(cell.curve[0]) > 1]
@@ -83,8 +83,8 @@ def curves(cells: list[Cell]) -> Figure:
     return figure
 
 
-def bars(cells: list[Cell]) -> Figure:
-    """Final return on one target by method; dots are seeds."""
+def final_return_bars(cells: list[Cell]) -> Figure:
+    """Final return on one target by method. A dot is a seed."""
     groups = _by_method(cells)
     figure, axes = plt.subplots(figsize=(6.4, 0.32 * len(groups) + 1.2), layout="constrained")
     for row, group in enumerate(groups.values()):
@@ -98,14 +98,15 @@ def bars(cells: list[Cell]) -> Figure:
     return figure
 
 
-def scatter(cells: list[Cell], across: Mapping[int, float | None], label: str, title: str) -> Figure:
-    """Final return on the target against something else, a point per run.
+def run_scatter(cells: list[Cell], value: Callable[[Cell], float | None], label: str, title: str) -> Figure:
+    """Final return on the target against a value, with one point per run.
 
-    :param across: ``id(cell)`` -> value on the horizontal axis; ``None`` is left out
+    :param value: the value on the horizontal axis. A run without one is left out
+    :param label: of the horizontal axis
     """
     figure, axes = plt.subplots(figsize=(7.4, 4.2), layout="constrained")
     for index, (method, group) in enumerate(_by_method(cells).items()):
-        points = [(across[id(cell)], cell.mean()) for cell in group if across[id(cell)] is not None]
+        points = [(value(cell), cell.mean()) for cell in group if value(cell) is not None]
         if points:
             look = _look(index, method) | {"linestyle": "none", "markersize": 5}
             axes.plot(*zip(*points, strict=True), alpha=0.8, label=method, **look)
@@ -114,8 +115,11 @@ def scatter(cells: list[Cell], across: Mapping[int, float | None], label: str, t
     return figure
 
 
-def intervals(estimates: Mapping[str, Estimate], label: str, reference: float | None = None) -> Figure:
-    """Estimates with their intervals, highest first."""
+def interval_bars(estimates: Mapping[str, Estimate], label: str, reference: float | None = None) -> Figure:
+    """Estimates with their intervals, the highest on top.
+
+    :param reference: draws a vertical line there
+    """
     ordered = sorted(estimates.items(), key=lambda item: item[1].value)
     figure, axes = plt.subplots(figsize=(6.4, 0.32 * len(ordered) + 1.0), layout="constrained")
     for row, (_, estimate) in enumerate(ordered):
@@ -129,12 +133,12 @@ def intervals(estimates: Mapping[str, Estimate], label: str, reference: float | 
     return figure
 
 
-def estimates(by_method: Mapping[str, list[Estimate]], across: np.ndarray, labels: tuple[str, str]) -> Figure:
-    """A line per method; bands, of :data:`BANDED`, are intervals.
+def estimate_lines(by_method: Mapping[str, list[Estimate]], across: Floats, labels: tuple[str, str]) -> Figure:
+    """One line per method, with intervals as bands for :data:`BANDED`.
 
-    :param by_method: method -> an estimate for each of ``across``
-    :param across: the horizontal axis
-    :param labels: of the axes
+    :param by_method: method -> an estimate at each value of ``across``
+    :param across: values on the horizontal axis
+    :param labels: of the horizontal and the vertical axis
     """
     figure, axes = plt.subplots(figsize=(7.4, 3.8), layout="constrained")
     every = max(1, len(across) // 10)

@@ -1,4 +1,4 @@
-"""Statistics over tasks and seeds, by rliable (Agarwal et al., NeurIPS 2021)."""
+"""Statistics over targets and seeds with rliable (Agarwal et al., NeurIPS 2021)."""
 
 from __future__ import annotations
 
@@ -12,22 +12,26 @@ from rliable import library, metrics
 from scipy import stats
 
 from daft_rl.errors import ReportError
-from daft_rl.report.cells import Cell
+from daft_rl.report.cells import Cell, Floats
 from daft_rl.report.scales import Scale
 
-__all__ = ["Estimate", "aggregate", "difference", "efficiency", "improvement", "profile", "score_matrices"]
+__all__ = [
+    *("Comparison", "Estimate", "aggregate", "compare", "difference", "efficiency", "improvement", "profile"),
+    "score_matrices",
+]
 
 REPETITIONS = 10_000
-FOR_BANDS = 2_000
-"""Repetitions for the intervals that figures show as bands, one of each kind per method."""
-LEVEL = 0.95
-Metric = Callable[[np.ndarray], float]
-"""Scores, shape ``(seeds, targets)``, as one number."""
+"""Bootstrap repetitions of the intervals in tables."""
+BAND_REPETITIONS = 2_000
+"""Bootstrap repetitions of the bands in figures, which need an interval at each point."""
+CONFIDENCE = 0.95
+Metric = Callable[[Floats], float]
+"""Turns scores of shape ``(seeds, targets)`` into one number."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with the interval of its stratified bootstrap."""
+    """A number with its interval from a stratified bootstrap."""
 
     value: float
     low: float
@@ -37,19 +41,22 @@ class Estimate:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def score_matrices(cells: list[Cell], scales: Mapping[str, Scale]) -> dict[str, np.ndarray]:
+def score_matrices(cells: list[Cell], scales: Mapping[str, Scale]) -> dict[str, Floats]:
     """Normalised final returns on the target.
 
     :param cells: finished transfers
-    :param scales: target -> what is 0 and 1 there
-    :return: method -> ``(seeds, targets)``
-    :raises ReportError: the grid has holes, since leaving out what is missing would favour some method
+    :param scales: target -> scale
+    :return: method -> array ``(seeds, targets)``, both sorted
+    :raises ReportError: a run is missing. Statistics without it would favor some method
     """
     return _matrices(cells, scales, Cell.mean)
 
 
-def _matrices(cells: list[Cell], scales: Mapping[str, Scale], returns: Callable[[Cell], Any]) -> dict[str, np.ndarray]:
-    """As :func:`score_matrices`, of other returns of a cell; of a list of them, ``(seeds, targets, list)``."""
+def _matrices(cells: list[Cell], scales: Mapping[str, Scale], returns: Callable[[Cell], Any]) -> dict[str, Floats]:
+    """Scores like :func:`score_matrices`, of any returns of a cell.
+
+    :param returns: gives a number, or an array of shape ``(n,)``, which makes matrices ``(seeds, targets, n)``
+    """
     targets = sorted({cell.target for cell in cells})
     seeds = sorted({cell.seed for cell in cells})
     methods = sorted({cell.method for cell in cells})
@@ -59,7 +66,8 @@ def _matrices(cells: list[Cell], scales: Mapping[str, Scale], returns: Callable[
         named = "; ".join(f"{target}, {method}, seed {seed}" for method, seed, target in holes[:5])
         more = f" and {len(holes) - 5} more" if len(holes) > 5 else ""
         raise ReportError(
-            f"The grid has holes, not finished are {named}{more}. Run the benchmark again: it runs what is missing."
+            f"These runs are missing or have not finished: {named}{more}. Start the benchmark again: it runs only what "
+            "is missing."
         )
 
     def score(method: str, seed: int, target: str) -> Any:
@@ -71,11 +79,11 @@ def _matrices(cells: list[Cell], scales: Mapping[str, Scale], returns: Callable[
 
 
 def _intervals(
-    scores: Mapping[str, Any], function: Callable[..., np.ndarray], repetitions: int
+    scores: Mapping[str, Any], function: Callable[..., Floats], repetitions: int
 ) -> dict[str, list[Estimate]]:
-    np.random.seed(0)  # what rliable draws from
+    np.random.seed(0)  # rliable draws from the global generator
     values, intervals = library.get_interval_estimates(
-        scores, function, reps=repetitions, confidence_interval_size=LEVEL
+        scores, function, reps=repetitions, confidence_interval_size=CONFIDENCE
     )
     return {
         name: [Estimate(*map(float, row)) for row in zip(np.atleast_1d(value), *intervals[name], strict=True)]
@@ -83,51 +91,95 @@ def _intervals(
     }
 
 
-def aggregate(matrices: Mapping[str, np.ndarray], metric: Metric = metrics.aggregate_iqm) -> dict[str, Estimate]:
-    """A metric of each method's scores, by default their interquartile mean."""
+def aggregate(matrices: Mapping[str, Floats], metric: Metric = metrics.aggregate_iqm) -> dict[str, Estimate]:
+    """A metric of each method's scores. The default is the interquartile mean."""
     found = _intervals(matrices, lambda x: np.array([metric(x)]), REPETITIONS)
     return {method: estimates[0] for method, estimates in found.items()}
 
 
-def efficiency(cells: list[Cell], scales: Mapping[str, Scale]) -> tuple[np.ndarray, dict[str, list[Estimate]]] | None:
-    """Interquartile means at each evaluation during learning (sample efficiency).
+def efficiency(cells: list[Cell], scales: Mapping[str, Scale]) -> tuple[Floats, dict[str, list[Estimate]]] | None:
+    """Sample efficiency: interquartile means at each evaluation during learning.
 
-    :return: target steps, and method -> an estimate for each; ``None`` if runs were evaluated at different steps
+    :return: target steps, and method -> an estimate at each of them; ``None`` if runs evaluated at different steps
     """
-    learning = [cell for cell in cells if len(cell.data["curve"]) > 1]
+    learning = [cell for cell in cells if len(cell.result.curve) > 1]
     if len({tuple(cell.curve[0]) for cell in learning}) != 1:
         return None
     matrices = _matrices(learning, scales, lambda cell: cell.curve[1])
-    estimates = _intervals(matrices, lambda x: stats.trim_mean(x.reshape(-1, x.shape[-1]), 0.25, axis=0), FOR_BANDS)
+    estimates = _intervals(
+        matrices, lambda x: stats.trim_mean(x.reshape(-1, x.shape[-1]), 0.25, axis=0), BAND_REPETITIONS
+    )
     return learning[0].curve[0], estimates
 
 
 def difference(
-    matrices: Mapping[str, np.ndarray], baseline: str, metric: Metric = metrics.aggregate_iqm
+    matrices: Mapping[str, Floats], baseline: str, metric: Metric = metrics.aggregate_iqm
 ) -> dict[str, Estimate]:
-    """:func:`aggregate` of each method less that of the baseline."""
+    """Difference between the metric of each method and the metric of the baseline."""
     pairs = {method: [scores, matrices[baseline]] for method, scores in matrices.items() if method != baseline}
     found = _intervals(pairs, lambda x, y: np.array([metric(x) - metric(y)]), REPETITIONS)
     return {method: estimates[0] for method, estimates in found.items()}
 
 
-def improvement(matrices: Mapping[str, np.ndarray], baseline: str) -> dict[str, Estimate]:
-    """Probability that a run of a method scores higher than one of the baseline on the same target."""
+def improvement(matrices: Mapping[str, Floats], baseline: str) -> dict[str, Estimate]:
+    """Probability that a run of a method scores higher than a run of the baseline on the same target."""
     pairs = {method: [scores, matrices[baseline]] for method, scores in matrices.items() if method != baseline}
     found = _intervals(pairs, lambda x, y: np.array([_share_of_wins(x, y)]), REPETITIONS)
     return {method: estimates[0] for method, estimates in found.items()}
 
 
-def _share_of_wins(x: np.ndarray, y: np.ndarray) -> float:
-    """rliable's ``probability_of_improvement``, which makes a rank test per target, in one comparison of all pairs.
+def _share_of_wins(x: Floats, y: Floats) -> float:
+    """Share of all pairs of runs on one target in which ``x`` is higher; ties count half.
+
+    This equals rliable's ``probability_of_improvement``, which is slower because it makes a rank test per target.
 
     :param x: scores, shape ``(seeds, targets)``
-    :param y: likewise; the number of seeds may differ
+    :param y: scores with the same targets; the number of seeds may differ
     """
     ahead = x[:, None] - y
     return float(np.mean((ahead > 0) + 0.5 * (ahead == 0)))
 
 
-def profile(matrices: Mapping[str, np.ndarray], thresholds: np.ndarray) -> dict[str, list[Estimate]]:
-    """Share of runs that score above each threshold (a performance profile)."""
-    return _intervals(matrices, lambda x: np.mean(x[..., None] > thresholds, axis=(0, 1)), FOR_BANDS)
+def profile(matrices: Mapping[str, Floats], thresholds: Floats) -> dict[str, list[Estimate]]:
+    """Performance profile: the share of runs that score above each threshold."""
+    return _intervals(matrices, lambda x: np.mean(x[..., None] > thresholds, axis=(0, 1)), BAND_REPETITIONS)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Statistics of all methods over all targets, and their differences from a baseline.
+
+    The fields map methods to estimates. Differences and improvement are empty if there is nothing to compare.
+    """
+
+    baseline: str
+    iqm: dict[str, Estimate]
+    """Interquartile means."""
+    mean: dict[str, Estimate]
+    iqm_difference: dict[str, Estimate]
+    """Interquartile mean of a method minus that of the baseline."""
+    mean_difference: dict[str, Estimate]
+    improvement: dict[str, Estimate]
+    """See :func:`improvement`."""
+
+    @property
+    def ranked(self) -> list[str]:
+        """Methods, the highest interquartile mean first."""
+        return sorted(self.iqm, key=lambda method: -self.iqm[method].value)
+
+
+def compare(matrices: Mapping[str, Floats], baseline: str) -> Comparison:
+    """Compute all statistics of the summary.
+
+    :param matrices: see :func:`score_matrices`
+    :param baseline: the method that the others are compared with; it need not be among them
+    """
+    comparable = baseline in matrices and len(matrices) > 1
+    return Comparison(
+        baseline=baseline,
+        iqm=aggregate(matrices),
+        mean=aggregate(matrices, np.mean),
+        iqm_difference=difference(matrices, baseline) if comparable else {},
+        mean_difference=difference(matrices, baseline, np.mean) if comparable else {},
+        improvement=improvement(matrices, baseline) if comparable else {},
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,51 +14,12 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from daft_rl.errors import TaskError
+from daft_rl.rollout.returns import Returns
 
 __all__ = ["Returns", "evaluate", "evaluate_all", "visit"]
 
 LONGEST = 100_000  # steps; an evaluated episode that is longer has no end
 """Steps after which an episode that is evaluated is taken to have no end."""
-
-
-@dataclass(frozen=True)
-class Returns:
-    """Undiscounted returns of whole episodes, in the task's own reward."""
-
-    returns: list[float]
-    lengths: list[int]
-    costs: list[float] | None = None
-    """Undiscounted cost of each episode, where the task has a cost."""
-
-    @property
-    def mean(self) -> float:
-        """Mean return."""
-        return float(np.mean(self.returns))
-
-    @property
-    def std(self) -> float:
-        """Standard deviation over episodes."""
-        return float(np.std(self.returns))
-
-    @property
-    def mean_cost(self) -> float | None:
-        """Mean cost of an episode."""
-        return None if self.costs is None else float(np.mean(self.costs))
-
-    def first(self, episodes: int) -> Returns:
-        """The returns of the first episodes."""
-        costs = None if self.costs is None else self.costs[:episodes]
-        return Returns(self.returns[:episodes], self.lengths[:episodes], costs)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, as in ``results.json``."""
-        data = {"mean": self.mean, "std": self.std, "returns": self.returns, "lengths": self.lengths}
-        return data if self.costs is None else data | {"mean_cost": self.mean_cost, "costs": self.costs}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Returns:
-        """Rebuild from :meth:`as_dict`."""
-        return cls(data["returns"], data["lengths"], data.get("costs"))
 
 
 def _normalize(normalizer: VecNormalize | None, observations: Any) -> Any:

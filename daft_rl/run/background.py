@@ -1,4 +1,4 @@
-"""Calling a function in a copy of this process, which goes on meanwhile: how evaluations use an idle core."""
+"""Call a function in a forked copy of this process. Evaluations use it to run on an idle core."""
 
 from __future__ import annotations
 
@@ -15,104 +15,118 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
-from daft_rl.errors import WorkerError
+from daft_rl.errors import DaftWarning, WorkerError
 
 __all__ = ["BackgroundCall"]
 
 T = TypeVar("T")
 
 NICENESS = 5
-"""Of the copy: the process that learns goes before. Much more, and it would starve where other programs run."""
+"""Niceness of the fork, so that learning goes first. With a much higher value the fork would starve on a busy
+machine."""
 
-GRACE = 5.0
-"""Seconds in which a copy may end of its own accord."""
+TERMINATION_SECONDS = 5.0
+"""Time that a cancelled fork has to end on its own."""
+
+FORK_ARGUMENT = ("evaluate_beside",)
 
 
 class BackgroundCall(Generic[T]):
-    """One call, begun on construction.
+    """One call of a function. It starts when the object is made.
 
-    The copy is a fork: it sees everything as it was at that moment, at no cost, and what it changes is lost, but for
-    files. Of this process's threads it has none.
+    The fork shares the memory of this process as it is at that moment. It has none of its threads. What it changes in
+    memory is lost; what it writes to files stays.
 
-    :param function: takes nothing; what it returns or raises is pickled
-    :param fork: ``False`` calls it here, at once; so it is, and that is told, where the system has no memory for a
-        copy, which it counts as if nothing were shared
+    :param function: takes no arguments. What it returns or raises must be picklable
+    :param fork: ``False`` calls the function in this process and waits. If the system has no memory for a fork, the
+        object warns and does the same
     """
 
     def __init__(self, function: Callable[[], T], fork: bool = True) -> None:
         self.seconds = 0.0
-        """How long it took, in another process."""
+        """Time that the call took in the fork; 0 if it ran in this process."""
         self._outcome: tuple[T | None, BaseException | None] | None = None
         self._process: Any = None
         if fork:
-            self._copy(function)
+            self._start_fork(function)
         if self._process is None:
             self._outcome = function(), None
 
-    def _copy(self, function: Callable[[], T]) -> None:
+    def _start_fork(self, function: Callable[[], T]) -> None:
         context: Any = multiprocessing.get_context("fork")
-        connection, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_serve, args=(function, theirs), daemon=True)
-        with theirs, warnings.catch_warnings():
-            # Python 3.12 warns of locks that other threads may hold: the copy uses nothing that belongs to one
+        connection, child_end = context.Pipe(duplex=False)
+        process = context.Process(target=_run_in_fork, args=(function, child_end), daemon=True)
+        with child_end, warnings.catch_warnings():
+            # Python 3.12 warns about locks that other threads may hold. The fork uses nothing that needs them.
             warnings.simplefilter("ignore", DeprecationWarning)
             try:
                 process.start()
             except OSError as error:
                 connection.close()
-                warnings.warn(
-                    f"The process that learns evaluates too, since it cannot be copied: {error}. "
-                    "With evaluate_beside=false it does so from the start.",
-                    stacklevel=2,
+                message = (
+                    f"This process cannot be forked: {error}. It evaluates by itself, while learning waits. Set "
+                    "evaluate_beside=False to evaluate in this process from the start."
                 )
+                warnings.warn(DaftWarning(message, arguments=FORK_ARGUMENT), stacklevel=3)
                 return
         self._process, self._connection = process, connection
-        self._poll = select.poll()  # the connection's own poll() makes one each time, which an agent's step would feel
+        self._poll = select.poll()  # Connection.poll() makes a new object in every call, which slows each step
         self._poll.register(self._connection, select.POLLIN)
 
     def ready(self) -> bool:
-        """Whether :meth:`result` would not wait."""
+        """Whether :meth:`result` returns at once."""
         return self._outcome is not None or bool(self._poll.poll(0))
 
     def result(self) -> T:
-        """Wait for what the function returns.
+        """Wait for the function and return its result.
 
-        :raises Exception: what it raised
-        :raises WorkerError: the copy was killed
+        :raises Exception: the function raised it
+        :raises WorkerError: the fork was killed
         """
         if self._outcome is None:
-            try:
-                value, error, self.seconds = self._connection.recv()
-            except EOFError:
-                self._process.join()
-                code = self._process.exitcode
-                error = WorkerError(
-                    f"The process that evaluates ended with exit code {code}{' (out of memory?)' * (code == -9)}. "
-                    "With evaluate_beside=false the process that learns evaluates."
-                )
-                value = None
-            self._outcome = value, error
-            self._process.join()
+            self._outcome = self._receive()
+            self._release()
         value, error = self._outcome
         if error is not None:
             raise error
         return value  # type: ignore[return-value]
 
+    def _receive(self) -> tuple[T | None, BaseException | None]:
+        """Wait for the value that the function returned, or the error that it raised."""
+        try:
+            value, error, self.seconds = self._connection.recv()
+        except EOFError:
+            self._process.join()
+            code = self._process.exitcode
+            cause = " (the system may have run out of memory)" if code == -signal.SIGKILL else ""
+            message = (
+                f"The process that evaluates ended with exit code {code}{cause}. Set evaluate_beside=False to "
+                "evaluate in the process that learns."
+            )
+            return None, WorkerError(message, arguments=FORK_ARGUMENT)
+        return value, error
+
     def cancel(self) -> None:
-        """End the copy, if it still runs."""
+        """End the fork if it still runs."""
         if self._process is not None:
             self._process.terminate()
-            self._process.join(GRACE)
-            self._process.kill()  # one that does not listen
-            self._process.join()
-            self._connection.close()
+            self._process.join(TERMINATION_SECONDS)
+            self._process.kill()  # in case it ignored the first signal
+            self._release()
+
+    def _release(self) -> None:
+        """Wait until the fork has ended, and close all file descriptors that belong to it."""
+        self._process.join()
+        self._process.close()
+        self._connection.close()
+        self._process = None
 
 
-def _serve(function: Callable[[], Any], connection: Connection) -> None:
-    """The life of the copy."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too; the other process ends it
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an exception, so that unfinished files go
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _run_in_fork(function: Callable[[], Any], connection: Connection) -> None:
+    """Call the function and send what it returns or raises, and how many seconds it took."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the fork too; the parent ends it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # raises an exception, so that unfinished files are removed
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.nice(NICENESS)
     started = time.perf_counter()
     value, error = None, None
@@ -124,8 +138,8 @@ def _serve(function: Callable[[], Any], connection: Connection) -> None:
         connection.send((value, error, time.perf_counter() - started))
 
 
-def _end_with_parent() -> None:
-    """A process that is killed can end nobody."""
+def _exit_with_parent() -> None:
+    """Exit as soon as the parent has ended. A parent that is killed cannot end its fork."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from daft_rl.envs.domain import Domain
 from daft_rl.files import write_json
-from daft_rl.rollout.evaluation import Returns
+from daft_rl.rollout.returns import Returns
 from daft_rl.run.fingerprints import fingerprint, fingerprint_agent
 from daft_rl.settings import TransferSettings
 from daft_rl.validation import plain_data

@@ -16,7 +16,8 @@ from daft_rl.envs.batch.workers import WorkerVecEnv
 from daft_rl.envs.cores import usable_cores
 from daft_rl.envs.domain import Domain
 from daft_rl.errors import ConfigError
-from daft_rl.rollout.evaluation import Returns, evaluate, evaluate_all
+from daft_rl.rollout.evaluation import evaluate, evaluate_all
+from daft_rl.rollout.returns import Returns
 from daft_rl.run.background import BackgroundCall
 from daft_rl.run.environments import Environments
 from daft_rl.settings import RunSettings

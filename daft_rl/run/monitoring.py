@@ -14,9 +14,10 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.archives import save_agent
 from daft_rl.policy.distortion import Distortion, StatisticsDrift
-from daft_rl.rollout.evaluation import Returns, evaluate_all
+from daft_rl.rollout.evaluation import evaluate_all
 from daft_rl.rollout.lagrangian import find_constraint
 from daft_rl.rollout.profile import Profile
+from daft_rl.rollout.returns import Returns
 from daft_rl.run.background import BackgroundCall
 from daft_rl.settings import Evaluation
 

@@ -1,11 +1,13 @@
-"""What a run leaves behind: ``results.json``, and the table at its end."""
+"""The result of a transfer: ``results.json`` in the run folder, and the table that is printed at the end."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,24 @@ from rich.console import Console
 from rich.table import Table
 
 from daft_rl.files import write_json
-from daft_rl.rollout.evaluation import Returns
+from daft_rl.rollout.returns import Returns, ReturnSummary
 
-__all__ = ["TransferResult", "machine"]
+__all__ = ["RESULTS_FILE", "TransferResult", "machine"]
 
-PACKAGES = ("daft-rl", "torch", "stable-baselines3", "gymnasium", "mujoco")
+VERSIONS_OF = ("daft-rl", "torch", "stable-baselines3", "gymnasium", "mujoco")
+RESULTS_FILE = "results.json"
+
+JSON_NAMES = {
+    "seconds_by_activity": "phases",
+    "seconds_in_background": "seconds_beside",
+    "settings_fingerprint": "compared",
+    "method_fingerprint": "method_digest",
+}
+"""Names in ``results.json`` of fields that are named differently in Python."""
 
 
 def _processor() -> str:
-    """Its name as Linux tells it, or what kind of processor it is."""
+    """Name of the processor in Linux, or else its architecture."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
             if line.startswith("model name"):
@@ -31,89 +42,130 @@ def _processor() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """This machine and the versions of what runs on it."""
+    """This machine, and the versions of the packages that decide results and speed."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in VERSIONS_OF},
     }
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferResult:
-    """Returns before and after a transfer, and how it went."""
+    """Returns before and after a transfer, what happened in between, and how long it took."""
 
     task: str
     source: str
-    """The archive of the source policy."""
+    """Path of the source policy's archive, or its class. Empty if it is not known."""
     method: str
     algo: str
     seed: int
     timesteps: int
-    """Target steps that were learnt from."""
+    """Target steps that the policy learned from."""
     wall_seconds: float
-    phases: dict[str, float]
-    """Seconds by what was done; what comes before the first environment is in none of them."""
-    seconds_beside: float
-    """How long other processes evaluated meanwhile."""
+    seconds_by_activity: dict[str, float]
+    """Seconds by activity, such as ``update``. The time before the first environment is made is not counted."""
+    seconds_in_background: float
+    """Seconds of evaluations in other processes while this one learned."""
     shift: dict[str, Any]
-    """The fields of the shift that change something."""
+    """Fields of the shift that change something."""
     zero_shot: dict[str, Returns]
-    """Returns of the source policy on ``target`` and ``source``, and by level elsewhere."""
+    """Returns of the source policy on ``target``, on ``source``, and on other levels by name."""
     final: dict[str, Returns]
-    """Returns of the tuned policy there."""
+    """Returns of the fine-tuned policy on the same."""
     realigned: dict[str, Any] | None = None
-    """What :class:`~daft_rl.finetune.realignment.Realignment` says, if the method realigns."""
+    """Data of :class:`~daft_rl.finetune.realignment.Realignment`, if the method realigns."""
     curve: list[dict[str, Any]]
-    """Evaluations during learning."""
+    """Evaluations during learning: ``timesteps``, and mean returns and distances at that step."""
     distortion: dict[str, dict[str, float]]
-    """Distances from the start, by layer and by parameter, on target states held out from learning."""
+    """Distances from the start of learning by layer and by parameter, on held-out target states."""
     distortion_on_source: dict[str, dict[str, float]]
-    """The same on states of the source."""
-    compared: str
-    """A digest of the settings that runs of different methods and seeds must share to be compared."""
-    method_digest: str
-    """A digest of the method's settings: runs may call different ones by one name."""
+    """The same distances on states of the source."""
+    settings_fingerprint: str | None
+    """Fingerprint of the settings that runs of different methods and seeds must share to be comparable. ``None`` if it
+    is not known."""
+    method_fingerprint: str | None
+    """Fingerprint of the method's settings, because two methods may have one name. ``None`` if it is not known."""
     machine: dict[str, Any]
-    """Where it ran, and versions of what it ran with."""
+    """Machine and package versions, see :func:`machine`."""
     folder: Path
     """The run folder."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, as in ``results.json``. Equal for equal seeds on one machine, but for the times."""
-        data = {key: value for key, value in vars(self).items() if key != "folder"}
-        for key in ("zero_shot", "final"):
-            data[key] = {name: returns.as_dict() for name, returns in data[key].items()}
+        """Plain data, as in ``results.json``. On one machine, runs with equal seeds differ in times only."""
+        data = {JSON_NAMES.get(name, name): value for name, value in vars(self).items() if name != "folder"}
+        for when in ("zero_shot", "final"):
+            data[when] = {role: returns.as_dict() for role, returns in data[when].items()}
         return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], folder: Path) -> TransferResult:
+        """Read what :meth:`as_dict` returned, or the same from an older version of daft_rl.
+
+        Fields that an older version did not write get empty values. Keys that are no field are ignored. Returns may
+        consist of ``mean``, ``std`` and ``mean_cost`` alone.
+
+        :param folder: where the data was found
+        """
+        found: dict[str, Any] = {field.name: data.get(JSON_NAMES.get(field.name, field.name)) for field in fields(cls)}
+        empty: dict[str, Any] = {
+            "source": "",
+            "seconds_by_activity": {},
+            "seconds_in_background": 0.0,
+            "distortion": {},
+            "distortion_on_source": {},
+            "machine": {},
+        }
+        for name, value in empty.items():
+            found[name] = value if found[name] is None else found[name]
+        for when in ("zero_shot", "final"):
+            found[when] = {role: _read_returns(returns) for role, returns in data[when].items()}
+        return cls(**found | {"folder": folder})
+
+    @classmethod
+    def load(cls, path: Path) -> TransferResult:
+        """Read a file ``results.json``."""
+        return cls.from_dict(json.loads(path.read_text("utf-8")), path.parent)
 
     def save(self) -> None:
         """Write ``results.json`` into the run folder."""
-        write_json(self.folder / "results.json", self.as_dict())
+        write_json(self.folder / RESULTS_FILE, self.as_dict())
 
     def print(self) -> None:
-        """Show the table."""
+        """Print returns, times and where the files are."""
+        console = Console()
+        console.print(self._table())
+        for line in self._lines():
+            console.print(line, highlight=False, soft_wrap=True)
+
+    def _table(self) -> Table:
         table = Table(title=f"{self.method}: {self.task}, {self.algo}, seed {self.seed}")
         has_cost = self.final["target"].costs is not None
         for column in ("return", "on", "mean", "std", "episodes", *(["cost"] if has_cost else [])):
             table.add_column(column, justify="left" if column in ("return", "on") else "right")
-        for when, by_env in (("zero-shot", self.zero_shot), ("final", self.final)):
-            for name, result in by_env.items():
-                cost = [] if result.mean_cost is None else [f"{result.mean_cost:.1f}"]
-                table.add_row(when, name, f"{result.mean:.1f}", f"{result.std:.1f}", str(len(result.returns)), *cost)
-        console = Console()
-        console.print(table)
+        for when, by_role in (("zero-shot", self.zero_shot), ("final", self.final)):
+            for role, returns in by_role.items():
+                cost = [] if returns.mean_cost is None else [f"{returns.mean_cost:.1f}"]
+                numbers = f"{returns.mean:.1f}", f"{returns.std:.1f}", str(len(returns.returns))
+                table.add_row(when, role, *numbers, *cost)
+        return table
+
+    def _lines(self) -> Iterator[str]:
+        """What stands below the table."""
         if self.realigned is not None:
-            told = "{moved} of {inputs} inputs realigned: reward of first steps {before:.3g} -> {after:.3g}"
-            told += "" if self.realigned["moved"] else " is not enough to tell"
-            console.print(told.format(**self.realigned), highlight=False, soft_wrap=True)
-        shares = ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in self.phases.items() if seconds >= 0.5)
-        if self.seconds_beside >= 0.5:
-            shares += f"; meanwhile, in another process, evaluation {self.seconds_beside:.0f}"
-        console.print(
-            f"{self.timesteps} target steps in {self.wall_seconds:.0f} s ({shares})", highlight=False, soft_wrap=True
+            text = "{moved} of {inputs} inputs realigned: reward of first steps {before:.3g} -> {after:.3g}"
+            text += "" if self.realigned["moved"] else " is not enough to tell"
+            yield text.format(**self.realigned)
+        times = ", ".join(
+            f"{name} {seconds:.0f}" for name, seconds in self.seconds_by_activity.items() if seconds >= 0.5
         )
-        console.print(f"run folder   {self.folder}", highlight=False, soft_wrap=True)
-        console.print(
-            f"TensorBoard  tensorboard --logdir {self.folder / 'tensorboard'}", highlight=False, soft_wrap=True
-        )
+        if self.seconds_in_background >= 0.5:
+            times += f"; meanwhile, in another process, evaluation {self.seconds_in_background:.0f}"
+        yield f"{self.timesteps} target steps in {self.wall_seconds:.0f} s ({times})"
+        yield f"run folder   {self.folder}"
+        yield f"TensorBoard  tensorboard --logdir {self.folder / 'tensorboard'}"
+
+
+def _read_returns(data: Mapping[str, Any]) -> Returns:
+    return Returns.from_dict(data) if "returns" in data else ReturnSummary(data)

@@ -19,9 +19,9 @@ from daft_rl.envs.domain import Domain
 from daft_rl.errors import ConfigError
 from daft_rl.finetune.adapt import Adaptation
 from daft_rl.policy.distortion import Distortion
-from daft_rl.rollout.evaluation import Returns
 from daft_rl.rollout.lagrangian import Lagrangian
 from daft_rl.rollout.profile import Profile, TimedVecEnv
+from daft_rl.rollout.returns import Returns
 from daft_rl.run.background import BackgroundCall
 from daft_rl.run.environments import Environments
 from daft_rl.run.evaluator import Evaluator

@@ -1,4 +1,4 @@
-"""Videos of a policy, also on machines without a screen."""
+"""Record videos of a policy, also on machines without a screen."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 
 from daft_rl.errors import RenderError
 
@@ -23,9 +24,13 @@ if TYPE_CHECKING:
 
     from stable_baselines3.common.base_class import BaseAlgorithm
 
+Image = NDArray[np.uint8]
+AnyEnv = gym.Env[Any, Any]
+
 __all__ = ["offscreen_gl", "record"]
 
-# Draws a lit sphere and fails unless it can be seen. MuJoCo's own objects: an environment would take longer.
+# Draws a lit sphere and fails if the image is black. It uses MuJoCo's own objects, because making an environment takes
+# longer.
 PROBE = """
 import importlib, sys, mujoco, numpy as np
 context = importlib.import_module("mujoco." + sys.argv[1]).GLContext(64, 64)
@@ -43,120 +48,136 @@ mujoco.mjr_render(mujoco.MjrRect(0, 0, 64, 64), scene, renderer)
 mujoco.mjr_readPixels(image, None, mujoco.MjrRect(0, 0, 64, 64), renderer)
 print("seen" if image.any() else "the image is black")
 """
-PLATFORMS = ("egl", "osmesa")  # what PyOpenGL calls them, too
-TIMEOUT = 60.0
+OFFSCREEN_BACKENDS = ("egl", "osmesa")
+"""Backends that need no screen. MuJoCo and PyOpenGL use the same names for them."""
+PROBE_SECONDS = 60.0
+"""Time after which a backend that does not answer is given up."""
 
 
-def _settings(backend: str) -> dict[str, str]:
-    """The environment variables of a backend. PyOpenGL's must agree with MuJoCo's."""
-    return {"MUJOCO_GL": backend} | ({"PYOPENGL_PLATFORM": backend} if backend in PLATFORMS else {})
+def _environment_variables(backend: str) -> dict[str, str]:
+    """Environment variables that select a backend. PyOpenGL must use the same one as MuJoCo."""
+    return {"MUJOCO_GL": backend} | ({"PYOPENGL_PLATFORM": backend} if backend in OFFSCREEN_BACKENDS else {})
 
 
 def _probe(backend: str) -> str:
-    """Draw with a backend in a process of its own: a backend that fails spoils the process that tried it.
+    """Draw an image with a backend, in a new process, because a backend that fails can break its process.
 
-    :return: what went wrong, in a line; empty if nothing did
+    :return: the problem in one line, or an empty text if the image was drawn
     """
     command = [sys.executable, "-c", PROBE, backend]
     try:
         done = subprocess.run(
-            command, env=os.environ | _settings(backend), capture_output=True, text=True, timeout=TIMEOUT, check=False
+            command,
+            env=os.environ | _environment_variables(backend),
+            capture_output=True,
+            text=True,
+            timeout=PROBE_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"no answer in {TIMEOUT:.0f} s"
-    if done.stdout.strip() == "seen":  # errors while it ends do not matter
+        return f"it did not answer within {PROBE_SECONDS:.0f} s"
+    if done.stdout.strip() == "seen":  # errors after this do not matter
         return ""
     lines = [line for line in done.stderr.splitlines() if line and not line.startswith(" ")]
     return (lines or [done.stdout.strip() or f"exit code {done.returncode}"])[-1][:120]
 
 
 @cache
-def _choose(wanted: str | None, screen: bool) -> str:
-    """:func:`offscreen_gl`, once for the same surroundings."""
-    candidates = [wanted] if wanted else ["glfw", *PLATFORMS] if screen else list(PLATFORMS)
+def _choose_backend(wanted: str | None, screen: bool) -> str:
+    """Find a backend that can draw. The cache keeps the answer, because a probe takes a second.
+
+    :param wanted: the only backend to try
+    :param screen: whether there is one
+    :raises RenderError: no backend can draw
+    """
+    candidates = [wanted] if wanted else ["glfw", *OFFSCREEN_BACKENDS] if screen else list(OFFSCREEN_BACKENDS)
     problems = {}
     for backend in candidates:
         problems[backend] = _probe(backend)
         if not problems[backend]:
             return backend
     tried = "; ".join(f"{backend}: {problem}" for backend, problem in problems.items())
-    setting = " as MUJOCO_GL says (unset it to try others)" if wanted else ""
+    setting = f" MUJOCO_GL allows only '{wanted}': unset it to try others." if wanted else ""
     raise RenderError(
-        f"No OpenGL to render images with{setting}. Tried {tried}. To install one: "
-        "apt-get install libosmesa6 (any machine) or libegl1 (with a GPU's driver)."
+        f"No OpenGL backend can render images here. Tried {tried}.{setting} To install a backend: apt-get install "
+        "libosmesa6 (any machine) or libegl1 (with the driver of a GPU)."
     )
 
 
 def offscreen_gl() -> str:
-    """Choose how MuJoCo renders images here, and set ``MUJOCO_GL`` and ``PYOPENGL_PLATFORM`` accordingly.
+    """Choose an OpenGL backend for MuJoCo, and set ``MUJOCO_GL`` and ``PYOPENGL_PLATFORM`` to it.
 
-    ``MUJOCO_GL`` if it is set; else GLFW where there is a screen, EGL, OSMesa, whichever first draws something.
-    Gymnasium's environments read the variable when they render for the first time. ``mujoco.Renderer`` read it when
-    it was imported, so it is made to read it again.
+    The backend is ``MUJOCO_GL`` if that is set. Otherwise it is the first that can draw of GLFW (if there is a
+    screen), EGL and OSMesa. Gymnasium's environments read the variable when they render for the first time.
+    ``mujoco.Renderer`` reads it on import, so the module that reads it is loaded again.
 
     :return: ``"glfw"``, ``"egl"`` or ``"osmesa"``
-    :raises RenderError: none works; one line that says what was tried and what to install
+    :raises RenderError: no backend can draw. The message, one line, says what was tried and what to install
     """
     screen = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    backend = _choose(os.environ.get("MUJOCO_GL", "").strip().lower() or None, screen)
-    os.environ.update(_settings(backend))
+    backend = _choose_backend(os.environ.get("MUJOCO_GL", "").strip().lower() or None, screen)
+    os.environ.update(_environment_variables(backend))
     importlib.reload(importlib.import_module("mujoco.rendering.classic.gl_context"))
     return backend
 
 
-def _uses_mujoco(env: gym.Env) -> bool:
-    """Whether MuJoCo draws: all our tasks use it, others may need no OpenGL."""
+def _uses_mujoco(env: AnyEnv) -> bool:
+    """Whether MuJoCo draws the images. All our tasks use it; other environments may need no OpenGL."""
     modules = [cls.__module__ for cls in type(env.unwrapped).__mro__]
     return any("mujoco" in module or module.startswith("daft_rl.envs.") for module in modules)
 
 
-def _frames(model: BaseAlgorithm, env: gym.Env, steps: int, seed: int) -> Iterator[np.ndarray]:
-    """What the policy sees before each of its steps, as images of shape ``(height, width, 3)``."""
+def _frames(model: BaseAlgorithm, env: AnyEnv, steps: int, seed: int) -> Iterator[Image]:
+    """Play, and render an image of shape ``(height, width, 3)`` before each step."""
     from stable_baselines3.common.vec_env import DummyVecEnv
 
     from daft_rl.rollout.evaluation import _normalize
 
-    venv = DummyVecEnv([lambda: env])  # seeds, resets and casts as in an evaluation
+    venv = DummyVecEnv([lambda: env])  # seeds, resets and casts exactly as an evaluation does
     venv.seed(seed)
     observations = venv.reset()
     for _ in range(steps):
-        try:
-            frame: Any = env.render()
-        except Exception as error:  # simulators and drivers raise what they like
-            reason = str(error).splitlines()[0] if str(error) else ""
-            raise RenderError(f"{env} cannot render: {type(error).__name__}: {reason}") from error
-        yield np.asarray(frame)
+        yield _render(env)
         actions, _ = model.predict(_normalize(model.get_vec_normalize_env(), observations), deterministic=True)
         observations = venv.step(actions)[0]
 
 
-def record(model: BaseAlgorithm, env: gym.Env, path: Path, steps: int, seed: int) -> Path:
-    """Write a video (H.264) of the deterministic policy; it plays as in :func:`~daft_rl.rollout.evaluation.evaluate`.
+def _render(env: AnyEnv) -> Image:
+    """One image.
 
-    The file appears when it is complete. An image is taken before each step; one row or column of pixels is cut
-    where the size is odd, which the format cannot hold.
-
-    :param model: its ``VecNormalize``, if it has one, normalizes observations and is not updated
-    :param env: made with ``render_mode="rgb_array"``; it is closed
-    :param path: where to; ends in ``.mp4``
-    :param steps: how many steps, and images
-    :param seed: of the first episode
-    :return: ``path``
-    :raises RenderError: nothing here can render or write videos; one line that says what to do
+    :raises RenderError: the environment raised an error, whose first line is in the message
     """
     try:
-        if env.render_mode != "rgb_array":
-            raise RenderError(f"{env} has render_mode={env.render_mode!r}: make it with render_mode='rgb_array'.")
-        if steps < 1:
-            raise RenderError(f"A video needs at least one step, got steps={steps}.")
-        if find_spec("imageio") is None or find_spec("imageio_ffmpeg") is None:
-            raise RenderError("Videos need imageio and imageio-ffmpeg: pip install imageio imageio-ffmpeg.")
+        frame: Any = env.render()
+    except Exception as error:  # simulators and drivers raise errors of any type
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise RenderError(f"{env} cannot render: {type(error).__name__}: {reason}") from error
+    return np.asarray(frame)
+
+
+def record(model: BaseAlgorithm, env: AnyEnv, path: Path, steps: int, seed: int) -> Path:
+    """Write a video (H.264) of the deterministic policy, which plays as in
+    :func:`~daft_rl.rollout.evaluation.evaluate`.
+
+    The file appears when it is complete. An image is taken before each step. The format needs even sizes, so one row
+    or column of pixels is cut off if a size is odd.
+
+    :param model: its ``VecNormalize``, if it has one, normalizes observations and is not updated
+    :param env: made with ``render_mode="rgb_array"``. It is closed afterwards
+    :param path: of the file, ending in ``.mp4``
+    :param steps: number of steps, and of images
+    :param seed: of the first episode
+    :return: ``path``
+    :raises RenderError: this machine cannot render or write videos. The message, one line, says what to do
+    """
+    try:
+        _check_requirements(env, steps)
         if _uses_mujoco(env):
             offscreen_gl()
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.stem}-{os.getpid()}.mp4")
         try:
-            _write(partial, _frames(model, env, steps, seed), int(env.metadata.get("render_fps", 30)))
+            _encode(partial, _frames(model, env, steps, seed), int(env.metadata.get("render_fps", 30)))
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -165,14 +186,26 @@ def record(model: BaseAlgorithm, env: gym.Env, path: Path, steps: int, seed: int
     return path
 
 
-def _write(path: Path, frames: Iterator[np.ndarray], fps: int) -> None:
-    """Encode images as they come."""
+def _check_requirements(env: AnyEnv, steps: int) -> None:
+    """
+    :raises RenderError: the environment renders no images, there are no steps, or a package is missing
+    """
+    if env.render_mode != "rgb_array":
+        raise RenderError(f"{env} has render_mode={env.render_mode!r}: make it with render_mode='rgb_array'.")
+    if steps < 1:
+        raise RenderError(f"A video needs at least one step, got steps={steps}.")
+    if find_spec("imageio") is None or find_spec("imageio_ffmpeg") is None:
+        raise RenderError("Videos need imageio and imageio-ffmpeg: pip install imageio imageio-ffmpeg.")
+
+
+def _encode(path: Path, frames: Iterator[Image], fps: int) -> None:
+    """Encode images as they are rendered."""
     import imageio.v2 as imageio
 
-    first = next(frames)  # before ffmpeg is started: the most likely to fail
+    first = next(frames)  # most errors happen here, before ffmpeg is started
     height, width = first.shape[0] // 2 * 2, first.shape[1] // 2 * 2
     options: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2}
     writer: Any = imageio.get_writer(path, format="FFMPEG", mode="I", fps=fps, ffmpeg_log_level="error", **options)  # type: ignore[arg-type]
-    with closing(writer) as video:  # its own `with` would leave ffmpeg running after an error
+    with closing(writer) as video:  # the writer's own `with` leaves ffmpeg running after an error
         for frame in chain([first], frames):
             video.append_data(frame[:height, :width])

@@ -21,9 +21,10 @@ from daft_rl.archives import read_multiplier, save_agent
 from daft_rl.envs.domain import Domain
 from daft_rl.envs.episode_costs import EpisodeCosts
 from daft_rl.errors import ConfigError
-from daft_rl.rollout.evaluation import Returns, evaluate
+from daft_rl.rollout.evaluation import evaluate
 from daft_rl.rollout.lagrangian import Lagrangian, find_constraint
 from daft_rl.rollout.profile import Profile
+from daft_rl.rollout.returns import Returns
 from daft_rl.run.monitoring import Monitoring
 from daft_rl.run.run import Run
 from daft_rl.settings import Evaluation, TransferSettings

@@ -1,4 +1,4 @@
-"""What is called in a copy of this process: the same results, and nothing left behind."""
+"""A call in a forked process gives the same results as in this one, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from daft_rl.archives import load_agent
 from daft_rl.envs import make_vec
-from daft_rl.errors import ConfigError, TaskError, WorkerError
-from daft_rl.run.background import Call
+from daft_rl.errors import ConfigError, DaftWarning, TaskError, WorkerError
+from daft_rl.run.background import BackgroundCall
 from daft_rl.transfer import transfer
 from tests.conftest import parse
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere everything is called here")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems do not fork")
 
 
 def rollout(venv: Any) -> bytes:
@@ -36,7 +36,7 @@ def rollout(venv: Any) -> bytes:
 
 @pytest.mark.parametrize("fork", [True, False])
 def test_a_result_comes_back(fork: bool) -> None:
-    call = Call(lambda: {"pid": os.getpid(), "array": np.arange(3)}, fork)
+    call: BackgroundCall[dict[str, Any]] = BackgroundCall(lambda: {"pid": os.getpid(), "array": np.arange(3)}, fork)
     found = call.result()
     assert (found["pid"] != os.getpid()) is fork
     assert found["array"].tolist() == [0, 1, 2]
@@ -45,10 +45,10 @@ def test_a_result_comes_back(fork: bool) -> None:
     assert (call.seconds > 0) is fork
 
 
-def test_it_sees_what_was_there_when_it_began() -> None:
+def test_the_fork_sees_memory_as_it_was_at_the_start() -> None:
     read, write = os.pipe()
     data = [1]
-    call = Call(lambda: os.read(read, 1) and list(data))
+    call = BackgroundCall(lambda: os.read(read, 1) and list(data))
     assert not call.ready()
     data.append(2)
     os.write(write, b"x")
@@ -63,65 +63,83 @@ def test_an_error_comes_back(fork: bool) -> None:
         raise TaskError("no such task")
 
     with pytest.raises(TaskError, match="no such task"):
-        Call(fail, fork).result()
+        BackgroundCall(fail, fork).result()
 
 
-def test_where_no_copy_can_be_made_it_is_called_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixteen Doors have gigabytes that they never touch, which Linux may count for a copy."""
+def test_without_memory_for_a_fork_this_process_calls_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen Doors reserve gigabytes that they never touch. Linux may count them for the fork."""
 
     def fail() -> int:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     monkeypatch.setattr(os, "fork", fail)
-    with pytest.warns(UserWarning, match=r"cannot be copied: \[Errno 12\] Cannot allocate memory"):
-        call = Call(os.getpid)
+    with pytest.warns(DaftWarning, match=r"cannot be forked: \[Errno 12\] Cannot allocate memory"):
+        call = BackgroundCall(os.getpid)
     assert call.result() == os.getpid()
     assert call.seconds == 0
     call.cancel()
 
 
-def test_a_copy_that_is_killed_is_told() -> None:
-    call = Call(lambda: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(WorkerError, match=r"exit code -9.*evaluate_beside=false"):
+def test_a_killed_fork_raises_an_error() -> None:
+    call = BackgroundCall(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(WorkerError, match=r"exit code -9.*evaluate_beside=False") as caught:
         call.result()
+    assert caught.value.arguments == ("evaluate_beside",)
 
 
-def test_cancel_ends_it_and_what_it_has_begun_is_undone(tmp_path: Path) -> None:
+def test_cancel_ends_the_fork_and_its_cleanup_runs(tmp_path: Path) -> None:
     read, write = os.pipe()
 
-    def begin() -> None:
+    def write_and_wait() -> None:
         try:
             os.write(write, b"x")
             signal.pause()
         finally:
-            (tmp_path / "undone").touch()
+            (tmp_path / "cleaned").touch()
 
-    call = Call(begin)
+    call = BackgroundCall(write_and_wait)
     assert os.read(read, 1) == b"x"
     os.close(write)
     call.cancel()
-    assert os.read(read, 1) == b""  # nobody holds the other end any more
-    assert (tmp_path / "undone").exists()
+    assert os.read(read, 1) == b""  # no process holds the other end any more
+    assert (tmp_path / "cleaned").exists()
     os.close(read)
+
+
+@pytest.mark.parametrize("finish", ["result", "cancel"])
+def test_calls_leave_no_file_descriptors_open(finish: str) -> None:
+    def open_descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    BackgroundCall(os.getpid).result()  # whatever multiprocessing opens once
+    before = open_descriptors()
+    calls = [BackgroundCall(os.getpid) for _ in range(10)]
+    for call in calls:
+        getattr(call, finish)()
+    assert open_descriptors() == before
+    for call in calls:
+        call.cancel()  # may come after the result
+        call.cancel()
+    assert open_descriptors() == before
 
 
 ORPHAN = """
 import os, signal
-from daft_rl.run.background import Call
+from daft_rl.run.background import BackgroundCall
 read, write = os.pipe()
 def play():
     os.write(write, b"x")
     os.write(1, b"playing")
     signal.pause()
-call = Call(play)
+call = BackgroundCall(play)
 os.read(read, 1)
 {end}
 """
 
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "os._exit(0)", "raise SystemExit"])
-def test_a_copy_ends_with_the_process(end: str) -> None:
-    """Its output is at an end once no process holds it, the copy among them."""
+def test_a_fork_ends_with_its_parent(end: str) -> None:
+    """The output of the parent ends only when the fork has ended too, because both hold it."""
     done = subprocess.run(
         [sys.executable, "-c", ORPHAN.format(end=end)], stdout=subprocess.PIPE, timeout=60, check=False
     )
@@ -129,16 +147,16 @@ def test_a_copy_ends_with_the_process(end: str) -> None:
 
 
 @pytest.mark.parametrize("vec", ["threads", "dummy"])
-def test_environments_step_there_as_here(vec: str) -> None:
+def test_environments_step_alike_in_the_fork(vec: str) -> None:
     venv = make_vec("Ant", num_envs=3, vec=vec)
-    first = rollout(venv)  # in threads that a copy does not have
-    assert Call(lambda: rollout(venv)).result() == first
+    first = rollout(venv)  # starts threads, which the fork does not have
+    assert BackgroundCall(lambda: rollout(venv)).result() == first
     assert rollout(venv) == first
     venv.close()
 
 
-def strip(data: Any) -> Any:
-    """What a run found, without how long it took."""
+def without_times(data: Any) -> Any:
+    """Results of a run without its times."""
     return {key: value for key, value in data.items() if key not in ("wall_seconds", "phases", "seconds_beside")}
 
 
@@ -156,20 +174,20 @@ def scalars(folder: Path) -> dict[str, Any]:
         ("SafetyPointGoal-shifted", ["algo.settings.n_steps=64", "vec=dummy"]),
     ],
 )
-def test_a_transfer_is_the_same(task: str, settings: list[str], tmp_path: Path) -> None:
-    """Returns, curves, archives and what TensorBoard shows at which step."""
+def test_a_transfer_with_forks_equals_one_without(task: str, settings: list[str], tmp_path: Path) -> None:
+    """Returns, curves, archives, and values and steps in TensorBoard."""
     tiny = ["num_envs=2", "calibration.steps=100", "calibration.held_out=50", "progress_bar=false"]
     tiny += ["evaluation.episodes=2", "evaluation.episodes_during=1", "evaluation.every=150", *settings]
     found = {}
-    for beside in (True, False):
-        folder = tmp_path / str(beside)
-        overrides = [*tiny, f"evaluate_beside={str(beside).lower()}"]
+    for forks in (True, False):
+        folder = tmp_path / str(forks)
+        overrides = [*tiny, f"evaluate_beside={str(forks).lower()}"]
         result = transfer(task, total_timesteps=400, output_dir=folder, settings=parse(overrides))
-        assert (result.seconds_beside > 0) is beside
+        assert (result.seconds_in_background > 0) is forks
         assert [point["timesteps"] for point in result.curve][:3] == [0, 150, 300]
         best = load_agent(folder / "best.zip").policy.state_dict()
         weights = {name: weight.tolist() for name, weight in best.items()}
-        found[beside] = strip(json.loads((folder / "results.json").read_text())), scalars(folder), weights
+        found[forks] = without_times(json.loads((folder / "results.json").read_text())), scalars(folder), weights
     assert found[True] == found[False]
 
 
@@ -185,6 +203,6 @@ def refuse(task: str, *overrides: str) -> Callable[[Path], Any]:
         (refuse("Ant-shifted", "evaluate_beside=maybe"), "expected auto, true or false, got 'maybe'"),
     ],
 )
-def test_where_it_is_impossible_it_is_refused(run: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+def test_forking_is_refused_where_it_is_impossible(run: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         run(tmp_path)

@@ -1,4 +1,4 @@
-"""Videos: what is in them, that the policy plays as in an evaluation, and what is said where nothing can render."""
+"""A video shows what an evaluation plays, and a machine that cannot render says what to do."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.wrappers import TimeLimit
+from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from daft_rl.envs import make
 from daft_rl.errors import RenderError
 from daft_rl.rollout.evaluation import evaluate
-from daft_rl.run import video as rendering
+from daft_rl.run import video
 from daft_rl.run.video import offscreen_gl, record
 from tests.conftest import PointMass
 
@@ -30,18 +31,18 @@ NAMES = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY", "PYTHON
 
 @pytest.fixture
 def _own_environment() -> Iterator[None]:
-    """Environment variables may be changed here, and nothing is remembered."""
+    """The test may change environment variables, and no earlier choice of a backend is cached."""
     before = {name: os.environ.pop(name) for name in NAMES if name in os.environ}
-    rendering._choose.cache_clear()
+    video._choose_backend.cache_clear()
     yield
     for name in NAMES:
         os.environ.pop(name, None)
     os.environ.update(before)
-    rendering._choose.cache_clear()
+    video._choose_backend.cache_clear()
 
 
 class Drawn(PointMass):
-    """Draws without OpenGL, an odd number of pixels; breaks when asked to."""
+    """Draws an odd number of pixels without OpenGL, and fails after a number of frames."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
     render_mode = "rgb_array"
@@ -60,7 +61,7 @@ class Drawn(PointMass):
         self.closed = True
 
 
-def agent(env: gym.Env, normalized: bool = False) -> PPO:
+def agent(env: gym.Env[Any, Any], normalized: bool = False) -> PPO:
     venv: Any = DummyVecEnv([lambda: env])
     if normalized:
         venv = VecNormalize(venv)
@@ -69,9 +70,9 @@ def agent(env: gym.Env, normalized: bool = False) -> PPO:
     return PPO("MlpPolicy", venv, n_steps=8, batch_size=8, seed=0, device="cpu")
 
 
-def spy(model: PPO, monkeypatch: Any) -> list[np.ndarray]:
-    """The actions that a model will choose from now on."""
-    seen: list[np.ndarray] = []
+def spy(model: PPO, monkeypatch: Any) -> list[NDArray[Any]]:
+    """A list that collects the actions that a model chooses from now on."""
+    seen: list[NDArray[Any]] = []
     predict = model.predict
 
     def listen(*args: Any, **kwargs: Any) -> Any:
@@ -84,27 +85,27 @@ def spy(model: PPO, monkeypatch: Any) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("normalized", [False, True])
-def test_plays_as_in_an_evaluation(normalized: bool, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_video_shows_what_an_evaluation_plays(normalized: bool, tmp_path: Path, monkeypatch: Any) -> None:
     model, env = agent(PointMass(), normalized), Drawn()
     actions = spy(model, monkeypatch)
     path = record(model, env, tmp_path / "new" / "video.mp4", steps=30, seed=5)
     assert path == tmp_path / "new" / "video.mp4"
     assert [file.name for file in path.parent.iterdir()] == ["video.mp4"]
     assert env.closed
-    video = imageio.imread(path)
-    assert video.shape == (30, 64, 46, 3)
+    frames = imageio.imread(path)
+    assert frames.shape == (30, 64, 46, 3)
     assert imageio.immeta(path)["fps"] == 12
-    brightness = video.mean(axis=(1, 2, 3))
+    brightness = frames.mean(axis=(1, 2, 3))
     np.testing.assert_allclose(
         brightness, [40 + 10 * (t % 20) for t in range(30)], atol=4
-    )  # from a new episode's start
+    )  # starts again with each episode
     recorded = [action.tobytes() for action in actions]
     actions.clear()
     evaluate(model, DummyVecEnv([PointMass]), episodes=1, seed=5)
     assert recorded[:20] == [action.tobytes() for action in actions]
 
 
-def test_half_a_video_is_none(tmp_path: Path) -> None:
+def test_an_unfinished_video_is_removed(tmp_path: Path) -> None:
     before = tmp_path / "video.mp4"
     before.write_bytes(b"an older one")
     env = Drawn(frames=4)
@@ -115,7 +116,7 @@ def test_half_a_video_is_none(tmp_path: Path) -> None:
     assert env.closed
 
 
-def test_misuse_is_refused(tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RenderError, match="make it with render_mode='rgb_array'"):
         record(agent(PointMass()), PointMass(), tmp_path / "video.mp4", steps=10, seed=0)
     with pytest.raises(RenderError, match="at least one step"):
@@ -123,7 +124,7 @@ def test_misuse_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_own_environment")
-def test_ant(tmp_path: Path) -> None:
+def test_a_video_of_ant_has_moving_images(tmp_path: Path) -> None:
     try:
         backend = offscreen_gl()
     except RenderError as error:
@@ -134,17 +135,17 @@ def test_ant(tmp_path: Path) -> None:
     path = record(
         model, TimeLimit(make("Ant", shift=shift, render_mode="rgb_array"), 8), tmp_path / "a.mp4", 10, seed=1
     )
-    video = imageio.imread(path).astype(float)
-    assert video.shape == (10, 480, 480, 3)
+    frames = imageio.imread(path).astype(float)
+    assert frames.shape == (10, 480, 480, 3)
     assert imageio.immeta(path)["fps"] == 20
-    assert all(frame.std() > 10 for frame in video)
-    assert all(np.abs(one - other).max() > 30 for one, other in pairwise(video))
+    assert all(frame.std() > 10 for frame in frames)
+    assert all(np.abs(one - other).max() > 30 for one, other in pairwise(frames))
 
 
 @pytest.mark.usefixtures("_own_environment")
 @pytest.mark.parametrize("reason", ["PyOpenGL is missing", "MUJOCO_GL=nonsense"])
-def test_without_opengl_a_line_says_what_to_do(reason: str, tmp_path: Path) -> None:
-    """Each backend is tried in a process of its own, which sees these variables."""
+def test_without_opengl_the_error_says_what_to_do(reason: str, tmp_path: Path) -> None:
+    """Each backend is tried in a new process, which sees these environment variables."""
     env = make("Ant", render_mode="rgb_array")
     if "=" in reason:
         os.environ["MUJOCO_GL"] = "nonsense"
@@ -158,7 +159,7 @@ def test_without_opengl_a_line_says_what_to_do(reason: str, tmp_path: Path) -> N
     assert "\n" not in message
     assert "apt-get install libosmesa6" in message
     if "=" in reason:
-        assert "as MUJOCO_GL says" in message
+        assert "MUJOCO_GL allows only 'nonsense'" in message
         assert "nonsense: RuntimeError: invalid value" in message
     else:
         assert "Tried egl: ImportError: there is no PyOpenGL here; osmesa: ImportError: there is no" in message

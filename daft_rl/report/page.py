@@ -1,0 +1,68 @@
+"""Write a report as ``report.html``, which holds its figures, and as ``report.md`` with a folder of figures."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+from daft_rl.report.content import ReportContent
+from daft_rl.report.tables import markdown
+
+__all__ = ["write_report"]
+
+
+def write_report(content: ReportContent, folder: Path) -> Path:
+    """Write both files.
+
+    :return: path of ``report.html``
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "report.html"
+    path.write_text(_html(content), encoding="utf-8")
+    (folder / "report.md").write_text(_markdown_with_figures(content, folder), encoding="utf-8")
+    return path
+
+
+def _html(content: ReportContent) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["data_uri"] = _data_uri
+    template = (files("daft_rl.report") / "page.html").read_text("utf-8")
+    return environment.from_string(template).render(**vars(content))
+
+
+def _data_uri(picture: bytes) -> str:
+    """A PNG file as a URI, so that the page needs no other files."""
+    return "data:image/png;base64," + base64.b64encode(picture).decode()
+
+
+def _markdown_with_figures(content: ReportContent, folder: Path) -> str:
+    """The text of ``report.md``. Writes the figures that it shows."""
+    text = [f"# All targets: {content.shape}", f"Scores: {content.meaning}.", markdown(content.summary)]
+    text += ["Scores by target, mean ± standard deviation over seeds:", markdown(content.scores)]
+    text += _write_figures(content.figures, "all", folder)
+    if content.failures:
+        text += ["# Failed", *(f"- `{failure.folder}`: {failure.error}" for failure in content.failures)]
+    for part in content.targets:
+        text += [f"# {part.target}", markdown(part.rows)]
+        text += _write_figures(part.figures, part.target, folder)
+    return "\n\n".join(text) + "\n"
+
+
+def _write_figures(pictures: Mapping[str, bytes], subject: str, folder: Path) -> list[str]:
+    """Write figures, and return the lines of Markdown that show them.
+
+    :param pictures: name -> PNG file
+    :param subject: first part of the files' names
+    """
+    lines = []
+    for name, picture in pictures.items():
+        path = folder / "figures" / (re.sub(r"[^a-z0-9.]+", "-", f"{subject} {name}".lower()).strip("-") + ".png")
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture)
+        lines.append(f"![{name}](figures/{path.name})")
+    return lines

@@ -1,0 +1,152 @@
+"""Read finished transfers from run folders and from files, and save them in one small file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from daft_rl.errors import ReportError
+from daft_rl.report.cells import Cell, Failure, When
+from daft_rl.run.results import RESULTS_FILE, TransferResult
+
+__all__ = ["agent_name", "read_cells", "read_failures", "save_cells"]
+
+SAVED = (
+    *("task", "shift", "algo", "method", "seed", "timesteps", "wall_seconds", "phases", "curve"),
+    *("compared", "method_digest", "machine", "realigned"),
+)
+"""Keys of ``results.json`` that are saved unchanged, apart from rounding."""
+WHEN: tuple[When, ...] = ("zero_shot", "final")
+
+
+def read_cells(paths: Iterable[Path]) -> list[Cell]:
+    """Read every finished transfer, in the order of the paths.
+
+    :param paths: folders that hold run folders, files that :func:`save_cells` wrote (``.jsonl.gz``), or collected
+        files of daft_rl 0.1 (``.json``)
+    :raises ReportError: a path does not exist, is another kind of file, or there is no finished transfer
+    """
+    paths = list(paths)
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise ReportError(f"{', '.join(missing)} does not exist: pass run folders of a benchmark, or files of --save.")
+    cells: list[Cell] = []
+    for path in paths:
+        cells += _read_folder(path) if path.is_dir() else _read_file(path)
+    if not cells:
+        raise ReportError(
+            f"No finished run in {', '.join(map(str, paths))}: expected folders with {RESULTS_FILE}, which python -m "
+            "daft_rl.benchmark and python -m daft_rl.transfer write."
+        )
+    return cells
+
+
+def read_failures(paths: Iterable[Path]) -> list[Failure]:
+    """Read every transfer of a benchmark that failed and was not repeated successfully."""
+    failures = []
+    for path in paths:
+        if path.is_file():
+            failures += [Failure(Path(data["folder"]), data["error"]) for data in _read_lines(path) if "error" in data]
+            continue
+        for note_path in sorted(path.rglob("cell.json")):
+            note = json.loads(note_path.read_text("utf-8"))
+            if note["status"] != "finished":
+                failures.append(Failure(note_path.parent, note["error"]))
+    return failures
+
+
+def save_cells(cells: Iterable[Cell], failures: Iterable[Failure], path: Path) -> None:
+    """Write all that a report shows into one small file: a line of JSON per transfer, compressed.
+
+    :param path: ends in ``.jsonl.gz``
+    """
+    lines = [{"folder": str(failure.folder), "error": failure.error} for failure in failures]
+    ordered = sorted(cells, key=lambda cell: (cell.target, cell.method, cell.seed))
+    lines += [_rounded(_saved_data(cell)) for cell in ordered]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
+
+
+def agent_name(source: str) -> str:
+    """Name of a source policy: the folder of a file ``agent.zip``, or else the name of the file.
+
+    :param source: path of its archive
+    """
+    path = Path(source)
+    return path.parent.name if path.name == "agent.zip" else path.stem
+
+
+def _read_folder(folder: Path) -> list[Cell]:
+    cells = []
+    for path in sorted(folder.rglob(RESULTS_FILE)):
+        note_path = path.with_name("cell.json")  # only cells of a benchmark have one
+        note: dict[str, Any] = {"status": "finished"}
+        if note_path.exists():
+            note = json.loads(note_path.read_text("utf-8"))
+        if note["status"] == "finished":
+            cells.append(Cell(TransferResult.load(path), note.get("peak_memory_mb"), note.get("content")))
+    return cells
+
+
+def _read_file(path: Path) -> list[Cell]:
+    cells = []
+    for data in _read_lines(path):
+        if "error" not in data:
+            result = TransferResult.from_dict(data, path)
+            cells.append(Cell(result, data.get("peak_memory_mb"), data.get("content")))
+    return cells
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """One dictionary per transfer, as in ``results.json``."""
+    try:
+        if path.suffix == ".json":
+            return [_read_collected(row) for row in json.loads(path.read_text("utf-8"))["runs"]]
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ReportError(
+            f"{path}: expected a folder with runs, or a file that --save wrote (.jsonl.gz): {error}."
+        ) from error
+
+
+def _read_collected(row: dict[str, Any]) -> dict[str, Any]:
+    """One row of a collected file of daft_rl 0.1, which holds returns as ``final_target``, ``final_target_std``, ..."""
+    data = dict(row) | {"source": row.get("agent", "")}
+    data["curve"] = [{"timesteps": steps, "target": value} for steps, value in row["curve"]]
+    keys = {"mean": "", "std": "_std", "mean_cost": "_cost"}
+    for when in WHEN:
+        data[when] = {
+            role: {
+                key: row[f"{when}_{role}{suffix}"] for key, suffix in keys.items() if f"{when}_{role}{suffix}" in row
+            }
+            for role in ("target", "source")
+            if f"{when}_{role}" in row
+        }
+    return data
+
+
+def _saved_data(cell: Cell) -> dict[str, Any]:
+    everything = cell.result.as_dict()
+    data = {key: everything[key] for key in SAVED}
+    data |= {"source": agent_name(cell.result.source)}  # a path would name folders of this machine
+    data |= {"peak_memory_mb": cell.peak_memory_mb, "content": cell.content}
+    for when in WHEN:
+        data[when] = {
+            role: {key: returns[key] for key in ("mean", "std", "mean_cost") if key in returns}
+            for role, returns in everything[when].items()
+        }
+    return data | {"distortion": cell.layers("target"), "distortion_on_source": cell.layers("source")}
+
+
+def _rounded(value: Any) -> Any:
+    """Round to six significant digits."""
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value

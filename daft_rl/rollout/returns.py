@@ -1,0 +1,81 @@
+"""Returns of evaluated episodes, without PyTorch, so that reports start fast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["ReturnSummary", "Returns"]
+
+
+@dataclass(frozen=True)
+class Returns:
+    """Undiscounted returns of whole episodes, in the task's own reward."""
+
+    returns: list[float]
+    lengths: list[int]
+    costs: list[float] | None = None
+    """Undiscounted cost of each episode, where the task has a cost."""
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over episodes."""
+        return float(np.std(self.returns))
+
+    @property
+    def mean_cost(self) -> float | None:
+        """Mean cost of an episode."""
+        return None if self.costs is None else float(np.mean(self.costs))
+
+    def first(self, episodes: int) -> Returns:
+        """Returns of the first episodes."""
+        costs = None if self.costs is None else self.costs[:episodes]
+        return Returns(self.returns[:episodes], self.lengths[:episodes], costs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, as in ``results.json``."""
+        data = {"mean": self.mean, "std": self.std, "returns": self.returns, "lengths": self.lengths}
+        return data if self.costs is None else data | {"mean_cost": self.mean_cost, "costs": self.costs}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Returns:
+        """Read what :meth:`as_dict` returned."""
+        return cls(data["returns"], data["lengths"], data.get("costs"))
+
+
+class ReturnSummary(Returns):
+    """Mean and standard deviation of returns whose single episodes were not kept.
+
+    ``returns`` and ``lengths`` are empty.
+
+    :param data: ``mean``, ``std`` if it was kept, and ``mean_cost`` if the task has a cost
+    """
+
+    def __init__(self, data: Mapping[str, float]) -> None:
+        super().__init__([], [])
+        object.__setattr__(self, "_data", dict(data))
+
+    @property
+    def mean(self) -> float:
+        return self._data["mean"]
+
+    @property
+    def std(self) -> float:
+        return self._data.get("std", float("nan"))
+
+    @property
+    def mean_cost(self) -> float | None:
+        return self._data.get("mean_cost")
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(self._data)
+
+    _data: dict[str, float]

@@ -1,0 +1,73 @@
+"""``TransferResult`` is the one writer and the one reader of ``results.json``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daft_rl.rollout.returns import Returns
+from daft_rl.run.results import TransferResult
+
+
+def make_result(folder: Path) -> TransferResult:
+    returns = {"target": Returns([1.0, 2.5], [10, 20], [0.0, 3.0]), "source": Returns([4.0], [30])}
+    return TransferResult(
+        task="Ant-shifted",
+        source="agents/Ant-ppo/agent.zip",
+        method="daft",
+        algo="ppo",
+        seed=3,
+        timesteps=1000,
+        wall_seconds=12.5,
+        seconds_by_activity={"update": 3.25},
+        seconds_in_background=1.5,
+        shift={"gravity": 0.5},
+        zero_shot=returns,
+        final=returns,
+        realigned={"moved": 0, "inputs": 27, "before": 1.0, "after": 1.0},
+        curve=[{"timesteps": 0, "target": 1.75}],
+        distortion={"net.1": {"cosine": 0.5}},
+        distortion_on_source={},
+        settings_fingerprint="0123",
+        method_fingerprint="4567",
+        machine={"cores": 2},
+        folder=folder,
+    )
+
+
+def test_a_saved_result_is_loaded_again(tmp_path: Path) -> None:
+    result = make_result(tmp_path)
+    result.save()
+    assert TransferResult.load(tmp_path / "results.json") == result
+
+
+def test_the_file_keeps_the_names_of_daft_rl_0_1(tmp_path: Path) -> None:
+    make_result(tmp_path).save()
+    data = json.loads((tmp_path / "results.json").read_text())
+    assert {"phases", "seconds_beside", "compared", "method_digest"} <= data.keys()
+    assert data["final"]["target"]["mean_cost"] == 1.5
+    assert "folder" not in data
+
+
+def test_files_of_older_versions_are_loaded(tmp_path: Path) -> None:
+    result = make_result(tmp_path)
+    data: dict[str, Any] = result.as_dict() | {"key_of_a_later_version": 1}
+    for key in ("source", "seconds_beside", "compared", "method_digest", "machine", "realigned"):
+        del data[key]
+    data["final"] = {"target": {"mean": 7.0, "std": 2.0}}
+    old = TransferResult.from_dict(data, tmp_path)
+    assert (old.source, old.seconds_in_background, old.machine) == ("", 0.0, {})
+    assert old.settings_fingerprint is old.method_fingerprint is old.realigned is None
+    assert (old.final["target"].mean, old.final["target"].std) == (7.0, 2.0)
+    assert old.zero_shot == result.zero_shot
+
+
+def test_the_printed_table_has_returns_costs_and_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_result(tmp_path).print()
+    printed = capsys.readouterr().out
+    assert "cost" in printed
+    assert "0 of 27 inputs realigned" in printed
+    assert "1000 target steps in 12 s (update 3; meanwhile, in another process, evaluation 2)" in printed
