@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from daft_rl.envs.registry import levels
     from daft_rl.envs.registry import task_names as tasks
     from daft_rl.errors import DaftError
-    from daft_rl.finetune.adapt import adapt
+    from daft_rl.finetune import adapt
     from daft_rl.method import Method, methods
-    from daft_rl.policy.insertion import insert_batchnorm
+    from daft_rl.policy import insert_batchnorm
     from daft_rl.run.results import TransferResult
     from daft_rl.transfer import transfer
 
@@ -38,9 +38,9 @@ _HOMES = {
     "DaftError": "daft_rl.errors:DaftError",
     "Method": "daft_rl.method:Method",
     "TransferResult": "daft_rl.run.results:TransferResult",
-    "adapt": "daft_rl.finetune.adapt:adapt",
+    "adapt": "daft_rl.finetune:adapt",
     "convert_batchnorm": "daft_rl.batchnorm:convert_batchnorm",
-    "insert_batchnorm": "daft_rl.policy.insertion:insert_batchnorm",
+    "insert_batchnorm": "daft_rl.policy:insert_batchnorm",
     "levels": "daft_rl.envs.registry:levels",
     "load_agent": "daft_rl.archives:load_agent",
     "methods": "daft_rl.method:methods",

@@ -49,6 +49,9 @@ KEYS = {
     **{name: name for name in ("total_timesteps", "num_envs", "output_dir", "vec", "evaluate_beside", "algo")},
     **{name: f"algo.{name}" for name in ("exploration_std", "most_exploration_std", "actor_scale")},
     "elsewhere": "evaluation.elsewhere",
+    "least": "algo.exploration_std",
+    "most": "algo.most_exploration_std",
+    "env": "env",
     "path": "agent",
     "source": "agent",
 }

@@ -63,7 +63,7 @@ def run(settings: PretrainSettings, overrides: Sequence[str] = ()) -> dict[str, 
 
 def prepare(current: Run, settings: PretrainSettings) -> None:
     """Build a fresh agent, let BatchNorm statistics describe what it visits, and set up monitoring."""
-    from daft_rl.finetune.adapt import Adaptation
+    from daft_rl.finetune import Adaptation
     from daft_rl.rollout.evaluation import visit
     from daft_rl.run.agents import build_agent
     from daft_rl.run.monitoring import Monitoring

@@ -77,7 +77,7 @@ def load_and_play(
 
     :return: the domains in which the agent can play
     """
-    from daft_rl.finetune.realignment import find_input_range
+    from daft_rl.finetune import find_input_range
     from daft_rl.run.agents import check_learning_steps, domains_that_fit, load_source
     from daft_rl.run.cache import cached_returns
 
@@ -97,9 +97,8 @@ def load_and_play(
 
 def adapt_to_target(current: Run, settings: TransferSettings) -> None:
     """Visit the target, insert or convert BatchNorm, group the optimizer's parameters; and set up monitoring."""
-    from daft_rl.finetune.adapt import adapt
-    from daft_rl.finetune.target import HELD_OUT_SEED
-    from daft_rl.policy.distortion import Distortion
+    from daft_rl.finetune import HELD_OUT_SEED, adapt
+    from daft_rl.policy import Distortion
     from daft_rl.rollout.evaluation import visit
     from daft_rl.run.monitoring import Monitoring
 

@@ -17,8 +17,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, 
 from daft_rl.archives import read_multiplier
 from daft_rl.envs.domain import Domain
 from daft_rl.errors import ConfigError
-from daft_rl.finetune.adapt import Adaptation
-from daft_rl.policy.distortion import Distortion
+from daft_rl.finetune import Adaptation
+from daft_rl.policy import Distortion
 from daft_rl.rollout.lagrangian import Lagrangian
 from daft_rl.rollout.profile import Profile, TimedVecEnv
 from daft_rl.rollout.returns import Returns
