@@ -18,6 +18,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
@@ -33,22 +34,24 @@ class Glider(gym.Env):
         self.observation_space = spaces.Box(-np.inf, np.inf, (2,))
         self.action_space = spaces.Box(-1.0, 1.0, (1,))
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         super().reset(seed=seed)
         self.height, self.speed = self.np_random.uniform(-1.0, 1.0), 0.0
         return self._observe(), {}
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         self.speed = 0.9 * self.speed + 0.1 * (float(np.clip(action[0], -1, 1)) - self.wind)
         self.height += 0.1 * self.speed
         return self._observe(), -abs(self.height), False, False, {}
 
-    def _observe(self) -> np.ndarray:
+    def _observe(self) -> NDArray[np.float32]:
         return np.array([self.height, self.speed], np.float32)
 
 
 if "Glider-v0" not in gym.registry:  # the command line imports this file by its name, beside the running script
-    gym.register("Glider-v0", entry_point=Glider, max_episode_steps=100)
+    gym.register("Glider-v0", entry_point=lambda **kwargs: Glider(**kwargs), max_episode_steps=100)
 
 
 class Trunk(nn.Module):

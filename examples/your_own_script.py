@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -25,7 +26,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import daft_rl
 
 
-class Cart(gym.Env[np.ndarray, np.ndarray]):
+class Cart(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     """Push a cart to the origin and keep it there.
 
     :param motor: factor on the force
@@ -40,19 +41,19 @@ class Cart(gym.Env[np.ndarray, np.ndarray]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         super().reset(seed=seed)
         self.position, self.speed, self.steps = float(self.np_random.uniform(-2.0, 2.0)), 0.0, 0
         return self._observe(), {}
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         force = self.motor * float(np.clip(action[0], -1.0, 1.0))
         self.speed = 0.95 * self.speed + 0.2 * force
         self.position += 0.2 * self.speed
         self.steps += 1
         return self._observe(), -abs(self.position), False, self.steps >= 100, {}
 
-    def _observe(self) -> np.ndarray:
+    def _observe(self) -> NDArray[np.float32]:
         return np.array([self.position + self.sensor_offset, self.speed], np.float32)
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from gymnasium import spaces
+from numpy.typing import NDArray
 from sb3_contrib import QRDQN, TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -25,10 +26,12 @@ from daft_rl.batchnorm import batchnorm_layers
 torch.set_num_threads(1)
 
 EXTRACTOR = {"features_extractor_class": BatchNormExtractor, "features_extractor_kwargs": {"hidden": [16]}}
-ON_POLICY = {"PPO": PPO, "A2C": A2C, "TRPO": TRPO}
-OFF_POLICY = {"SAC": SAC, "TD3": TD3, "DDPG": DDPG, "TQC": TQC, "CrossQ": CrossQ, "DQN": DQN, "QRDQN": QRDQN}
+ON_POLICY: dict[str, type[Any]] = {"PPO": PPO, "A2C": A2C, "TRPO": TRPO}
+OFF_POLICY: dict[str, type[Any]] = {
+    "SAC": SAC, "TD3": TD3, "DDPG": DDPG, "TQC": TQC, "CrossQ": CrossQ, "DQN": DQN, "QRDQN": QRDQN,
+}  # fmt: skip
 DISCRETE = ("DQN", "QRDQN")
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {**ON_POLICY, **OFF_POLICY}
+ALGORITHMS = {**ON_POLICY, **OFF_POLICY}
 
 
 class PointMass(gym.Env):
@@ -40,12 +43,12 @@ class PointMass(gym.Env):
         self.action_space = spaces.Discrete(3) if discrete else spaces.Box(-2.0, 2.0, (2,))
         self.state, self.steps = np.zeros(3), 0
 
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[NDArray[Any], dict[str, Any]]:
         super().reset(seed=seed)
         self.state, self.steps = self.np_random.normal(1.0, 2.0, 3), 0
         return self.state.astype(np.float32), {}
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         push = (float(action) - 1.0) if self.discrete else float(np.sum(action))
         self.state = 0.9 * self.state + np.array([push, 0.1, self.state[0]])
         self.steps += 1
@@ -71,7 +74,7 @@ def build(name: str, *, shared: bool = False, **settings: Any) -> BaseAlgorithm:
         settings = {"buffer_size": 2000, "learning_starts": 20, "batch_size": 32} | settings
     else:
         settings = {"n_steps": 64} | ({"batch_size": 32} if name != "A2C" else {}) | settings
-    model = cls(
+    model: BaseAlgorithm = cls(
         "MlpPolicy", PointMass(discrete=name in DISCRETE), policy_kwargs=kwargs, seed=0, device="cpu", **settings
     )
     generator = torch.Generator().manual_seed(0)
@@ -90,7 +93,7 @@ def build(name: str, *, shared: bool = False, **settings: Any) -> BaseAlgorithm:
     return model
 
 
-def data(model: BaseAlgorithm, size: int = 200) -> tuple[np.ndarray, np.ndarray]:
+def data(model: BaseAlgorithm, size: int = 200) -> tuple[NDArray[Any], NDArray[Any]]:
     """Observations far from the running statistics, and scaled actions."""
     rng = np.random.default_rng(1)
     observations = rng.normal(2.0, 3.0, (size, 3)).astype(np.float32)
@@ -100,7 +103,7 @@ def data(model: BaseAlgorithm, size: int = 200) -> tuple[np.ndarray, np.ndarray]
 
 
 @torch.no_grad()
-def outputs(model: BaseAlgorithm, observations: Any, actions: torch.Tensor) -> list[torch.Tensor]:
+def outputs(model: BaseAlgorithm, observations: Any, actions: torch.Tensor | None) -> list[torch.Tensor]:
     """What every network of a policy computes, targets included, in evaluation mode."""
     policy: Any = model.policy
     policy.set_training_mode(False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -140,7 +142,7 @@ def test_constant_channel_stays_finite_and_alive(norm: type[nn.Module]) -> None:
 
 
 def test_batches_of_one_are_pooled_but_one_value_is_refused() -> None:
-    module = randomize(nn.Sequential(nn.BatchNorm1d(2)), torch.Generator().manual_seed(2))
+    module: Any = randomize(nn.Sequential(nn.BatchNorm1d(2)), torch.Generator().manual_seed(2))
     data = torch.randn(6, 2)
     convert_batchnorm(module, data.split(1))
     torch.testing.assert_close(module[0].running_var, data.var(0))
@@ -149,7 +151,7 @@ def test_batches_of_one_are_pooled_but_one_value_is_refused() -> None:
 
 
 def test_single_image_has_enough_values() -> None:
-    module = randomize(nn.Sequential(nn.BatchNorm2d(2)), torch.Generator().manual_seed(2))
+    module: Any = randomize(nn.Sequential(nn.BatchNorm2d(2)), torch.Generator().manual_seed(2))
     convert_batchnorm(module, [torch.randn(1, 2, 4, 4)])
     assert torch.isfinite(module[0].running_var).all()
 
@@ -198,7 +200,7 @@ def test_shared_layer_pools_all_its_inputs() -> None:
 
 
 def test_modes_and_hooks_are_left_as_found() -> None:
-    module = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.BatchNorm1d(3))
+    module: Any = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.BatchNorm1d(3))
     module.train()
     module[2].eval()
     steps = module[0].num_batches_tracked.clone()
@@ -227,14 +229,14 @@ def test_layers_that_were_not_reached_are_left_alone() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.used(x)
 
-    module = Partly()
+    module: Any = Partly()
     assert set(convert_batchnorm(module, [torch.randn(9, 2)])) == {"used"}
     assert torch.equal(module.unused.running_mean, torch.zeros(2))
 
 
 def test_tensors_are_edited_in_place() -> None:
     """SB3 keeps lists of the statistics' tensors (``batch_norm_stats``)."""
-    module = nn.Sequential(nn.BatchNorm1d(2))
+    module: Any = nn.Sequential(nn.BatchNorm1d(2))
     held = module[0].running_mean
     convert_batchnorm(module, [torch.randn(9, 2) + 5])
     assert held is module[0].running_mean

@@ -12,6 +12,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 import yaml
@@ -62,7 +63,7 @@ def test_zero_shot_returns_are_played_once_for_all_cells(tmp_path: Path, task: s
     """And what follows is bit for bit what it would be."""
     vec = "vec=auto" if task.startswith("HalfCheetah") else "vec=dummy"  # workers take seconds to start
 
-    def results(name: str, method: str) -> dict:
+    def results(name: str, method: str) -> dict[str, Any]:
         settings, folder = cell(tmp_path / name, f"method={method}", f"env={task}", "env.shift={gear: 0.9}", vec)
         assert run_cell(settings)["status"] == "finished"
         return {k: v for k, v in json.loads((folder / "results.json").read_text()).items() if "seconds" not in k} | {
@@ -101,9 +102,14 @@ def test_two_processes_do_not_run_one_cell_at_once(tmp_path: Path) -> None:
     settings, folder = cell(tmp_path, "method=zero_shot")
     folder.mkdir(parents=True)
     done = Event()
+
+    def run() -> None:
+        run_cell(settings)
+        done.set()
+
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        other = Thread(target=lambda: (run_cell(settings), done.set()))
+        other = Thread(target=run)
         other.start()
         assert not done.wait(1.0)
         assert not (folder / "config.yaml").exists()
@@ -176,13 +182,13 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 def test_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = ["method=zero_shot,ft", "seed=0,1", "evaluation.every=256", "hydra.launcher.n_jobs=1"]
 
-    def start(name: str) -> subprocess.Popen:
+    def start(name: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "daft_rl.benchmark", *CHEAP, *grid, f"benchmark.folder={tmp_path / name}"],
             cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
-    def finish(process: subprocess.Popen) -> str:
+    def finish(process: subprocess.Popen[str]) -> str:
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
         return output
@@ -192,7 +198,7 @@ def test_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         paths = sorted((tmp_path / name).rglob("results.json"))
         return [p for p in paths if json.loads(p.with_name("cell.json").read_text())["status"] == "finished"]
 
-    def table(name: str) -> dict:
+    def table(name: str) -> dict[tuple[str, int], list[Any]]:
         found = {}
         for path in written(name):
             data = json.loads(path.read_text())

@@ -19,7 +19,6 @@ from daft_rl.cli import compose_config, compose_settings, explain, hints_on_warn
 from daft_rl.errors import AgentError, ConfigError, DaftWarning
 from daft_rl.pretrain import run as pretrain
 from daft_rl.transfer import run
-from tests.conftest import parse
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -126,7 +125,7 @@ def test_a_script_may_be_a_hydra_application_itself() -> None:
         assert GlobalHydra.instance().is_initialized()
         with pytest.raises(ConfigError):
             compose_config("transfer", ["env=Nope"])
-        assert compose(settings=parse(["+mine=1"])).mine == 1
+        assert compose(overrides=["+mine=1"]).mine == 1
 
 
 def test_pretraining_has_the_settings_of_its_recipe() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -70,7 +70,7 @@ def test_what_distinguishes_the_methods() -> None:
     progress=st.floats(0, 1.2),
 )
 def test_rate_stays_between_zero_and_scale(
-    scale: float, decay: str, frozen: float, rise: float, progress: float
+    scale: float, decay: Literal["constant", "linear", "cosine"], frozen: float, rise: float, progress: float
 ) -> None:
     group = Group(scale=scale, decay=decay, frozen_until=frozen, rise_until=rise)
     assert 0.0 <= group.rate(progress) <= scale

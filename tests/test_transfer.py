@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,11 +39,11 @@ TINY = [
     "algo.settings.n_epochs=2",
     "progress_bar=false",
 ]
-ALGORITHMS = {"ppo": PPO, "sac": SAC, "crossq": CrossQ}
+ALGORITHMS: dict[str, type[Any]] = {"ppo": PPO, "sac": SAC, "crossq": CrossQ}
 KEYS = {"task", "source", "method", "algo", "seed", "timesteps", "wall_seconds", "phases", "zero_shot", "final"}
 
 
-def scalars(folder: Path) -> dict[str, list]:
+def scalars(folder: Path) -> dict[str, list[Any]]:
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     return {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
@@ -100,7 +101,12 @@ def test_what_was_played_before_is_not_played_again(
 ) -> None:
     """The curve begins with the first zero-shot episodes, unless the policy is another one by then."""
     played = []
-    monkeypatch.setattr("daft_rl.run.monitoring.evaluate_all", lambda *args: played.append(1) or evaluate_all(*args))
+
+    def counted(*args: Any) -> Any:
+        played.append(1)
+        return evaluate_all(*args)
+
+    monkeypatch.setattr("daft_rl.run.monitoring.evaluate_all", counted)
     overrides = [*TINY, f"evaluation.episodes={episodes}", "evaluation.episodes_during=2", "evaluation.every=512"]
     settings = parse([*overrides, "evaluate_beside=false"])  # in this process, which counts
     result = transfer("HalfCheetah-shifted", method, total_timesteps=512, output_dir=tmp_path, settings=settings)

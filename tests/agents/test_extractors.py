@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_without_hidden_layers_it_normalizes_the_observation() -> None:
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_plain_sb3_opens_the_archives(algorithm: type, tmp_path: Path) -> None:
+def test_plain_sb3_opens_the_archives(algorithm: type[Any], tmp_path: Path) -> None:
     model = algorithm(
         "MlpPolicy",
         PointMass(),

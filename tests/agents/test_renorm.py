@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tests.conftest import build
 
 def pair(dtype: torch.dtype, warmup_steps: int) -> tuple[BatchRenorm1d, BatchRenorm1d]:
     """A layer with made-up state, and its fused copy."""
-    plain = BatchRenorm1d(32, warmup_steps=warmup_steps).to(dtype)
+    plain: Any = BatchRenorm1d(32, warmup_steps=warmup_steps).to(dtype)
     with torch.no_grad():
         for tensor in (plain.ra_mean, plain.scale, plain.bias):
             tensor.normal_()

@@ -23,11 +23,15 @@ pytestmark = [
 
 def test_an_agent_has_a_replay_buffer_only_with_an_environment(tmp_path: Path) -> None:
     path = save(make(SAC), tmp_path)
-    model: Any = load_agent(path, device="cpu")
+
+    def load(**arguments: Any) -> Any:
+        return load_agent(path, device="cpu", **arguments)
+
+    model = load()
     assert (model.replay_buffer, model.buffer_size) == (None, 50)
-    assert load_agent(path, env=Spaces(), device="cpu").replay_buffer.buffer_size == 50
-    assert load_agent(path, env=Spaces(), device="cpu", buffer_size=7).replay_buffer.buffer_size == 7
-    assert load_agent(path, device="cpu", buffer_size=7).replay_buffer.buffer_size == 7
+    assert load(env=Spaces()).replay_buffer.buffer_size == 50
+    assert load(env=Spaces(), buffer_size=7).replay_buffer.buffer_size == 7
+    assert load(buffer_size=7).replay_buffer.buffer_size == 7
 
 
 def test_other_spaces_are_refused_with_both_shapes(tmp_path: Path) -> None:
@@ -41,10 +45,13 @@ def test_other_spaces_are_refused_with_both_shapes(tmp_path: Path) -> None:
     ):
         with pytest.raises(AgentError, match=match):
             load_agent(path, env=env)
+    name: Any = "HalfCheetah-v5"
     with pytest.raises(AgentError, match="gymnasium environment or a VecEnv"):
-        load_agent(path, env="HalfCheetah-v5")
+        load_agent(path, env=name)
     bounded = Spaces(spaces.Box(-5, 5, (3,), np.float32))  # bounds of observations mean nothing to the policy
-    assert load_agent(path, env=bounded).get_env().num_envs == 1
+    venv = load_agent(path, env=bounded).get_env()
+    assert venv is not None
+    assert venv.num_envs == 1
     assert load_agent(path, env=DummyVecEnv([Spaces, Spaces])).n_envs == 2
 
 

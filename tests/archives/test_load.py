@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
@@ -109,7 +110,8 @@ def test_an_unreadable_activation_must_be_passed(tmp_path: Path) -> None:
     with pytest.raises(AgentError, match=r"Pass activation='ReLU'"):
         load_agent(path)
     assert_same(model, load_agent(path, activation=MyActivation))
-    assert isinstance(load_agent(path, activation="tanh").policy.mlp_extractor.policy_net[1], nn.Tanh)
+    other: Any = load_agent(path, activation="tanh")
+    assert isinstance(other.policy.mlp_extractor.policy_net[1], nn.Tanh)
     with pytest.raises(AgentError, match="Unknown activation 'sine'"):
         load_agent(path, activation="sine")
 
@@ -125,7 +127,7 @@ def test_an_unreadable_extractor_must_be_passed(tmp_path: Path) -> None:
         load_agent(path, policy_kwargs={"features_extractor_class": MyExtractor, "features_extractor_kwargs": {}})
 
 
-class MyPolicy(PPO.policy_aliases["MlpPolicy"]):  # type: ignore[name-defined, misc]
+class MyPolicy(ActorCriticPolicy):
     pass
 
 
@@ -143,7 +145,7 @@ def test_trust_loads_with_sb3_and_warns(tmp_path: Path) -> None:
     model = make(PPO, policy_kwargs={"net_arch": [6], "activation_fn": MyActivation})
     path = save(model, tmp_path)
     with pytest.warns(UserWarning, match="executes whatever code"):
-        loaded = load_agent(path, trust=True, env=Spaces(), gamma=0.5)
+        loaded: Any = load_agent(path, trust=True, env=Spaces(), gamma=0.5)
     assert_same(model, loaded)
     assert loaded.gamma == 0.5
     edit(path, lambda data: data["policy_kwargs"].update({":serialized:": "AAAA"}))

@@ -14,7 +14,6 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC, TD3
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -29,7 +28,7 @@ from tests.conftest import PointMass, parse
 from tests.envs.test_domain import OFF_POLICY, ON_POLICY, TINY
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-gym.register("PointMass-v0", entry_point=PointMass)
+gym.register("PointMass-v0", entry_point=lambda **kwargs: PointMass(**kwargs))
 
 
 class Middle(nn.Module):
@@ -149,14 +148,12 @@ class Seeing(gym.Env):
         return self._observe(), float(action), False, self.steps >= 8, {}
 
 
-gym.register("Seeing-v0", entry_point=Seeing)
+gym.register("Seeing-v0", entry_point=lambda **kwargs: Seeing(**kwargs))
 
 
 @pytest.mark.parametrize("dictionary", [False, True])
 @pytest.mark.parametrize("kind", [PPO, DQN])
-def test_agents_with_dictionaries_and_images_are_transferred(
-    kind: type[BaseAlgorithm], dictionary: bool, tmp_path: Path
-) -> None:
+def test_agents_with_dictionaries_and_images_are_transferred(kind: type[Any], dictionary: bool, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"n_steps": 16, "batch_size": 16} if kind is PPO else {"buffer_size": 100}
     policy = "MultiInputPolicy" if dictionary else "CnnPolicy"
     model = kind(policy, Seeing(dictionary), policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", **settings)
@@ -196,7 +193,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "algo"), [(SAC, "ppo"), (PPO, "sac")])
-def test_an_agent_of_another_algorithm_is_refused(kind: type[BaseAlgorithm], algo: str, tmp_path: Path) -> None:
+def test_an_agent_of_another_algorithm_is_refused(kind: type[Any], algo: str, tmp_path: Path) -> None:
     with pytest.raises(AgentError, match=f"got one of {kind.__name__}"):
         transfer(PointMass, source=kind("MlpPolicy", PointMass()), algo=algo, output_dir=tmp_path / "run")
 

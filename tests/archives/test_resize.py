@@ -78,11 +78,11 @@ def test_the_weights_of_common_observations_are_kept(archive: Path, observations
 def test_a_critic_keeps_its_columns_of_observation_and_action(tmp_path: Path) -> None:
     build("SAC").save(tmp_path / "agent.zip")
     with pytest.warns(UserWarning, match=r"critic\.qf0\.0\.weight") as warned:
-        new = load_agent(tmp_path / "agent.zip", env=Sized(3, 4), adapt_spaces=True)
+        new: Any = load_agent(tmp_path / "agent.zip", env=Sized(3, 4), adapt_spaces=True)
     assert any("actor.mu.weight (2, 16) -> (4, 16)" in str(warning.message) for warning in warned)
     old: Any = load_agent(tmp_path / "agent.zip")
-    before: Any = old.policy.critic.qf0[0].weight  # type: ignore[union-attr]
-    after: Any = new.policy.critic.qf0[0].weight  # type: ignore[union-attr]
+    before = old.policy.critic.qf0[0].weight
+    after = new.policy.critic.qf0[0].weight
     features = before.shape[1] - 2
     assert torch.equal(after[:, : features + 2], before)
 
@@ -90,9 +90,10 @@ def test_a_critic_keeps_its_columns_of_observation_and_action(tmp_path: Path) ->
 def test_the_weights_of_common_choices_are_kept(tmp_path: Path) -> None:
     build("DQN").save(tmp_path / "agent.zip")
     with pytest.warns(UserWarning, match="start at random"):
-        new = load_agent(tmp_path / "agent.zip", env=Sized(3, 5, discrete=True), adapt_spaces=True)
-    old = load_agent(tmp_path / "agent.zip").policy.q_net.q_net[-1].weight  # type: ignore[union-attr]
-    weight = new.policy.q_net.q_net[-1].weight  # type: ignore[union-attr]
+        new: Any = load_agent(tmp_path / "agent.zip", env=Sized(3, 5, discrete=True), adapt_spaces=True)
+    source: Any = load_agent(tmp_path / "agent.zip")
+    old = source.policy.q_net.q_net[-1].weight
+    weight = new.policy.q_net.q_net[-1].weight
     assert len(weight) == 5
     assert weight[: len(old)].equal(old)
 
@@ -112,15 +113,15 @@ def test_dictionaries_are_refused(tmp_path: Path) -> None:
 
 
 def test_statistics_beside_the_agent_are_resized(tmp_path: Path) -> None:
-    venv = VecNormalize(DummyVecEnv([lambda: Sized(3, 2)]))
+    venv: Any = VecNormalize(DummyVecEnv([lambda: Sized(3, 2)]))
     PPO("MlpPolicy", venv, n_steps=64, seed=0, device="cpu").learn(64).save(tmp_path / "agent.zip")
     venv.save(str(tmp_path / "vecnormalize.pkl"))
     with pytest.warns(UserWarning, match="start at random"):
         model = load_agent(tmp_path / "agent.zip", env=Sized(4, 2), adapt_spaces=True)
-    normalizer = model.get_vec_normalize_env()
+    normalizer: Any = model.get_vec_normalize_env()
     assert normalizer is not None
-    np.testing.assert_array_equal(normalizer.obs_rms.mean, [*venv.obs_rms.mean, 0.0])  # type: ignore[union-attr]
-    np.testing.assert_array_equal(normalizer.obs_rms.var, [*venv.obs_rms.var, 1.0])  # type: ignore[union-attr]
+    np.testing.assert_array_equal(normalizer.obs_rms.mean, [*venv.obs_rms.mean, 0.0])
+    np.testing.assert_array_equal(normalizer.obs_rms.var, [*venv.obs_rms.var, 1.0])
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

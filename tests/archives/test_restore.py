@@ -38,10 +38,12 @@ def test_the_entropy_coefficient_is_restored_or_must_be_passed(tmp_path: Path) -
     model = make(SAC)
     model.log_ent_coef.data.fill_(-2.5)
     path = save(model, tmp_path)
-    assert load_agent(path, device="cpu").log_ent_coef.item() == -2.5
+    restored: Any = load_agent(path, device="cpu")
+    assert restored.log_ent_coef.item() == -2.5
     content = members(path)
     del content["pytorch_variables.pth"]
     write(path, content)
     with pytest.raises(AgentError, match=r"log_ent_coef.*Pass ent_coef="):
         load_agent(path, device="cpu")
-    assert load_agent(path, device="cpu", ent_coef=0.1).ent_coef_tensor == pytest.approx(0.1)
+    passed: Any = load_agent(path, device="cpu", ent_coef=0.1)
+    assert passed.ent_coef_tensor == pytest.approx(0.1)

@@ -70,11 +70,11 @@ def test_statistics_are_what_sb3_reads(
 )
 def test_statistics_beside_the_archive_are_applied_and_frozen(archive: str, file: str, tmp_path: Path) -> None:
     path = save(make(PPO), tmp_path).rename(tmp_path / archive)
-    original = _normalizer()
+    original: Any = _normalizer()
     (tmp_path / file).parent.mkdir(exist_ok=True)
     original.save(str(tmp_path / file))
     model = load_agent(path, env=Spaces(), device="cpu")
-    normalizer = model.get_vec_normalize_env()
+    normalizer: Any = model.get_vec_normalize_env()
     assert normalizer is not None
     assert not normalizer.training
     model.learn(16)
@@ -97,15 +97,15 @@ def test_statistics_of_other_shapes_are_refused(tmp_path: Path) -> None:
 
 
 def test_statistics_of_the_old_gym_and_of_other_numpy_versions_are_read(tmp_path: Path) -> None:
-    original = _normalizer()
+    original: Any = _normalizer()
     original.observation_space = spaces.Box(-1, 1, (3,), seed=3)  # with the state of a generator
     raw = pickle.dumps(original, protocol=3)  # names stand as text lines
     assert b"cgymnasium.spaces" in raw
     raw = raw.replace(b"cgymnasium.spaces", b"cgym.spaces")
     for old, new in ((b"cnumpy._core.", b"cnumpy.core."), (b"cnumpy.core.", b"cnumpy._core.")):  # before 2, since 2
         (tmp_path / "old.pkl").write_bytes(raw.replace(old, new))
-        statistics = read_vecnormalize(tmp_path / "old.pkl")
-        assert np.array_equal(statistics.obs.mean, original.obs_rms.mean)  # type: ignore[union-attr]
+        statistics: Any = read_vecnormalize(tmp_path / "old.pkl")
+        assert np.array_equal(statistics.obs.mean, original.obs_rms.mean)
 
 
 @pytest.mark.parametrize("place", ["whole", "unused", "mean"])

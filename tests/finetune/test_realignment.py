@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from sb3_contrib import CrossQ
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -82,7 +83,7 @@ class Paid(PointMass):
         Paid.paid += 1
         return super().reset(**kwargs)
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         observation, _, *rest = super().step(action)
         return observation, float(Paid.paid), *rest  # type: ignore[return-value]
 
@@ -91,14 +92,14 @@ class Paid(PointMass):
 def test_means_of_a_wrapper(beyond: float) -> None:
     """What ``VecNormalize`` normalizes is where the range is known; its own clipping does not shorten the way there."""
     raw = DummyVecEnv([Paid] * 2)
-    venv = VecNormalize(raw, clip_obs=0.01)
+    venv: Any = VecNormalize(raw, clip_obs=0.01)
     model = PPO("MlpPolicy", venv, n_steps=8, batch_size=8, device="cpu")
-    venv.obs_rms.mean, venv.obs_rms.var = np.full(3, 100.0), np.full(3, 4.0)  # type: ignore[union-attr]
+    venv.obs_rms.mean, venv.obs_rms.var = np.full(3, 100.0), np.full(3, 4.0)
     before = state(model)
     found = realign(model, raw, 160, 0, beyond)
     assert not differing(before, state(model))
-    assert (venv.obs_rms.var == 4.0).all()  # type: ignore[union-attr]
-    mean = venv.obs_rms.mean  # type: ignore[union-attr]
+    assert (venv.obs_rms.var == 4.0).all()
+    mean = venv.obs_rms.mean
     if beyond == 0.0:
         assert found.moved == 3
         assert (np.abs(mean) < 10).all()  # where observations are
@@ -154,7 +155,7 @@ def test_target_networks_keep_what_is_theirs(beyond: float) -> None:
 class EndsEarly(PointMass):
     """Three points a step, for two steps."""
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         observation, _, _, truncated, info = super().step(action)
         return observation, 3.0, self.steps >= 2, truncated, info
 
@@ -193,7 +194,7 @@ def test_a_transfer_begins_with_it(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "results.json").read_text())["realigned"] == result.realigned
 
 
-def observed(change: Any, space: spaces.Space) -> Any:
+def observed(change: Any, space: spaces.Space[Any]) -> Any:
     return lambda: gym.wrappers.TransformObservation(PointMass(), change, space)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -41,6 +42,12 @@ class Recorder(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+
+def alike(group: Group) -> Method:
+    """A method that treats every group of parameters the same."""
+    groups: dict[str, Any] = dict.fromkeys(GROUPS, group)
+    return Method(name="mine", **groups)
 
 
 def state(model: BaseAlgorithm) -> dict[str, torch.Tensor]:
@@ -106,10 +113,9 @@ def test_learning_rates_in_the_optimizers_are_the_intended_ones(algorithm: str) 
 
 
 @pytest.mark.parametrize(("init", "factor"), [("keep", 0.1), ("random", 1.0)])
-def test_scale_of_the_actor_is_for_actors_that_know_something(init: str, factor: float) -> None:
+def test_scale_of_the_actor_is_for_actors_that_know_something(init: Literal["keep", "random"], factor: float) -> None:
     model = build("CrossQ", learning_rate=1e-3)
-    groups = {name: Group(scale=0.5, init=init) for name in GROUPS}
-    recorder = Recorder(model, Tuner(model, Method(name="mine", **groups), actor_scale=0.1))
+    recorder = Recorder(model, Tuner(model, alike(Group(scale=0.5, init=init)), actor_scale=0.1))
     model.learn(60, callback=recorder)
     rates = {name: rate for _, name, rate in recorder.seen}
     expected = {name: 5e-4 * (factor if name.startswith("actor") else 1.0) for name in GROUPS}
@@ -128,18 +134,17 @@ def test_trpo_has_no_rate_that_could_be_scaled() -> None:
 
 
 def test_entropy_coefficient_keeps_its_learning_rate() -> None:
-    model = build("SAC", learning_rate=7e-4)
-    everything = Group(scale=0.01, decay="cosine")
-    Tuner(model, Method(name="mine", **dict.fromkeys(GROUPS, everything)))
+    model: Any = build("SAC", learning_rate=7e-4)
+    Tuner(model, alike(Group(scale=0.01, decay="cosine")))
     model.learn(60)
     assert model.ent_coef_optimizer.param_groups[0]["lr"] == 7e-4
 
 
 @pytest.mark.parametrize("algorithm", ["SAC", "CrossQ"])
 def test_entropy_coefficient_rests_while_the_actor_does(algorithm: str) -> None:
-    model = build(algorithm)
+    model: Any = build(algorithm)
     waits = Group(frozen_until=0.75)
-    tuner = Tuner(model, Method(name="mine", actor_encoder=waits, actor_head=waits))
+    tuner: Any = Tuner(model, Method(name="mine", actor_encoder=waits, actor_head=waits))
     seen = []
 
     def update(optimizers: list[torch.optim.Optimizer]) -> None:
@@ -148,14 +153,15 @@ def test_entropy_coefficient_rests_while_the_actor_does(algorithm: str) -> None:
 
     tuner.before_update = update
     model.learn(128)
-    start, end = build(algorithm).log_ent_coef.item(), model.log_ent_coef.item()
+    untrained: Any = build(algorithm)
+    start, end = untrained.log_ent_coef.item(), model.log_ent_coef.item()
     assert {value for frozen, value in seen if frozen} == {start}
     assert end != start
 
 
 @WITH_RATES
 @pytest.mark.parametrize("bn_mode", ["train", "eval"])
-def test_frozen_encoder_changes_in_no_bit(algorithm: str, bn_mode: str) -> None:
+def test_frozen_encoder_changes_in_no_bit(algorithm: str, bn_mode: Literal["train", "eval"]) -> None:
     model = build(algorithm)
     frozen = Group(frozen_until=1.0)
     tuner = Tuner(model, Method(name="mine", bn_mode=bn_mode, actor_encoder=frozen, critic_encoder=frozen))
@@ -168,8 +174,7 @@ def test_frozen_encoder_changes_in_no_bit(algorithm: str, bn_mode: str) -> None:
     for name, value in before.items():
         if "_target" in name:
             continue
-        group = tuner.anatomy.group_of(name)
-        if group.endswith("encoder"):
+        if tuner.anatomy.group_of(name).endswith("encoder"):
             assert torch.equal(value, after[name]), name
     moved = [name for name in before if "_target" not in name and not torch.equal(before[name], after[name])]
     assert any(tuner.anatomy.group_of(name) == "critic_head" for name in moved)
@@ -201,7 +206,7 @@ def test_evaluation_mode_keeps_statistics_and_training_mode_moves_them(algorithm
 @EVERY
 @pytest.mark.parametrize("shared", [False, True])
 def test_conversion_keeps_every_network(algorithm: str, shared: bool) -> None:
-    model = build(algorithm, shared=shared)
+    model: Any = build(algorithm, shared=shared)
     if "critic_target" in dict(model.policy.named_children()):
         with torch.no_grad():  # a target network lags behind: it has a function of its own
             for parameter in model.policy.critic_target.parameters():
@@ -289,8 +294,7 @@ def test_initial_weights(algorithm: str) -> None:
         copies = {name: name.replace(online, f"{online}_target", 1) for name in after if name.startswith(f"{online}.")}
         if algorithm not in ("PPO", "A2C", "TRPO", "CrossQ"):
             assert all(torch.equal(after[name], after[copy]) for name, copy in copies.items())
-    fresh = Group(init="random")
-    Tuner(random, Method(name="mine", **dict.fromkeys(GROUPS, fresh)))
+    Tuner(random, alike(Group(init="random")))
     weights = [name for name in before if name.endswith("weight") and before[name].dim() == 2]
     assert all(not torch.equal(before[name], state(random)[name]) for name in weights)
 
@@ -307,7 +311,7 @@ def test_l2_sp_pulls_back() -> None:
 
 
 def test_source_acts_by_its_policy_before_learning_starts() -> None:
-    model = build("SAC", learning_starts=1000)
+    model: Any = build("SAC", learning_starts=1000)
     Tuner(model, Method(name="mine"))
     with torch.no_grad():
         for layer, value in ((model.actor.mu, 5.0), (model.actor.log_std, -5.0)):
@@ -317,14 +321,21 @@ def test_source_acts_by_its_policy_before_learning_starts() -> None:
     assert (model.replay_buffer.actions[:30] > 0.9).all()
 
 
+def recorded(measure: Callable[[], float], values: list[float]) -> Callable[[], float]:
+    def measured() -> float:
+        values.append(measure())
+        return values[-1]
+
+    return measured
+
+
 def test_first_minibatch_kl_shows_the_jump_of_training_mode() -> None:
     kl = {}
     for mode in ("eval", "train"):
         model = build("PPO")
-        tuner = Tuner(model, Method(name="mine", bn_mode=mode))
+        tuner: Any = Tuner(model, Method(name="mine", bn_mode=mode))
         values: list[float] = []
-        measure = tuner.first_minibatch_kl
-        tuner.first_minibatch_kl = lambda measure=measure, values=values: values.append(measure()) or values[-1]  # type: ignore[method-assign]
+        tuner.first_minibatch_kl = recorded(tuner.first_minibatch_kl, values)
         model.learn(64)
         kl[mode] = values[0]
     assert abs(kl["eval"]) < 1e-6
@@ -334,7 +345,7 @@ def test_first_minibatch_kl_shows_the_jump_of_training_mode() -> None:
 def test_methods_that_cannot_be_applied_are_refused() -> None:
     frozen = Group(frozen_until=0.5)
     with pytest.raises(MethodError, match="let one learn from the start"):
-        Tuner(build("PPO"), Method(name="mine", **dict.fromkeys(GROUPS, frozen)))
+        Tuner(build("PPO"), alike(frozen))
     with pytest.raises(MethodError, match="let one learn from the start"):
         Tuner(build("SAC"), Method(name="mine", critic_encoder=frozen, critic_head=frozen))
     with pytest.raises(MethodError, match="single sample"):
@@ -342,9 +353,12 @@ def test_methods_that_cannot_be_applied_are_refused() -> None:
 
 
 def test_trpo_refuses_what_it_cannot_do() -> None:
-    for group in ({"actor_encoder": Group(scale=0.1)}, {"critic_encoder": Group(frozen_until=0.5)}):
+    for method in (
+        Method(name="mine", actor_encoder=Group(scale=0.1)),
+        Method(name="mine", critic_encoder=Group(frozen_until=0.5)),
+    ):
         with pytest.raises(MethodError, match="line search"):
-            Tuner(build("TRPO"), Method(name="mine", **group))
+            Tuner(build("TRPO"), method)
     with pytest.raises(MethodError, match="l2_sp"):
         Tuner(build("TRPO"), Method(name="mine", l2_sp=0.1))
 
@@ -369,13 +383,13 @@ def test_l2_sp_stays_close_to_the_converted_weights() -> None:
 
 @pytest.mark.parametrize("algorithm", ["SAC", "CrossQ"])
 def test_scratch_forgets_the_entropy_coefficient(algorithm: str) -> None:
-    model = build(algorithm, ent_coef="auto_0.1")
+    model: Any = build(algorithm, ent_coef="auto_0.1")
     model.learn(64)
     assert float(model.log_ent_coef.exp()) != pytest.approx(0.1, rel=1e-4)
     kept = float(model.log_ent_coef)
     Tuner(model, Method(name="mine")).detach()
     assert float(model.log_ent_coef) == kept
-    Tuner(model, Method(name="mine", **dict.fromkeys(GROUPS, Group(init="random"))))
+    Tuner(model, alike(Group(init="random")))
     assert float(model.log_ent_coef.exp()) == pytest.approx(0.1)
     assert not model.ent_coef_optimizer.state
 
@@ -397,7 +411,7 @@ def test_optimizers_of_other_classes(optimizer: type[torch.optim.Optimizer], tmp
 def test_options_of_the_users_own_groups_are_not_dropped_in_silence() -> None:
     model = build("PPO")
     parameters = list(model.policy.parameters())
-    groups = [{"params": parameters[:3], "weight_decay": 0.1}, {"params": parameters[3:]}]
+    groups: list[dict[str, Any]] = [{"params": parameters[:3], "weight_decay": 0.1}, {"params": parameters[3:]}]
     model.policy.optimizer = torch.optim.Adam(groups)
     with pytest.raises(AgentError, match=r"weight_decay, \[0.1, 0\]"):
         Tuner(model, Method(name="mine"))

@@ -67,7 +67,7 @@ def test_rewards_stay_scaled() -> None:
     model = build_normalized("PPO", False, norm_reward=True)
     with pytest.warns(UserWarning, match="clipped"):
         fold_normalization(model)
-    normalizer = model.get_vec_normalize_env()
+    normalizer: Any = model.get_vec_normalize_env()
     assert normalizer is not None
     assert normalizer.norm_reward
     raw = np.ones((1, 3), np.float32)

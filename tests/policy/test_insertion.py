@@ -65,7 +65,7 @@ def test_the_agent_goes_on_learning_and_opens_in_plain_sb3(algorithm: str, tmp_p
     start = {name: p.clone() for name, p in model.policy.named_parameters()}
     before = {name: layer.mean.clone() for name, layer in batchnorm_layers(model.policy).items()}
     model.learn(64)
-    layers = batchnorm_layers(model.policy)
+    layers: dict[str, Any] = batchnorm_layers(model.policy)
     new = [name for name in layers if "_target" not in name]
     assert all(not torch.equal(start[f"{name}.weight"], layers[name].module.weight) for name in new)
     if "critic_target" in dict(model.policy.named_children()):  # SB3 copies statistics to the targets at each update

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -38,9 +39,9 @@ def test_the_newest_steps_of_a_replay_buffer(size: int, steps: int) -> None:
 
 def test_replay_buffers_hold_raw_observations_and_policies_get_normalized_ones() -> None:
     model = filled(50, 20, normalized=True)
-    normalizer = model.get_vec_normalize_env()
+    normalizer: Any = model.get_vec_normalize_env()
     assert normalizer is not None
-    normalizer.obs_rms.mean, normalizer.obs_rms.var = np.full(3, 10.0), np.full(3, 4.0)  # type: ignore[union-attr]
+    normalizer.obs_rms.mean, normalizer.obs_rms.var = np.full(3, 10.0), np.full(3, 4.0)
     observations, _ = recent_transitions(model, 4)
     np.testing.assert_allclose(observations[:, 0], [4.0, 4.0, 4.5, 4.5], rtol=1e-4)
 
@@ -51,7 +52,7 @@ class Rollouts(BaseCallback):
     def __init__(self, layers: dict[str, Any]) -> None:
         super().__init__()
         self.layers = layers
-        self.seen: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+        self.seen: list[tuple[NDArray[Any], dict[str, NDArray[Any]]]] = []
 
     def _on_step(self) -> bool:
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -9,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO, SAC
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -28,18 +28,18 @@ class CountDown(gym.Wrapper):
         self.length = length
         self.steps = 0
 
-    def reset(self, **kwargs: Any) -> tuple[Any, dict]:
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.steps = 0
         return self.env.reset(**kwargs)
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, *_ = self.env.step(action)
         self.steps += 1
         return observation, 1.0, self.steps >= self.length, False, {}
 
 
 def test_short_episodes_are_not_counted_more_often() -> None:
-    venv = DummyVecEnv([lambda k=k: CountDown(10 * (k + 1)) for k in range(3)])
+    venv = DummyVecEnv([partial(CountDown, 10 * (k + 1)) for k in range(3)])
     result = evaluate(build("PPO"), venv, episodes=6, seed=0)
     assert result.returns == [10, 20, 30, 10, 20, 30]
     assert result.lengths == [10, 20, 30, 10, 20, 30]
@@ -83,13 +83,14 @@ def test_batches_side_by_side_play_as_alone(policy: str, wrap: type[gym.Wrapper]
 def test_a_batch_of_threads_rests_where_an_episode_is_over() -> None:
     """Ants that act at random fall at different times."""
     model = PPO("MlpPolicy", make_vec("Ant", num_envs=1, vec="dummy"), n_steps=8, batch_size=8, seed=0, device="cpu")
-    model.policy.action_net.weight.data *= 100.0  # type: ignore[operator, union-attr]
+    policy: Any = model.policy
+    policy.action_net.weight.data *= 100.0
     played = []
     for vec in ("dummy", "threads"):
         venv = make_vec("Ant", num_envs=4, vec=vec)
         played.append(evaluate(model, venv, episodes=6, seed=0))
         for _ in range(20):  # afterwards nobody rests
-            moved = venv.step(np.ones((4, 8), dtype=np.float32))[0]
+            moved: Any = venv.step(np.ones((4, 8), dtype=np.float32))[0]
         assert len(np.unique(moved, axis=0)) == 4
         assert not any(env.unwrapped.data.time == 0.0 for env in venv.envs)  # type: ignore[attr-defined]
         venv.close()
@@ -132,14 +133,14 @@ def test_visits_explore_with_the_noise_of_training(algorithm: str) -> None:
 
 def test_normalization_of_the_agent_is_used_and_not_moved() -> None:
     model = build("PPO")
-    normalizer = VecNormalize(DummyVecEnv([PointMass]), norm_reward=True)
+    normalizer: Any = VecNormalize(DummyVecEnv([PointMass]), norm_reward=True)
     normalizer.obs_rms.mean[:] = 3.0
     normalizer.obs_rms.var[:] = 4.0
     model.set_env(normalizer)
     model.env = normalizer
     raw = DummyVecEnv([PointMass])
     raw.seed(0)
-    first = raw.reset()
+    first: Any = raw.reset()
     observations, _ = visit(model, raw, steps=5, seed=0)
     np.testing.assert_allclose(observations[0], (first[0] - 3.0) / np.sqrt(4.0 + 1e-8), rtol=1e-5)
     count = normalizer.obs_rms.count
@@ -148,17 +149,19 @@ def test_normalization_of_the_agent_is_used_and_not_moved() -> None:
 
 
 @pytest.mark.parametrize("kind", [PPO, SAC])
-def test_visits_of_gsde_explore_with_fresh_noise(kind: type[BaseAlgorithm]) -> None:
+def test_visits_of_gsde_explore_with_fresh_noise(kind: type[Any]) -> None:
     """A matrix of noise per environment, and another after as many steps as in training."""
     settings = {"n_steps": 8, "batch_size": 8} if kind is PPO else {"train_freq": 8}
     model = kind("MlpPolicy", DummyVecEnv([PointMass] * 3), use_sde=True, seed=0, device="cpu", **settings)
     matrices = []
-    actor: Any = model.policy if kind is PPO else model.policy.actor  # type: ignore[union-attr]
+    actor: Any = model.policy if kind is PPO else model.policy.actor
     draw = actor.reset_noise
-    actor.reset_noise = lambda batch_size: (
-        draw(batch_size),
-        matrices.append(actor.action_dist.exploration_matrices.clone()),
-    )
+
+    def record(batch_size: int) -> None:
+        draw(batch_size)
+        matrices.append(actor.action_dist.exploration_matrices.clone())
+
+    actor.reset_noise = record
     visit(model, DummyVecEnv([PointMass] * 3), steps=48, seed=0)
     assert [len(matrix) for matrix in matrices] == [3, 3]
     assert not torch.equal(matrices[0], matrices[1])

@@ -12,8 +12,8 @@ import pytest
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from stable_baselines3 import PPO, SAC
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
@@ -38,12 +38,12 @@ class Costly(gym.Env):
     observation_space = spaces.Box(-1.0, 1.0, (1,))
     action_space = spaces.Box(0.0, 10.0, (1,))
 
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[NDArray[Any], dict[str, Any]]:
         super().reset(seed=seed)
         self.steps, self.total = 0, 0.0
         return np.zeros(1, np.float32), {}
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         self.steps += 1
         self.total += float(action[0])
         info = {"cost": float(action[0]), "episode_cost": self.total}
@@ -56,16 +56,16 @@ class Tolled(gym.Wrapper):
     def __init__(self, env: gym.Env | None = None) -> None:
         super().__init__(env or Costly())
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         *step, info = self.env.step(action)
         del info["episode_cost"]
         return (*step, info)
 
 
-gym.register("Tolled-v0", entry_point=Tolled)
+gym.register("Tolled-v0", entry_point=lambda **kwargs: Tolled(**kwargs))
 
 
-def play(venv: Lagrangian, cost: float, steps: int) -> list[np.ndarray]:
+def play(venv: Lagrangian, cost: float, steps: int) -> list[NDArray[Any]]:
     venv.reset()
     return [venv.step(np.full((venv.num_envs, 1), cost, np.float32))[1] for _ in range(steps)]
 
@@ -86,6 +86,7 @@ def test_one_update_per_batch_of_episodes(costs: list[float], limit: float) -> N
     expected = 0.0
     for cost in costs:
         play(venv, cost, steps=5)
+        assert venv.mean_cost is not None
         assert venv.mean_cost == pytest.approx(5 * cost, rel=1e-5)
         expected = max(0.0, expected + 0.1 * (venv.mean_cost / limit - 1.0))
         assert venv.multiplier == pytest.approx(expected)
@@ -112,7 +113,7 @@ class Told(PointMass):
         super().__init__()
         self.cost = cost
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         return *super().step(action)[:4], {"cost": self.cost}
 
 
@@ -160,7 +161,7 @@ def test_a_limit_in_an_environment_of_ones_own(how: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_learners_are_penalised_and_measured_returns_are_not(algorithm: type[BaseAlgorithm]) -> None:
+def test_learners_are_penalised_and_measured_returns_are_not(algorithm: type[Any]) -> None:
     venv = Lagrangian(VecMonitor(DummyVecEnv([Costly] * 2), info_keywords=("episode_cost",)), limit=0.5, rate=5.0)
     settings = {"n_steps": 64, "batch_size": 64} if algorithm is PPO else {"learning_starts": 64}
     model = algorithm("MlpPolicy", venv, seed=0, device="cpu", **settings)
