@@ -245,30 +245,44 @@ def transfer(
     :raises DaftError: something does not exist or does not fit
     """
     further = nest(settings or {})
-    agent = None if source is None or isinstance(source, str | Path) else source
-    domains, name = None, env
-    if not isinstance(env, str):
-        domains = user_domains(env, source_env)
-        name = domains["target"].name
-        _refuse_task_settings(shift, further)
-        if source is None:
-            raise AgentError("For an environment of your own no source is shipped: pass source=...")
-    elif source_env is not None:
-        raise TaskError(f"source_env goes with an environment of your own; the source of env={env!r} is known.")
-    task = read_task(str(name)) | ({} if shift is None else {"shift": shift})
+    archive, agent = (source, None) if isinstance(source, str | Path) else (None, source)
+    domains = _domains_of_user(env, source, source_env, shift, further)
+    name = str(env) if domains is None else domains["target"].name
     found = find_method(method)
-    folder = Path("runs") / str(name) / found.name / f"seed-{seed or 0}" / time.strftime("%Y-%m-%d_%H-%M-%S")
-    arguments = {
-        "total_timesteps": total_timesteps,
-        "seed": seed,
-        "output_dir": str(output_dir or folder),
-        "method": found.as_dict(),
-        "env": task,
-        "algo": read_algorithm(algo or _algorithm_of(source, str(name))),
-        "agent": None if agent is not None or source is None else {"path": str(source)},
-    }
-    given = {key: value for key, value in arguments.items() if value is not None}
+    folder = Path("runs") / name / found.name / f"seed-{seed or 0}" / time.strftime("%Y-%m-%d_%H-%M-%S")
+    given = _given(
+        total_timesteps=total_timesteps,
+        seed=seed,
+        output_dir=str(output_dir or folder),
+        method=found.as_dict(),
+        env=read_task(name) | _given(shift=shift),
+        algo=read_algorithm(algo or _algorithm_of(source, name)),
+        agent=None if archive is None else {"path": str(archive)},
+    )
     return run(TransferSettings.from_dict(merge(given, further)), domains, agent)
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    """The arguments that are not ``None``."""
+    return {key: value for key, value in arguments.items() if value is not None}
+
+
+def _domains_of_user(
+    env: str | UserEnv, source: Any, source_env: UserEnv | None, shift: Any, settings: Mapping[str, Any]
+) -> dict[str, Domain] | None:
+    """The domains of a user's own environments; ``None`` if ``env`` names a task.
+
+    :raises DaftError: arguments that do not go with the user's own environment, or with a task
+    """
+    if isinstance(env, str):
+        if source_env is not None:
+            raise TaskError(f"source_env goes with an environment of your own; the source of env={env!r} is known.")
+        return None
+    domains = user_domains(env, source_env)
+    _refuse_task_settings(shift, settings)
+    if source is None:
+        raise AgentError("For an environment of your own no source is shipped: pass source=...")
+    return domains
 
 
 def _refuse_task_settings(shift: Any, settings: Mapping[str, Any]) -> None:

@@ -204,38 +204,61 @@ def adapt(
 
 
 def _prepare(model: BaseAlgorithm, method: Method, target: Target, options: Options, profile: Profile) -> Adaptation:
-    """See :func:`adapt`. Everything that can be refused is refused before the model changes."""
-    realign_env = None
-    if method.realign is not None:
-        realign_env = target.for_realignment(method.realign)
-        find_input_range(model, method.realign)
-    inserts = wants_batchnorm(model, method, options.insert_batchnorm)
-    check_method(model, method, options.actor_scale, options.head, options.critic)
+    """See :func:`adapt`."""
+    realign_env, inserts = _check(model, method, target, options)
     if options.seed is not None:
         model.set_random_seed(options.seed)
     bound_exploration(model, options.exploration_std)
     fuse_batch_renorm(model.policy)
-    steps = options.calibration_steps
     with profile("calibration"):
-        # the source visits first; its data serve insertion, and conversion unless the policy changes in between
-        data = target.visit(steps) if inserts or realign_env is None else None
-        inserted = insert_batchnorm_layers(model, Networks(model.policy).batches(*data)) if inserts and data else []
-        adaptation = Adaptation(
-            model, method, steps,
-            head=options.head, critic=options.critic, actor_scale=options.actor_scale, profile=profile,
-        )  # fmt: skip
-        adaptation.inserted = inserted
-        if realign_env is not None and method.realign is not None:
-            adaptation.realigned = realign(model, realign_env, steps, target.visit_seed, method.realign)
-        if data is None or method.from_scratch or adaptation.realigned is not None:
-            data = target.visit(steps)
-        adaptation.convert(data)
+        adaptation = _calibrate(model, method, target, options, profile, realign_env, inserts)
     if options.held_out_steps:
         with profile("evaluation"):
             held_out = target.visit_held_out(options.held_out_steps)
             adaptation.distortion = Distortion(adaptation.tuner.anatomy, *held_out)
     target.leave()
     _warn_without_batchnorm(adaptation)
+    return adaptation
+
+
+def _check(model: BaseAlgorithm, method: Method, target: Target, options: Options) -> tuple[VecEnv | None, bool]:
+    """Refuse what cannot be done before the model changes.
+
+    :return: where realignment plays, if the method realigns, and whether BatchNorm is inserted
+    """
+    realign_env = None
+    if method.realign is not None:
+        realign_env = target.for_realignment(method.realign)
+        find_input_range(model, method.realign)
+    inserts = wants_batchnorm(model, method, options.insert_batchnorm)
+    check_method(model, method, options.actor_scale, options.head, options.critic)
+    return realign_env, inserts
+
+
+def _calibrate(
+    model: BaseAlgorithm,
+    method: Method,
+    target: Target,
+    options: Options,
+    profile: Profile,
+    realign_env: VecEnv | None,
+    inserts: bool,
+) -> Adaptation:
+    """Visit the target, then insert, group, realign and convert, in this order."""
+    steps = options.calibration_steps
+    # the source visits first; its data serve insertion, and conversion unless the policy changes in between
+    data = target.visit(steps) if inserts or realign_env is None else None
+    inserted = insert_batchnorm_layers(model, Networks(model.policy).batches(*data)) if inserts and data else []
+    adaptation = Adaptation(
+        model, method, steps,
+        head=options.head, critic=options.critic, actor_scale=options.actor_scale, profile=profile,
+    )  # fmt: skip
+    adaptation.inserted = inserted
+    if realign_env is not None and method.realign is not None:
+        adaptation.realigned = realign(model, realign_env, steps, target.visit_seed, method.realign)
+    if data is None or method.from_scratch or adaptation.realigned is not None:
+        data = target.visit(steps)
+    adaptation.convert(data)
     return adaptation
 
 
@@ -246,4 +269,4 @@ def _warn_without_batchnorm(adaptation: Adaptation) -> None:
             f"Method '{method.name}' converts BatchNorm, and this policy has none: only rates and schedules apply. "
             "insert_batchnorm=True inserts it."
         )
-        warnings.warn(DaftWarning(message, arguments=("insert_batchnorm",)), stacklevel=4)
+        warnings.warn(DaftWarning(message, arguments=("insert_batchnorm",)), stacklevel=5)
