@@ -46,7 +46,7 @@ KEYS = {
     **{name: f"agent.{name}" for name in ("trust", "policy", "policy_kwargs", "activation", "head", "critic")},
     **{name: f"agent.{name}" for name in ("adapt_spaces", "normalize", "insert_batchnorm")},
     **{name: f"env.{name}" for name in ("id", "shift", "kwargs", "source_kwargs", "wrappers", "cost_limit")},
-    **{name: name for name in ("total_timesteps", "num_envs", "output_dir", "vec", "evaluate_beside", "algo")},
+    **{name: name for name in ("total_timesteps", "num_envs", "output_dir", "vec", "evaluate_in_background", "algo")},
     **{name: f"algo.{name}" for name in ("exploration_std", "most_exploration_std", "actor_scale")},
     "elsewhere": "evaluation.elsewhere",
     "least": "algo.exploration_std",

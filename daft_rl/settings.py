@@ -187,7 +187,7 @@ class RunSettings:
     torch_threads: Count | None = 1
     """Threads of PyTorch; ``None`` leaves the number alone. More than one is hardly faster, and slows down runs side by
     side (CrossQ with two: 1.0 to 1.4 times)."""
-    evaluate_beside: Literal["auto"] | Flag = "auto"
+    evaluate_in_background: Literal["auto"] | Flag = "auto"
     """Whether to evaluate in a background process while learning goes on. ``auto`` does so where that is safe."""
     progress_bar: Flag = True
     """Whether to show SB3's progress bar."""

@@ -169,6 +169,8 @@ def _expected(found: list[Any], first: Any) -> str:
     kinds = list(dict.fromkeys(_one_expectation(item) for item in at_field or [first]))
     if "a whole number" in kinds and {"a number", "a finite number"} & {*kinds}:
         kinds.remove("a whole number")
+    if len(kinds) > 1 and kinds[-1] == _KINDS["bool_type"]:
+        return ", ".join(kinds)  # "auto, true or false"
     return " or ".join(kinds)
 
 
@@ -178,5 +180,6 @@ def _one_expectation(problem: Any) -> str:
     if bounds:
         return f"a number {' and '.join(bounds)}"
     if problem["type"] == "literal_error":
-        return "one of " + context["expected"].replace("'", "").replace(" or ", ", ")
+        names = context["expected"].replace("'", "").replace(" or ", ", ")
+        return f"one of {names}" if "," in names else names
     return _KINDS.get(problem["type"], problem["msg"].removeprefix("Input should be ").removeprefix("Value error, "))

@@ -67,7 +67,7 @@ def test_what_a_run_writes_reads_back(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"calibration.steps": "1e4"}, "calibration.steps: expected a whole number"),
         ({"calibration.steps": True}, "calibration.steps: expected a whole number"),
         ({"agent.normalize": "thaw"}, "agent.normalize: expected one of frozen, update, fold"),
-        ({"evaluate_beside": "maybe"}, "evaluate_beside: expected one of auto or true or false"),
+        ({"evaluate_in_background": "maybe"}, "evaluate_in_background: expected auto, true or false, got 'maybe'"),
         ({"evaluation.elsewhere": "gravity-2.0"}, "evaluation.elsewhere: expected a list"),
         ({"env.cost_limit": 0}, "env.cost_limit: expected a number above 0"),
         ({"calibration.step": 3}, "calibration.step does not exist. What exists: steps, held_out"),

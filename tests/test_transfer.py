@@ -108,7 +108,7 @@ def test_what_was_played_before_is_not_played_again(
 
     monkeypatch.setattr("daft_rl.run.monitoring.evaluate_all", counted)
     overrides = [*TINY, f"evaluation.episodes={episodes}", "evaluation.episodes_during=2", "evaluation.every=512"]
-    settings = parse([*overrides, "evaluate_beside=false"])  # in this process, which counts
+    settings = parse([*overrides, "evaluate_in_background=false"])  # in this process, which counts
     result = transfer("HalfCheetah-shifted", method, total_timesteps=512, output_dir=tmp_path, settings=settings)
     assert len(played) == plays
     assert [point["timesteps"] for point in result.curve] == [0, 512]

@@ -28,7 +28,7 @@ machine."""
 TERMINATION_SECONDS = 5.0
 """Time that a cancelled fork has to end on its own."""
 
-FORK_ARGUMENT = ("evaluate_beside",)
+FORK_ARGUMENT = ("evaluate_in_background",)
 
 
 class BackgroundCall(Generic[T]):
@@ -65,7 +65,7 @@ class BackgroundCall(Generic[T]):
                 connection.close()
                 message = (
                     f"This process cannot be forked: {error}. It evaluates by itself, while learning waits. Set "
-                    "evaluate_beside=False to evaluate in this process from the start."
+                    "evaluate_in_background=False to evaluate in this process from the start."
                 )
                 warnings.warn(DaftWarning(message, arguments=FORK_ARGUMENT), stacklevel=3)
                 return
@@ -100,7 +100,7 @@ class BackgroundCall(Generic[T]):
             code = self._process.exitcode
             cause = " (the system may have run out of memory)" if code == -signal.SIGKILL else ""
             message = (
-                f"The process that evaluates ended with exit code {code}{cause}. Set evaluate_beside=False to "
+                f"The process that evaluates ended with exit code {code}{cause}. Set evaluate_in_background=False to "
                 "evaluate in the process that learns."
             )
             return None, WorkerError(message, arguments=FORK_ARGUMENT)

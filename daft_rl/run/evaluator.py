@@ -35,7 +35,7 @@ class Evaluator:
     :param environments: opens further batches
     :param open_envs: role -> the batch that plays during learning, for some of the domains
     :param domains: role -> where to play
-    :raises ConfigError: ``evaluate_beside=True`` where that is impossible
+    :raises ConfigError: ``evaluate_in_background=True`` where that is impossible
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class Evaluator:
         ``auto`` does so where a core may be idle and nothing forbids a fork. It leaves the user's own environments
         alone, which may hold what a fork cannot copy.
         """
-        wanted = self.settings.evaluate_beside
+        wanted = self.settings.evaluate_in_background
         if wanted is False:
             return False
         problem = self._problem()
         if wanted is True:
             if problem is not None:
-                raise ConfigError(f"evaluate_beside=True: {problem}. Use 'auto' or False.")
+                raise ConfigError(f"evaluate_in_background=True: {problem}. Use 'auto' or False.")
             return True
         ours = all(domain.is_ours for domain in self.domains.values())
         return problem is None and ours and usable_cores() > 1

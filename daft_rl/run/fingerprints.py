@@ -14,7 +14,7 @@ __all__ = ["fingerprint", "fingerprint_agent", "fingerprint_method", "fingerprin
 
 IRRELEVANT = {
     *("output_dir", "progress_bar", "render", "render_steps"),
-    *("device", "vec", "torch_threads", "evaluate_beside"),
+    *("device", "vec", "torch_threads", "evaluate_in_background"),
 }
 """Settings that returns do not depend on, or not on purpose."""
 

@@ -82,9 +82,9 @@ def test_without_memory_for_a_fork_this_process_calls_the_function(monkeypatch: 
 
 def test_a_killed_fork_raises_an_error() -> None:
     call = BackgroundCall(lambda: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(WorkerError, match=r"exit code -9.*evaluate_beside=False") as caught:
+    with pytest.raises(WorkerError, match=r"exit code -9.*evaluate_in_background=False") as caught:
         call.result()
-    assert caught.value.arguments == ("evaluate_beside",)
+    assert caught.value.arguments == ("evaluate_in_background",)
 
 
 def test_cancel_ends_the_fork_and_its_cleanup_runs(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_transfer_with_forks_equals_one_without(task: str, settings: list[str]
     found = {}
     for forks in (True, False):
         folder = tmp_path / str(forks)
-        overrides = [*tiny, f"evaluate_beside={str(forks).lower()}"]
+        overrides = [*tiny, f"evaluate_in_background={str(forks).lower()}"]
         result = transfer(task, total_timesteps=400, output_dir=folder, settings=parse(overrides))
         assert (result.seconds_in_background > 0) is forks
         assert [point["timesteps"] for point in result.curve][:3] == [0, 150, 300]
@@ -192,7 +192,7 @@ def test_a_transfer_with_forks_equals_one_without(task: str, settings: list[str]
 
 
 def refuse(task: str, *overrides: str) -> Callable[[Path], Any]:
-    tiny = ["num_envs=2", "progress_bar=false", "evaluate_beside=true", *overrides]
+    tiny = ["num_envs=2", "progress_bar=false", "evaluate_in_background=true", *overrides]
     return lambda folder: transfer(task, total_timesteps=400, output_dir=folder, settings=parse(tiny))
 
 
@@ -200,7 +200,7 @@ def refuse(task: str, *overrides: str) -> Callable[[Path], Any]:
     ("run", "message"),
     [
         (refuse("Ant-shifted", "vec=workers"), "worker processes"),
-        (refuse("Ant-shifted", "evaluate_beside=maybe"), "expected auto, true or false, got 'maybe'"),
+        (refuse("Ant-shifted", "evaluate_in_background=maybe"), "expected auto, true or false, got 'maybe'"),
     ],
 )
 def test_forking_is_refused_where_it_is_impossible(run: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
