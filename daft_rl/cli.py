@@ -42,6 +42,9 @@ KINDS: dict[str, type[RunSettings]] = {
 }
 """Name of a configuration -> its settings."""
 
+NOT_SETTINGS = ("hydra", "benchmark")
+"""Parts of the configuration that only Hydra and the grid read."""
+
 KEYS = {
     **{name: f"agent.{name}" for name in ("trust", "policy", "policy_kwargs", "activation", "head", "critic")},
     **{name: f"agent.{name}" for name in ("adapt_spaces", "normalize", "insert_batchnorm")},
@@ -100,6 +103,7 @@ def expand(overrides: Sequence[str]) -> list[str]:
     # the default shift of a task may have patterns already; these are added to them
     expanded = [re.sub(r"^(env\.shift\.\w+=\{)", r"++\1", item) for item in expanded]
     _refuse_two_shifts(expanded)
+    _refuse_mixtures(expanded)
     return expanded + _algorithm_of_agents(expanded)
 
 
@@ -113,6 +117,20 @@ def _refuse_two_shifts(overrides: Sequence[str]) -> None:
         )
 
 
+def _refuse_mixtures(overrides: Sequence[str]) -> None:
+    """
+    :raises ConfigError: a name that would keep the settings of another task or algorithm, or no name
+    """
+    by_name = any(item in ("env=safety", "env=gymnasium") for item in overrides)
+    for item in overrides:
+        key, _, value = item.lstrip("+").partition("=")
+        if key == "algo.name" or (key == "env.name" and not by_name):
+            group = key.partition(".")[0]
+            raise ConfigError(f"{item}: choose it by {group}={value}, so that the settings that belong to it hold.")
+        if key in ("env", "method", "algo") and value in ("", "null"):
+            raise ConfigError(f"{item}: expected a name.")
+
+
 def _algorithm_of_agents(overrides: Sequence[str]) -> list[str]:
     """``algo=NAME`` of the agents that are given, if no algorithm is."""
     paths = [path for item in overrides if item.startswith("agent.path=") for path in _values(item)]
@@ -120,10 +138,7 @@ def _algorithm_of_agents(overrides: Sequence[str]) -> list[str]:
         return []
     from daft_rl.run.agents import algorithm_of_archive  # PyTorch takes seconds to import
 
-    try:
-        found = {algorithm_of_archive(str(path)) for path in paths}
-    except AgentError as error:
-        raise AgentError(f"{error} If you name it by algo=..., nothing has to be read to find out.") from error
+    found = {algorithm_of_archive(str(path)) for path in paths}
     if len(found) > 1:
         raise AgentError(
             f"agent={','.join(map(str, paths))}: agents of {', '.join(sorted(found))}. Sweep one at a time."
@@ -166,8 +181,7 @@ def read_settings(kind: type[RunSettings], cfg: DictConfig) -> Any:
     :raises DaftError: a value of another kind
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    names = {field.name for field in fields(kind)}
-    return kind.from_dict({key: value for key, value in plain.items() if key in names})
+    return kind.from_dict({key: value for key, value in plain.items() if key not in NOT_SETTINGS})
 
 
 @contextmanager

@@ -210,6 +210,8 @@ class RunSettings:
 
         :raises DaftError: an unknown key, or a value of another kind
         """
+        if not str(values.get("output_dir", "")):
+            raise ConfigError("output_dir is empty: name a folder.", arguments=("output_dir",))
         return cls(**{str(key): value for key, value in values.items()} | {"method": find_method(values["method"])})
 
 
@@ -283,13 +285,29 @@ def read_algorithm(name: str) -> dict[str, Any]:
 
 
 def nest(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as nested dictionaries: ``{"calibration.steps": 512}`` is ``{"calibration": {"steps": 512}}``."""
+    """Dotted keys as nested dictionaries: ``{"calibration.steps": 512}`` is ``{"calibration": {"steps": 512}}``.
+
+    :raises ConfigError: no mapping from names to values
+    """
+    if not isinstance(settings, Mapping) or not all(isinstance(key, str) and key for key in settings):
+        raise ConfigError(f"settings: expected names with values, such as {{'num_envs': 4}}, got {settings!r}.")
     nested: dict[str, Any] = {}
     for key, value in settings.items():
         for part in reversed(key.split(".")):
             value = {part: value}
+        _refuse_replaced(nested, value, key)
         nested = merge(nested, value)
     return nested
+
+
+def _refuse_replaced(before: Any, after: Any, key: str) -> None:
+    """
+    :raises ConfigError: one setting gives a value, and another one parts of it
+    """
+    for name in after if isinstance(after, Mapping) and isinstance(before, Mapping) else ():
+        if name in before and isinstance(before[name], Mapping) != isinstance(after[name], Mapping):
+            raise ConfigError(f"settings: {key} is given as a whole and by its parts. Give it once.")
+        _refuse_replaced(before.get(name), after[name], key)
 
 
 def merge(base: Any, changes: Mapping[str, Any]) -> dict[str, Any]:

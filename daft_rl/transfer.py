@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from daft_rl.archives import find_agent
 from daft_rl.envs.domain import Domain, read_domains, user_domains
 from daft_rl.envs.user_env import UserEnv
-from daft_rl.errors import AgentError, TaskError
+from daft_rl.errors import AgentError, ConfigError, TaskError
 from daft_rl.method import Method, find_method
 from daft_rl.settings import TransferSettings, default_algorithm, merge, nest, read_algorithm, read_task
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 # PyTorch takes seconds to import. The functions below import what needs it, so that mistakes are reported at once.
 
-__all__ = ["run", "transfer"]
+__all__ = ["transfer"]
 
 
 def run(
@@ -244,22 +245,44 @@ def transfer(
     :return: returns before and after, the learning curve, and the run folder
     :raises DaftError: something does not exist or does not fit
     """
-    further = nest(settings or {})
+    further = nest({} if settings is None else settings)
+    _refuse_conflicts(shift, further)
     archive, agent = (source, None) if isinstance(source, str | Path) else (None, source)
     domains = _domains_of_user(env, source, source_env, shift, further)
     name = str(env) if domains is None else domains["target"].name
     found = find_method(method)
-    folder = Path("runs") / name / found.name / f"seed-{seed or 0}" / time.strftime("%Y-%m-%d_%H-%M-%S")
     given = _given(
         total_timesteps=total_timesteps,
         seed=seed,
-        output_dir=str(output_dir or folder),
         method=found.as_dict(),
         env=read_task(name) | _given(shift=shift),
         algo=read_algorithm(algo or _algorithm_of(source, name)),
         agent=None if archive is None else {"path": str(archive)},
     )
-    return run(TransferSettings.from_dict(merge(given, further)), domains, agent)
+    values = merge(given, further)
+    values.setdefault("output_dir", str(output_dir or _run_folder(name, values)))
+    return run(TransferSettings.from_dict(values), domains, agent)
+
+
+def _run_folder(name: str, values: Mapping[str, Any]) -> Path:
+    """Where a run goes if nobody says so."""
+    method = find_method(values["method"]).name
+    return Path("runs") / name / method / f"seed-{values.get('seed', 0)}" / time.strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def _refuse_conflicts(shift: Any, settings: Mapping[str, Any]) -> None:
+    """
+    :raises ConfigError: settings that would mix two tasks, two algorithms, or a level with single fields of a shift
+    """
+    for group in ("env", "algo"):
+        if "name" in settings.get(group, {}):
+            raise ConfigError(f"{group}.name: pass {group}=... itself, so that the settings that belong to it hold.")
+    fields = settings.get("env", {}).get("shift")
+    if isinstance(shift, str) and isinstance(fields, Mapping):
+        raise ConfigError(
+            f"shift={shift!r} and env.shift.{next(iter(fields), '')}: a level replaces the shift, a single field "
+            "changes the default one. Give the level's own fields one by one (daft_rl.levels)."
+        )
 
 
 def _given(**arguments: Any) -> dict[str, Any]:
@@ -316,6 +339,9 @@ class _CallableModule(ModuleType):
     """``daft_rl.transfer`` names this module and the function alike, so that neither hides the other."""
 
     __call__ = staticmethod(transfer)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, (self.__name__,)
 
 
 __signature__ = inspect.signature(transfer)

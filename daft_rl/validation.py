@@ -13,7 +13,8 @@ from dataclasses import fields, is_dataclass
 from functools import wraps
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
-from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+import numpy as np
+from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
 from pydantic.dataclasses import dataclass
 
 from daft_rl.errors import ConfigError, DaftError
@@ -23,18 +24,20 @@ __all__ = [
     *("checked", "plain_data", "unknown_name"),
 ]
 
-Flag = StrictBool
+PLAIN = BeforeValidator(lambda value: value.item() if isinstance(value, np.generic) else value)
+"""NumPy's scalars are as good as Python's."""
+Flag = Annotated[StrictBool, PLAIN]
 Text = StrictStr
 Number = StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)]
 """A finite number."""
-Positive = Annotated[Number, Field(gt=0)]
-NonNegative = Annotated[Number, Field(ge=0)]
-Fraction = Annotated[Number, Field(ge=0, le=1)]
-Whole = Annotated[StrictInt, Field(ge=0)]
+Positive = Annotated[Number, Field(gt=0), PLAIN]
+NonNegative = Annotated[Number, Field(ge=0), PLAIN]
+Fraction = Annotated[Number, Field(ge=0, le=1), PLAIN]
+Whole = Annotated[StrictInt, Field(ge=0), PLAIN]
 """A whole number of at least 0."""
-Count = Annotated[StrictInt, Field(ge=1)]
+Count = Annotated[StrictInt, Field(ge=1), PLAIN]
 """A whole number of at least 1."""
-Seed = Annotated[StrictInt, Field(ge=0, lt=2**32)]
+Seed = Annotated[StrictInt, Field(ge=0, lt=2**32), PLAIN]
 
 T = TypeVar("T")
 
@@ -146,7 +149,7 @@ def _known(cls: Any, path: list[str]) -> list[str] | None:
     return [field.name for field in fields(cls)] if is_dataclass(cls) else None
 
 
-_BOUNDS = {"gt": "above {:g}", "ge": "of at least {:g}", "lt": "below {:g}", "le": "of at most {:g}"}
+_BOUNDS = {"gt": "above {}", "ge": "of at least {}", "lt": "below {}", "le": "of at most {}"}
 _KINDS = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -159,6 +162,8 @@ _KINDS = {
     "dict_type": "names with values",
     "mapping_type": "names with values",
     "dataclass_type": "fields with values",
+    "sequence_str": "a list of texts",
+    "path_type": "a path",
     "none_required": "null",
 }
 

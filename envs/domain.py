@@ -108,6 +108,13 @@ def _read_domain(name: str, shift: Any, env: Mapping[str, Any], keywords: str) -
     """
     read = read_shift(name, shift)
     if not isinstance(read, RegisteredShift):
+        ignored = next((key for key in ("wrappers", "kwargs", "source_kwargs") if env.get(key)), None)
+        if ignored is not None:
+            raise TaskError(
+                f"{ignored}: task '{name}' is taken as it is. Wrappers and keywords go with environments that are "
+                "registered with Gymnasium.",
+                arguments=(ignored,),
+            )
         return Domain(name, read)
     wrappers, kwargs = env.get("wrappers", ()), env.get(keywords, {})
     if isinstance(wrappers, str):

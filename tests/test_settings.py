@@ -72,7 +72,11 @@ def test_what_a_run_writes_reads_back(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"env.cost_limit": 0}, "env.cost_limit: expected a number above 0"),
         ({"calibration.step": 3}, "calibration.step does not exist. What exists: steps, held_out"),
         ({"total_timestep": 3}, "total_timestep does not exist"),
-        ({"env.name": ""}, "env.name is missing"),
+        ({"env.name": "Ant"}, "env.name: pass env=... itself"),
+        ({"algo.name": "crossq"}, "algo.name: pass algo=... itself"),
+        ({"env.shift": "gravity-2.0", "env.shift.friction": 3.0}, "given as a whole and by its parts"),
+        ({"agent.head": "action_net.*"}, "agent.head: expected a list"),
+        ({"output_dir": ""}, "output_dir is empty"),
         ({"method.actor_head.scale": -1}, "method.actor_head.scale: expected a number of at least 0"),
     ],
 )

@@ -8,17 +8,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.agents import fuse_batch_renorm
-from daft_rl.errors import DaftWarning, MethodError
+from daft_rl.errors import AgentError, DaftWarning, MethodError
 from daft_rl.finetune.realignment import Realignment, find_input_range, realign
 from daft_rl.finetune.target import Data, Target
 from daft_rl.finetune.tuner import Tuner, check_method, resolve_method
@@ -30,12 +32,12 @@ from daft_rl.policy.insertion import wants_batchnorm
 from daft_rl.policy.networks import Networks
 from daft_rl.rollout.buffers import recent_transitions
 from daft_rl.rollout.profile import Profile
-from daft_rl.validation import Count, Flag, Positive, Seed, Text, Whole, checked
+from daft_rl.validation import Flag, Positive, Seed, Text, Whole, checked
 
 __all__ = ["Adaptation", "adapt"]
 
 SLOWEST_AVERAGE = 0.005
-"""Least share of a new rollout where statistics follow an average over rollouts."""
+"""Statistics that follow an average over rollouts give a new rollout at least this weight."""
 
 
 class Adaptation(BaseCallback):
@@ -101,7 +103,17 @@ class Adaptation(BaseCallback):
             raise MethodError(
                 f"This adaptation belongs to another {type(self.tuner.model).__name__}: adapt each model by itself."
             )
+        if not self.method.learns:
+            raise MethodError(
+                f"Method '{self.method.name}' learns nothing: leave out model.learn, or use another method."
+            )
         self.tuner.attach()
+        self.tuner.needs_callback = False
+
+    def _on_training_start(self) -> None:
+        # learning may count from 0 again, or from the source's own steps
+        self.tuner.start_timesteps = min(self.tuner.start_timesteps, self.model.num_timesteps)
+        self._next_conversion = min(self._next_conversion, self.model.num_timesteps + self.calibration_steps)
 
     def _on_step(self) -> bool:
         return True
@@ -143,7 +155,7 @@ class Adaptation(BaseCallback):
 class Options:
     """What :func:`adapt` takes beside model, method and data, checked."""
 
-    calibration_steps: Count
+    calibration_steps: Annotated[int, Field(strict=True, ge=2)]
     held_out_steps: Whole
     seed: Seed | None
     head: Sequence[Text] | None
@@ -189,12 +201,15 @@ def adapt(
     :param critic: patterns over parameter names that are the critic's, likewise
     :param insert_batchnorm: ``True``, ``False``, or ``"auto"``
     :param actor_scale: factor on the actor's learning rates; ``None`` is the algorithm's (1, but 0.1 for CrossQ)
-    :param exploration_std: least standard deviation of a Gaussian policy's actions; ``None`` keeps the policy's
+    :param exploration_std: least standard deviation of the actions of PPO, A2C and TRPO, or of TD3's and DDPG's
+        action noise where they have none; ``None`` keeps what is there
     :param profile: where time is counted
     :return: a callback for ``model.learn``, which also tells what was done
     :raises MethodError: an unknown method, or one that cannot be applied to this model
     :raises AgentError: a policy that is not supported, or neither environment nor ``experience``
     """
+    if not isinstance(model, BaseAlgorithm):
+        raise AgentError(f"model: expected an agent such as PPO.load(...), got {model!r}.")
     options = Options(
         calibration_steps=calibration_steps, held_out_steps=held_out_steps, seed=seed, head=head, critic=critic,
         insert_batchnorm=insert_batchnorm, actor_scale=actor_scale, exploration_std=exploration_std,
@@ -213,10 +228,11 @@ def _prepare(model: BaseAlgorithm, method: Method, target: Target, options: Opti
     with profile("calibration"):
         adaptation = _calibrate(model, method, target, options, profile, realign_env, inserts)
     if options.held_out_steps:
-        with profile("evaluation"):
+        with profile("evaluation"), _detached_on_error(adaptation):
             held_out = target.visit_held_out(options.held_out_steps)
             adaptation.distortion = Distortion(adaptation.tuner.anatomy, *held_out)
     target.leave()
+    adaptation.tuner.needs_callback = True
     _warn_without_batchnorm(adaptation)
     return adaptation
 
@@ -246,7 +262,7 @@ def _calibrate(
 ) -> Adaptation:
     """Visit the target, then insert, group, realign and convert, in this order."""
     steps = options.calibration_steps
-    # the source visits first; its data serve insertion, and conversion unless the policy changes in between
+    # insertion needs data of the source; conversion uses them too, unless another policy acts by then
     data = target.visit(steps) if inserts or realign_env is None else None
     inserted = insert_batchnorm_layers(model, Networks(model.policy).batches(*data)) if inserts and data else []
     adaptation = Adaptation(
@@ -254,12 +270,23 @@ def _calibrate(
         head=options.head, critic=options.critic, actor_scale=options.actor_scale, profile=profile,
     )  # fmt: skip
     adaptation.inserted = inserted
-    if realign_env is not None and method.realign is not None:
-        adaptation.realigned = realign(model, realign_env, steps, target.visit_seed, method.realign)
-    if data is None or method.from_scratch or adaptation.realigned is not None:
-        data = target.visit(steps)
-    adaptation.convert(data)
+    with _detached_on_error(adaptation):
+        if realign_env is not None and method.realign is not None:
+            adaptation.realigned = realign(model, realign_env, steps, target.visit_seed, method.realign)
+        if data is None or method.from_scratch or adaptation.realigned is not None:
+            data = target.visit(steps)
+        adaptation.convert(data)
     return adaptation
+
+
+@contextmanager
+def _detached_on_error(adaptation: Adaptation) -> Iterator[None]:
+    """If the target raises, leave the model an ordinary one: nobody has the adaptation to detach it with."""
+    try:
+        yield
+    except BaseException:
+        adaptation.detach()
+        raise
 
 
 def _warn_without_batchnorm(adaptation: Adaptation) -> None:

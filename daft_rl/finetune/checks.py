@@ -1,4 +1,4 @@
-"""What a method cannot do to an algorithm, said before anything is changed."""
+"""Checks that a method can be applied to an algorithm, before anything changes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_gradients(model: BaseAlgorithm, method: Method, groups: Sequence[str],
     """
     :param groups: names of the model's parameter groups
     :param factors: factor on each group's learning rate beside the method's own
-    :raises MethodError: a loss would depend on nothing that learns, which SB3's updates do not survive
+    :raises MethodError: nothing that a loss depends on would learn, and SB3's updates fail then
     """
     if not method.learns:
         return
@@ -54,6 +54,10 @@ def _check_line_search(model: BaseAlgorithm, method: Method, factors: Mapping[st
     if method.l2_sp:
         raise MethodError(f"l2_sp cannot be applied to {name}: its actor moves by a line search, not by gradients.")
     groups = method.groups
+    if {factors["actor_encoder"], factors["actor_head"]} != {1.0}:
+        raise MethodError(
+            f"actor_scale={factors['actor_head']:g} has no effect on {name}: a line search moves its actor."
+        )
     scales = {groups[part].scale * factors[part] for part in ("actor_encoder", "actor_head")}
     rises = groups["actor_encoder"].rise_until or groups["actor_head"].rise_until
     if scales != {1.0} or rises or any(group.frozen_until or group.scale == 0.0 for group in groups.values()):

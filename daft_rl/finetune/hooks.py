@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from daft_rl.finetune.optimizers import GroupedOptimizers
 from daft_rl.rollout.profile import Profile
 
 __all__ = ["HookedAlgorithm", "hook", "unhook"]
@@ -17,6 +18,7 @@ class Tuner(Protocol):
     """What a hooked algorithm asks of its tuner."""
 
     profile: Profile
+    optimizers: GroupedOptimizers
 
     def before_update(self, optimizers: list[torch.optim.Optimizer]) -> None:
         """Set rates, frozen groups and BatchNorm modes of the update that begins."""
@@ -32,7 +34,7 @@ class Tuner(Protocol):
 class HookedAlgorithm(BaseAlgorithm):
     """Mixed into the class of an algorithm object. Without a tuner it does what the algorithm does.
 
-    An object keeps this mixin if somebody else changed its class after us: their class stays as they made it.
+    If somebody else derives a class from the object's class meanwhile, that class keeps this mixin.
     """
 
     tuner: Tuner | None = None
@@ -69,13 +71,25 @@ class HookedAlgorithm(BaseAlgorithm):
         own = {} if self.tuner is None else self.tuner.plain_optimizer_states()
         return super().get_parameters() | own
 
+    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """As the algorithm does, with states of one group per optimizer, such as :meth:`get_parameters` gives."""
+        if self.tuner is None:
+            super().set_parameters(*args, **kwargs)
+            return
+        self.tuner.optimizers.ungroup()
+        try:
+            super().set_parameters(*args, **kwargs)
+        finally:
+            self.tuner.optimizers.group()
+
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "tuner"]
 
 
 @cache
 def _hooked_class(algorithm: type[BaseAlgorithm]) -> type[BaseAlgorithm]:
-    return type(algorithm.__name__, (HookedAlgorithm, algorithm), {"__doc__": algorithm.__doc__})
+    names = {"__doc__": algorithm.__doc__, "__module__": algorithm.__module__}
+    return type(algorithm.__name__, (HookedAlgorithm, algorithm), names)
 
 
 def hook(model: BaseAlgorithm, tuner: Tuner) -> None:

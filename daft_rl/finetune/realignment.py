@@ -28,7 +28,7 @@ from daft_rl.rollout.evaluation import visit
 __all__ = ["Realignment", "find_input_range", "realign"]
 
 TRIALS = 4
-"""The source, and three corrections, each with the means that the trial before led to."""
+"""The source, then three corrections. Each one takes the means that the policy of the trial before saw."""
 SURE = 3.0
 """Standard errors by which returns have to rise. The best of three corrections is compared."""
 

@@ -38,6 +38,10 @@ class Target:
 
     def __init__(self, model: BaseAlgorithm, env: VecEnv | None, experience: Any, seed: int | None) -> None:
         self.model, self.seed = model, seed
+        if env is not None and not isinstance(env, VecEnv):
+            raise AgentError(f"env: expected a VecEnv such as make_vec_env(...), got {type(env).__name__}.")
+        if env is not None and experience is not None:
+            raise AgentError("Pass env or experience, not both: with experience nothing is visited.")
         own = model.get_env()
         if env is None and own is not None:
             normalizer = model.get_vec_normalize_env()
@@ -124,11 +128,18 @@ def _map_arrays(observations: Any, function: Any) -> Any:
 
 def _read_recorded(model: BaseAlgorithm, experience: Any) -> Data:
     """Recorded data as the policy gets them: checked, images channels first, normalized, actions scaled."""
-    observations, actions = experience if isinstance(experience, tuple) else (experience, None)
-    observations = _check_observations(model, observations)
+    pair = experience if isinstance(experience, tuple) else (experience, None)
+    if len(pair) != 2:
+        raise AgentError(f"experience: expected observations, or observations and actions, got {len(pair)} items.")
+    observations, actions = _check_observations(model, pair[0]), pair[1]
     count = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None:
+        if normalizer.observation_space.shape != model.observation_space.shape:
+            raise AgentError(
+                "experience: another wrapper is around VecNormalize, so that recorded observations cannot be "
+                "normalized. Let the policy visit its environment instead."
+            )
         observations = normalizer.normalize_obs(observations)
     if actions is None:
         return observations, None
@@ -156,7 +167,10 @@ def _check_array(what: str, values: Any, space: spaces.Space[Any]) -> NDArray[An
     """
     :raises AgentError: fewer than two rows, another shape than the space's, or numbers that are not finite
     """
-    array, shape = np.asarray(values), space.shape or ()
+    try:
+        array, shape = np.asarray(values), space.shape or ()
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise AgentError(f"experience: {what} cannot be made an array: {error}") from error
     if isinstance(space, spaces.Box) and is_image_space(space) and array.ndim == 4 and array.shape[1:] != shape:
         array = VecTransposeImage.transpose_image(array)
     if array.ndim == 0 or array.shape[1:] != shape or len(array) < 2 or array.dtype.kind not in "fiub":
@@ -166,4 +180,18 @@ def _check_array(what: str, values: Any, space: spaces.Space[Any]) -> NDArray[An
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise AgentError(f"experience: {what} hold NaN or infinite values. Leave such rows out.")
+    _check_range(what, array, space)
     return array.astype(space.dtype, copy=False)
+
+
+def _check_range(what: str, array: NDArray[Any], space: spaces.Space[Any]) -> None:
+    """
+    :raises AgentError: numbers that the space does not have: images that are not bytes, choices that do not exist
+    """
+    whole = isinstance(space, spaces.Discrete | spaces.MultiDiscrete) or is_image_space(space)
+    if whole and (array.dtype.kind == "f" or array.min() < 0):
+        raise AgentError(f"experience: {what} of {space} are whole numbers from 0, got {array.dtype}.")
+    if isinstance(space, spaces.Discrete) and array.max() >= space.start + space.n:
+        raise AgentError(f"experience: {what} of {space} end at {space.start + space.n - 1}, got {array.max()}.")
+    if what == "actions" and isinstance(space, spaces.Box) and not ((array >= space.low) & (array <= space.high)).all():
+        raise AgentError(f"experience: {what} from {array.min():g} to {array.max():g} are not all within {space}.")

@@ -7,6 +7,8 @@ start of an update, right after it put the policy in training mode.
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +20,7 @@ from torch import nn
 
 from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.batchnorm import Statistics, mix_statistics
-from daft_rl.errors import MethodError
+from daft_rl.errors import DaftWarning, MethodError
 from daft_rl.finetune.checks import check_gradients, check_minibatch
 from daft_rl.finetune.hooks import HookedAlgorithm, hook, unhook
 from daft_rl.finetune.optimizers import GroupedOptimizers
@@ -90,6 +92,10 @@ class Tuner:
         self._start: dict[nn.Parameter, torch.Tensor] = {}
         if self.method.l2_sp:
             self._start = {p: p.detach().clone() for p in self.optimizers.parameters}
+        self.start_timesteps = sys.maxsize
+        """The model's steps when learning began; schedules count from here."""
+        self.needs_callback = False
+        """Whether :func:`daft_rl.adapt` made this tuner and its callback has not come yet."""
         self.attached = False
         self.optimizers.forget()
         self.attach()
@@ -169,13 +175,11 @@ class Tuner:
 
         :param optimizers: those SB3 is about to use. One that is not the policy's is the entropy coefficient's
         """
-        remaining = self.model._current_progress_remaining
-        base = self.model.lr_schedule(remaining)
-        settings = self.method.groups
-        self.rates = {
-            name: base * (self.factors[name] * group.rate(1.0 - remaining)) for name, group in settings.items()
-        }
-        self.frozen = {name for name, group in settings.items() if group.frozen(1.0 - remaining)}
+        self._warn_without_callback()
+        base = self.model.lr_schedule(self.model._current_progress_remaining)
+        progress, settings = self._progress(), self.method.groups
+        self.rates = {name: base * (self.factors[name] * group.rate(progress)) for name, group in settings.items()}
+        self.frozen = {name for name, group in settings.items() if group.frozen(progress)}
         self._freeze_and_log()
         for optimizer in optimizers:
             self._set_rates(optimizer, base)
@@ -186,6 +190,21 @@ class Tuner:
         }
         if isinstance(self.model, OnPolicyAlgorithm):
             self.model.logger.record("train/first_minibatch_kl", self.first_minibatch_kl())
+
+    def _progress(self) -> float:
+        """Fraction of the adaptation that is done. Steps of the source's own training do not count."""
+        start, model = self.start_timesteps, self.model
+        if start in (0, sys.maxsize):
+            return 1.0 - model._current_progress_remaining
+        return min(1.0, (model.num_timesteps - start) / max(1, model._total_timesteps - start))
+
+    def _warn_without_callback(self) -> None:
+        if self.needs_callback:
+            self.needs_callback = False
+            message = (
+                "model.learn runs without the adaptation: pass it as a callback, model.learn(..., callback=adaptation)."
+            )
+            warnings.warn(DaftWarning(message), stacklevel=2)
 
     def _freeze_and_log(self) -> None:
         for name, parameters in self.anatomy.groups.items():

@@ -36,7 +36,7 @@ __all__ = [
     *("domains_that_fit", "load_source"),
 ]
 
-FOR_ARCHIVES = ("policy", "policy_kwargs", "activation", "trust", "adapt_spaces")
+FOR_ARCHIVES = ("path", "policy", "policy_kwargs", "activation", "trust", "adapt_spaces")
 """Settings of the agent that say how to read a file."""
 
 
@@ -164,7 +164,9 @@ def _copy_agent(
         venv = apply_vecnormalize(venv, read_vecnormalize(archive.with_name("source_vecnormalize.pkl")))
     try:
         return type(agent).load(archive, env=venv, device=settings.device, **hyperparameters)
-    except ValueError as error:  # other spaces
+    except ValueError as error:
+        if "spaces do not match" not in str(error):
+            raise AgentError(f"The settings {hyperparameters} are refused by {kind.__name__}: {error}") from error
         raise AgentError(
             f"The agent does not fit the target: {error}. If only the sizes of vectors differ, save it and pass the "
             "archive with adapt_spaces=True.",

@@ -120,3 +120,9 @@ def test_environments_of_the_user_have_names(env: Any, name: str) -> None:
     domains = user_domains(env, Windy)
     assert list(domains) == ["target", "source"]
     assert (domains["target"].name, domains["target"].is_ours, domains["target"].changes) == (name, False, {})
+
+
+@pytest.mark.parametrize("ignored", [{"wrappers": ["my:Wrapper"]}, {"kwargs": {"wind": 3}}])
+def test_a_task_of_ours_takes_no_wrappers_or_keywords(ignored: dict[str, Any]) -> None:
+    with pytest.raises(TaskError, match="task 'Ant-shifted' is taken as it is"):
+        read_domains({"name": "Ant-shifted", **ignored})

@@ -203,6 +203,9 @@ def test_recorded_experience_replaces_visits() -> None:
         (np.full((10, 3), np.nan), "NaN"),
         ((np.zeros((10, 3)), np.zeros((9, 2))), "10 observations and 9 actions"),
         ("log.csv", "expected observations"),
+        ((np.zeros((10, 3)),), "got 1 items"),
+        ((np.zeros((10, 3)), np.full((10, 2), 9.0)), "not all within"),
+        ([[1.0], [1.0, 2.0]], "cannot be made an array"),
     ],
 )
 def test_experience_that_does_not_fit_is_refused(experience: Any, message: str) -> None:
@@ -366,3 +369,86 @@ def test_the_example_runs(tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 0
     assert list((tmp_path / "checkpoints").glob("*.zip"))
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_target_that_fails_leaves_an_ordinary_agent() -> None:
+    model = tiny("PPO")
+    with pytest.raises(MethodError, match="calibration_steps: expected a number of at least 2"):
+        daft_rl.adapt(model, calibration_steps=1)
+    env = model.get_env()
+    assert env is not None
+
+    class Broken(Exception):
+        pass
+
+    def fail(actions: Any) -> None:
+        raise Broken
+
+    step, env.step_async = env.step_async, fail  # type: ignore[method-assign]
+    with pytest.raises(Broken):
+        daft_rl.adapt(model, calibration_steps=64)
+    env.step_async = step  # type: ignore[method-assign]
+    assert type(model) is PPO
+    daft_rl.adapt(model, calibration_steps=64).detach()
+
+
+def test_learning_without_the_callback_gets_a_warning() -> None:
+    model = tiny("PPO")
+    adaptation = daft_rl.adapt(model, calibration_steps=64, seed=0)
+    with pytest.warns(DaftWarning, match="callback=adaptation"):
+        learn(model)
+    adaptation.detach()
+
+
+def test_a_method_that_learns_nothing_is_refused_in_learn() -> None:
+    model = tiny("PPO")
+    adaptation = daft_rl.adapt(model, "zero_shot", calibration_steps=64)
+    with pytest.raises(MethodError, match="learns nothing"):
+        learn(model, callback=adaptation)
+
+
+def test_schedules_count_from_the_start_of_the_adaptation() -> None:
+    """Also where learning keeps the source's step counter, for one axis in TensorBoard."""
+    model = tiny("PPO")
+    learn(model, 640)
+    adaptation = daft_rl.adapt(model, "lp_ft", calibration_steps=64, seed=0)
+    frozen: list[bool] = []
+
+    class Look(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_start(self) -> None:
+            frozen.append("actor_encoder" in adaptation.tuner.frozen)
+
+    learn(model, 256, callback=[adaptation, Look()], reset_num_timesteps=False)
+    assert frozen == [True, True, False, False]
+
+
+def test_conversion_goes_on_where_learning_counts_from_zero_again() -> None:
+    model = tiny("SAC")
+    adaptation = daft_rl.adapt(model, {"name": "mine", "conversion": "each_rollout"}, calibration_steps=50, seed=0)
+    learn(model, 128, callback=adaptation)
+    first = adaptation.state_dict()["conversions"][1]
+    learn(model, 128, callback=adaptation)
+    assert adaptation.state_dict()["conversions"][1] > first > 1
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
+def test_parameters_can_be_set_while_it_learns(algorithm: str) -> None:
+    model = tiny(algorithm)
+    adaptation = daft_rl.adapt(model, calibration_steps=64, seed=0)
+    learn(model, 64, callback=adaptation)
+    again = daft_rl.adapt(model, calibration_steps=64, seed=0)
+    model.set_parameters(model.get_parameters())
+    assert all(len(optimizer.param_groups) > 1 for optimizer in again.tuner.anatomy.optimizers().values())
+
+
+def test_things_of_another_kind_are_refused() -> None:
+    for model, arguments, message in [
+        ("agent.zip", {}, "expected an agent"),
+        (tiny("PPO"), {"env": PointMass()}, "expected a VecEnv"),
+        (tiny("PPO"), {"env": DummyVecEnv([PointMass]), "experience": np.zeros((9, 3))}, "not both"),
+    ]:
+        with pytest.raises(AgentError, match=message):
+            daft_rl.adapt(model, **arguments)  # type: ignore[arg-type]
