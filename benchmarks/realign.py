@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
 from daft_rl import load_agent
@@ -42,6 +43,35 @@ SHIFTS: dict[str, dict[str, Any]] = {
 }
 
 
+def realigned_returns(
+    task: str, visited: VecEnv, played: VecEnv, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Mean return after realignment, for each threshold and seed.
+
+    :param visited: where statistics are gathered
+    :param played: where returns are measured
+    """
+    found = []
+    for beyond in arguments.beyond:
+        for seed in arguments.seeds:
+            model = load_agent(find_agent(task, "ppo"), visited)
+            model.set_random_seed(seed)
+            change = realign(model, visited, arguments.steps, seed + 1, beyond)
+            result = evaluate(model, played, arguments.episodes, 10_000).mean
+            found.append({"beyond": beyond, "seed": seed, "return": result, **change.as_dict()})
+    return found
+
+
+def line_of_table(row: dict[str, Any], thresholds: list[float]) -> str:
+    """Returns of a task as a line of a Markdown table: before realignment, and with each threshold."""
+    shown = []
+    for beyond in thresholds:
+        returns = [one["return"] for one in row["realigned"] if one["beyond"] == beyond]
+        kept = sum(one["moved"] > 0 for one in row["realigned"] if one["beyond"] == beyond)
+        shown.append(f"{np.mean(returns):.0f} ± {np.std(returns, ddof=1):.0f} ({kept} of {len(returns)})")
+    return f"| {row['task']}: {row['shift']} | {row['source']:.0f} | {' | '.join(shown)} |"
+
+
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -58,21 +88,9 @@ def main() -> None:
         visited = make_vec(task, num_envs=16, shift=shift)
         played = make_vec(task, num_envs=arguments.episodes, shift=shift)
         source = evaluate(load_agent(find_agent(task, "ppo"), visited), played, arguments.episodes, 10_000).mean
-        row: dict[str, Any] = {"task": task, "shift": name, "source": source, "realigned": []}
-        for beyond in arguments.beyond:
-            for seed in arguments.seeds:
-                model = load_agent(find_agent(task, "ppo"), visited)
-                model.set_random_seed(seed)
-                found = realign(model, visited, arguments.steps, seed + 1, beyond)
-                result = evaluate(model, played, arguments.episodes, 10_000).mean
-                row["realigned"].append({"beyond": beyond, "seed": seed, "return": result, **found.as_dict()})
-        rows.append(row)
-        shown = []
-        for beyond in arguments.beyond:
-            returns = [one["return"] for one in row["realigned"] if one["beyond"] == beyond]
-            kept = sum(one["moved"] > 0 for one in row["realigned"] if one["beyond"] == beyond)
-            shown.append(f"{np.mean(returns):.0f} ± {np.std(returns, ddof=1):.0f} ({kept} of {len(returns)})")
-        print(f"| {task}: {name} | {source:.0f} | {' | '.join(shown)} |", flush=True)
+        realigned = realigned_returns(task, visited, played, arguments)
+        rows.append({"task": task, "shift": name, "source": source, "realigned": realigned})
+        print(line_of_table(rows[-1], arguments.beyond), flush=True)
         visited.close()
         played.close()
     settings = {key: value for key, value in vars(arguments).items() if key != "out"}

@@ -188,14 +188,9 @@ def ratios(rounds: Rounds, engine: str, name: str) -> dict[str, float]:
     return spread([one[engine][name] / one["workers"][name] for one in rounds])
 
 
-def summarize(starts: Rounds, steps: Rounds, run_steps: int) -> dict[str, Any]:
-    """What the rounds of a task say.
-
-    :param starts: results of :func:`measure_start`
-    :param steps: results of :func:`measure_steps`
-    :param run_steps: steps of a run
-    """
-    start = {
+def summarize_starts(starts: Rounds) -> dict[str, dict[str, dict[str, float]]]:
+    """Each engine's numbers of :func:`measure_start`, and its ratios."""
+    return {
         engine: {
             **{name: spread([one[engine][name] for one in starts], 1) for name in starts[0][engine]},
             "ratio": ratios(starts, engine, "seconds"),
@@ -203,6 +198,16 @@ def summarize(starts: Rounds, steps: Rounds, run_steps: int) -> dict[str, Any]:
         }
         for engine in starts[0]
     }
+
+
+def summarize(starts: Rounds, steps: Rounds, run_steps: int) -> dict[str, Any]:
+    """What the rounds of a task say.
+
+    :param starts: results of :func:`measure_start`
+    :param steps: results of :func:`measure_steps`
+    :param run_steps: steps of a run
+    """
+    start = summarize_starts(starts)
     step = {
         engine: {
             "per_second": spread([1 / one[engine]["seconds"] for one in steps], 0),

@@ -170,6 +170,45 @@ def _network_sizes(
     return sizes
 
 
+def _network_weights(algorithm: Algorithm, state: State) -> tuple[list[Tensor], list[Tensor]]:
+    """The weights of the actor and of the critic; the critic's are empty if the algorithm has none."""
+    layout = algorithm.layout
+    actor, critic = linear_weights(state, *layout.actor), linear_weights(state, *layout.critic)
+    for prefixes, weights in ((layout.actor, actor), (layout.critic, critic)):
+        if prefixes and not weights:
+            raise AgentError(f"The archive has no layer '{prefixes[-1]}': not the policy of {algorithm.name}.")
+    return actor, critic
+
+
+def _usual_extractor(layout: PolicyLayout, state: State, observation_space: spaces.Space[Any]) -> type:
+    """SB3's features extractor for a policy whose ``policy_kwargs`` name none."""
+    if isinstance(observation_space, spaces.Dict):
+        return CombinedExtractor
+    return NatureCNN if f"{layout.extractor}cnn.0.weight" in state else FlattenExtractor
+
+
+def _check_networks(
+    layout: PolicyLayout,
+    actor: list[Tensor],
+    critic: list[Tensor],
+    features: int | None,
+    quantiles: int,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+) -> None:
+    """Check inputs and outputs of the actor and of the critic.
+
+    :param features: that the networks get; ``None`` for an extractor of the user's
+    :param quantiles: per value; 1 if the algorithm has no quantiles
+    """
+    where = f"the observation space {observation_space} and the action space {action_space}"
+    actions = get_flattened_obs_dim(action_space)
+    outputs, values = (actions * quantiles, 1) if layout.quantiles == "actor" else (actions, quantiles)
+    _check_ends("actor", actor, features, outputs, where)
+    if layout.critic and features is not None:
+        _check_ends("critic", critic, features + actions * layout.critic_takes_action, values, where)
+
+
 def own_policy_kwargs(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The ``policy_kwargs`` of a user's own policy, whose sizes cannot be inferred from its tensors.
 
@@ -208,17 +247,11 @@ def infer_policy_kwargs(
         attributes, its tensors and the spaces contradict each other
     """
     layout, actions = algorithm.layout, get_flattened_obs_dim(action_space)
-    actor, critic = linear_weights(state, *layout.actor), linear_weights(state, *layout.critic)
-    for prefixes, weights in ((layout.actor, actor), (layout.critic, critic)):
-        if prefixes and not weights:
-            raise AgentError(f"The archive has no layer '{prefixes[-1]}': not the policy of {algorithm.name}.")
+    actor, critic = _network_weights(algorithm, state)
     kwargs = read_policy_kwargs({entry: value for entry, value in stored.items() if entry not in given})
     kwargs |= {**_network_sizes(layout, state, actor, critic, actions), **given}
 
-    image = f"{layout.extractor}cnn.0.weight" in state
-    usual = (
-        CombinedExtractor if isinstance(observation_space, spaces.Dict) else NatureCNN if image else FlattenExtractor
-    )
+    usual = _usual_extractor(layout, state, observation_space)
     extractor, options = kwargs.get("features_extractor_class", usual), kwargs.get("features_extractor_kwargs") or {}
     features = None
     if "features_extractor_kwargs" not in given:
@@ -226,12 +259,8 @@ def infer_policy_kwargs(
     if extractor is not FlattenExtractor:
         kwargs |= {"features_extractor_class": extractor, "features_extractor_kwargs": options}
     if "net_arch" not in given:
-        where = f"the observation space {observation_space} and the action space {action_space}"
         quantiles = kwargs.get("n_quantiles", 1)
-        outputs, values = (actions * quantiles, 1) if layout.quantiles == "actor" else (actions, quantiles)
-        _check_ends("actor", actor, features, outputs, where)
-        if layout.critic and features is not None:
-            _check_ends("critic", critic, features + actions * layout.critic_takes_action, values, where)
+        _check_networks(layout, actor, critic, features, quantiles, observation_space, action_space)
 
     default = inspect.signature(policy_class).parameters.get("share_features_extractor")
     if layout.other_extractor and kwargs.get("share_features_extractor", default and default.default):

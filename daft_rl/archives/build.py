@@ -21,9 +21,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_nor
 from torch import Tensor, nn
 
 from daft_rl.agents.algorithms import Algorithm, find_algorithm
+from daft_rl.agents.policies import with_batchnorm
 from daft_rl.archives.architecture import infer_policy_kwargs, own_policy_kwargs, uses_sde
+from daft_rl.archives.checks import TRUST
 from daft_rl.archives.container import ArchiveContents
-from daft_rl.archives.hyperparameters import constructor_arguments, find_policy
+from daft_rl.archives.hyperparameters import constructor_arguments
 from daft_rl.archives.resize import check_adaptable, resize_statistics
 from daft_rl.archives.text import spaces_differ
 from daft_rl.archives.vecnormalize import apply_vecnormalize, find_vecnormalize, read_vecnormalize
@@ -138,6 +140,52 @@ def _policy_kwargs(
         return own_policy_kwargs(stored, given)
 
 
+def _is_foreign(module: Any) -> bool:
+    """Whether the archive names a module for its policy, and that module is not SB3's."""
+    return isinstance(module, str) and not module.startswith(("stable_baselines3.", "sb3_contrib."))
+
+
+def _find_policy(
+    attributes: Mapping[str, Any], cls: type[BaseAlgorithm], space: spaces.Space[Any], given: Any
+) -> type[BasePolicy]:
+    """SB3's policy class for such observations, or the user's.
+
+    :param attributes: the JSON of ``data``
+    :param cls: the algorithm
+    :param space: of observations
+    :param given: a class, a name like ``"MlpPolicy"``, or ``None``
+    :raises AgentError: the archive's policy is of a class that is not SB3's, and none is given
+    """
+    if given is not None and not isinstance(given, str):
+        return given
+    stored = attributes.get("policy_class")
+    module = stored.get("__module__") if isinstance(stored, dict) else None
+    inserted = module == with_batchnorm.__module__
+    aliases = cls.policy_aliases
+    if given is None and not inserted and _is_foreign(module):
+        raise AgentError(
+            f"The agent's policy is a class of '{str(module)[:100]}', which is not SB3's. Pass it as policy=..., or, "
+            f"{TRUST}.",
+            arguments=("policy", "trust"),
+        )
+    name = given or ("MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy")
+    if name not in aliases:
+        raise AgentError(
+            f"{cls.__name__} has no policy '{name}' for {space}. It has: {', '.join(aliases)}.", arguments=("policy",)
+        )
+    return with_batchnorm(aliases[name]) if inserted and given is None else aliases[name]
+
+
+def _omits_buffer(cls: type[BaseAlgorithm], venv: VecEnv | None, overrides: Mapping[str, Any]) -> bool:
+    """Whether the agent gets no replay buffer: it has nowhere to act, and the user asks for no size of it."""
+    return venv is None and issubclass(cls, OffPolicyAlgorithm) and "buffer_size" not in overrides
+
+
+def _asks_env_for_entropy(accepted: Mapping[str, Any], arguments: Mapping[str, Any]) -> bool:
+    """Whether SB3 would take the target of the entropy from the environment."""
+    return "target_entropy" in accepted and arguments.get("target_entropy", "auto") == "auto"
+
+
 def build_agent(
     contents: ArchiveContents,
     state: Mapping[str, Tensor],
@@ -159,18 +207,17 @@ def build_agent(
     venv = None if venv is None else cls._wrap_env(venv)
     found = _find_spaces(contents, venv, request.adapt_spaces)
     arguments = {**contents.hyperparameters, **overrides}
-    policy = find_policy(contents.attributes, cls, found[0], arguments.pop("policy", None))
+    policy = _find_policy(contents.attributes, cls, found[0], arguments.pop("policy", None))
     kwargs = _policy_kwargs(contents, state, algorithm, request, policy, found)
     accepted = constructor_arguments(algorithm.cls)
     if "use_sde" in accepted:
         arguments["use_sde"] = overrides.get("use_sde", uses_sde(state))
     if "optimizer_class" not in kwargs:
         arguments = {**algorithm.default_optimizer, **arguments}
-    without_buffer = venv is None and issubclass(cls, OffPolicyAlgorithm) and "buffer_size" not in overrides
+    without_buffer = _omits_buffer(cls, venv, overrides)
     if without_buffer:
         arguments["buffer_size"] = 1
-    if venv is None and "target_entropy" in accepted and arguments.get("target_entropy", "auto") == "auto":
-        # SB3 would ask the environment
+    if venv is None and _asks_env_for_entropy(accepted, arguments):
         arguments["target_entropy"] = -float(np.prod(found[1].shape or ()))
 
     model = cls(policy, venv, policy_kwargs=kwargs, device=request.device, _init_setup_model=False, **arguments)  # type: ignore[call-arg]

@@ -83,12 +83,17 @@ def find_archive(path: str | os.PathLike[str]) -> Path:
     )
 
 
+def _points_outside(name: str) -> bool:
+    """Whether a member would be unpacked outside of the archive's folder."""
+    return name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or ":" in name
+
+
 def _checked_members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
     """Every member by name, after a check that names, sizes and compression are harmless."""
     members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         name = info.filename
-        if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or ":" in name:
+        if _points_outside(name):
             raise AgentError(f"{path}: member '{name}' points outside of the archive. SB3 writes no such file.")
         if name in members:
             raise AgentError(f"{path}: two members are called '{name}'. SB3 writes no such file.")
@@ -165,14 +170,8 @@ def _read_parameters(
     return parameters, variables
 
 
-def read_archive(path: str | os.PathLike[str], algorithm: Algorithm | None = None) -> ArchiveContents:
-    """Read everything of an archive that can be read without executing any of it.
-
-    :param path: a file that SB3's ``model.save`` wrote; ``.zip`` may be left out
-    :param algorithm: whose hyperparameters to read; ``None`` reads those of the algorithm that is recognized
-    :raises AgentError: no such file; not an archive of SB3; damaged; a bomb; NaN or infinite weights
-    """
-    file = find_archive(path)
+def _read_members(file: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, Tensor], bytes]:
+    """The attributes in ``data``, state dictionaries, loose tensors, and the version of SB3 that wrote them."""
     with wrap_errors(f"{file} cannot be read as an archive of Stable-Baselines3"), zipfile.ZipFile(file) as archive:
         members = _checked_members(archive, file)
         for name in ("data", "policy.pth"):
@@ -184,7 +183,18 @@ def read_archive(path: str | os.PathLike[str], algorithm: Algorithm | None = Non
         tensors = [name for name in members if name.endswith(".pth")]
         parameters, variables = _read_parameters(archive, tensors, file)
         version = archive.read("_stable_baselines3_version") if "_stable_baselines3_version" in members else b"unknown"
+    return attributes, parameters, variables, version
 
+
+def read_archive(path: str | os.PathLike[str], algorithm: Algorithm | None = None) -> ArchiveContents:
+    """Read everything of an archive that can be read without executing any of it.
+
+    :param path: a file that SB3's ``model.save`` wrote; ``.zip`` may be left out
+    :param algorithm: whose hyperparameters to read; ``None`` reads those of the algorithm that is recognized
+    :raises AgentError: no such file; not an archive of SB3; damaged; a bomb; NaN or infinite weights
+    """
+    file = find_archive(path)
+    attributes, parameters, variables, version = _read_members(file)
     recognized = recognize_algorithm(attributes, parameters["policy"])
     entry = algorithm or ALGORITHMS.get(recognized or "")
     hyperparameters, unreadable = read_hyperparameters(attributes, entry.cls if entry else None)

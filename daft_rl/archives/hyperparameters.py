@@ -17,10 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.utils import LinearSchedule
@@ -29,7 +27,6 @@ from torch import nn
 from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.agents.extractors import BatchNormExtractor
 from daft_rl.agents.policies import ACTIVATIONS as HIDDEN_ACTIVATIONS
-from daft_rl.agents.policies import with_batchnorm
 from daft_rl.archives.checks import TRUST
 from daft_rl.archives.text import class_name, parse_printed
 from daft_rl.errors import AgentError
@@ -38,7 +35,6 @@ __all__ = [
     "check_hyperparameters",
     "constructor_arguments",
     "find_activation",
-    "find_policy",
     "read_hyperparameters",
     "read_policy_kwargs",
 ]
@@ -164,11 +160,17 @@ def read_hyperparameters(
             values[name] = _read_value(name, entry, parameter)
         except ValueError as reason:
             unreadable[name] = str(reason)
+    return values, unreadable | _foreign_buffers(attributes)
+
+
+def _foreign_buffers(attributes: dict[str, Any]) -> dict[str, str]:
+    """Classes of buffers that are not SB3's, each with this as the reason why it is not read."""
+    found: dict[str, str] = {}
     for name, usual in (("replay_buffer_class", "ReplayBuffer"), ("rollout_buffer_class", "RolloutBuffer")):
         entry = attributes.get(name)
         if isinstance(entry, dict) and not str(entry.get("__module__")).endswith(".buffers"):
-            unreadable[name] = f"a class of {entry.get('__module__')}, not SB3's {usual}"
-    return values, unreadable
+            found[name] = f"a class of {entry.get('__module__')}, not SB3's {usual}"
+    return found
 
 
 def _read_value(name: str, entry: Any, parameter: inspect.Parameter) -> Any:
@@ -257,35 +259,3 @@ def read_policy_kwargs(stored: Mapping[str, Any]) -> dict[str, Any]:
     """
     unused = {":type:", *_INFERRED} | ({"sde_net_arch"} if stored.get("sde_net_arch") is None else set())
     return {entry: _read_entry(entry, value) for entry, value in stored.items() if entry not in unused}
-
-
-def find_policy(
-    attributes: Mapping[str, Any], cls: type[BaseAlgorithm], space: spaces.Space[Any], given: Any
-) -> type[BasePolicy]:
-    """SB3's policy class for such observations, or the user's.
-
-    :param attributes: the JSON of ``data``
-    :param cls: the algorithm
-    :param space: of observations
-    :param given: a class, a name like ``"MlpPolicy"``, or ``None``
-    :raises AgentError: the archive's policy is of a class that is not SB3's, and none is given
-    """
-    if given is not None and not isinstance(given, str):
-        return given
-    stored = attributes.get("policy_class")
-    module = stored.get("__module__") if isinstance(stored, dict) else None
-    inserted = module == with_batchnorm.__module__
-    usual = inserted or not isinstance(module, str) or module.startswith(("stable_baselines3.", "sb3_contrib."))
-    aliases = cls.policy_aliases
-    if given is None and not usual:
-        raise AgentError(
-            f"The agent's policy is a class of '{str(module)[:100]}', which is not SB3's. Pass it as policy=..., or, "
-            f"{TRUST}.",
-            arguments=("policy", "trust"),
-        )
-    name = given or ("MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy")
-    if name not in aliases:
-        raise AgentError(
-            f"{cls.__name__} has no policy '{name}' for {space}. It has: {', '.join(aliases)}.", arguments=("policy",)
-        )
-    return with_batchnorm(aliases[name]) if inserted and given is None else aliases[name]

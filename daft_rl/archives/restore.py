@@ -92,12 +92,17 @@ def _unfit(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> str | 
         return "it is damaged"
     if [isinstance(group, dict) and group.get("params") for group in groups] != [list(range(len(parameters)))]:
         return "it is for other parameters"
-    needed = _OPTIMIZER_STATE.get(type(optimizer).__name__, _ADAM_STATE)
     if any(optimizer.param_groups[0].get(option) for option in ("amsgrad", "momentum", "centered")):
         return "amsgrad, momentum and centered keep more than is read"
+    return _unfit_state(type(optimizer).__name__, state, parameters)
+
+
+def _unfit_state(optimizer: str, state: dict[Any, Any], parameters: list[Tensor]) -> str | None:
+    """Why the saved numbers of the parameters do not fit an optimizer of this name, or ``None``."""
+    needed = _OPTIMIZER_STATE.get(optimizer, _ADAM_STATE)
     for index, entries in state.items():
         if index not in range(len(parameters)) or not isinstance(entries, dict) or not needed <= set(entries):
-            return f"it is not one of {type(optimizer).__name__}"
+            return f"it is not one of {optimizer}"
         for name, value in entries.items():
             reason = _unfit_entry(name, value, index, parameters)
             if reason is not None:

@@ -58,22 +58,44 @@ def parse_printed(text: str) -> Any:
 
 
 def _value(node: ast.expr) -> Any:
-    if isinstance(node, ast.Constant):
-        return node.value
-    if isinstance(node, ast.Name):
-        return _NAMES.get(node.id, node.id)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_value(node.operand)
-    if isinstance(node, ast.List):
-        return [_value(item) for item in node.elts]
-    if isinstance(node, ast.Tuple):
-        return tuple(_value(item) for item in node.elts)
-    if isinstance(node, ast.Dict):
-        return {_value(key): _value(item) for key, item in zip(node.keys, node.values, strict=True) if key is not None}
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _BUILDERS:
-        named = {keyword.arg: _value(keyword.value) for keyword in node.keywords if keyword.arg is not None}
-        return _BUILDERS[node.func.id](*map(_value, node.args), **named)
-    raise ValueError(f"'{ast.unparse(node)[:60]}' is no number, array or space")
+    reader = _READERS.get(type(node))
+    if reader is None:
+        raise _unknown(node)
+    return reader(node)
+
+
+def _unknown(node: ast.expr) -> ValueError:
+    return ValueError(f"'{ast.unparse(node)[:60]}' is no number, array or space")
+
+
+def _negative(node: ast.UnaryOp) -> Any:
+    if not isinstance(node.op, ast.USub):
+        raise _unknown(node)
+    return -_value(node.operand)
+
+
+def _dictionary(node: ast.Dict) -> dict[Any, Any]:
+    return {_value(key): _value(item) for key, item in zip(node.keys, node.values, strict=True) if key is not None}
+
+
+def _built(node: ast.Call) -> Any:
+    """The space that a call describes. Only the functions of ``_BUILDERS`` can be called."""
+    if not isinstance(node.func, ast.Name) or node.func.id not in _BUILDERS:
+        raise _unknown(node)
+    named = {keyword.arg: _value(keyword.value) for keyword in node.keywords if keyword.arg is not None}
+    return _BUILDERS[node.func.id](*map(_value, node.args), **named)
+
+
+_READERS: dict[type[ast.expr], Callable[[Any], Any]] = {
+    ast.Constant: lambda node: node.value,
+    ast.Name: lambda node: _NAMES.get(node.id, node.id),
+    ast.UnaryOp: _negative,
+    ast.List: lambda node: list(map(_value, node.elts)),
+    ast.Tuple: lambda node: tuple(map(_value, node.elts)),
+    ast.Dict: _dictionary,
+    ast.Call: _built,
+}
+"""What a printed value can consist of -> how it is read. Everything else is refused."""
 
 
 def _flat(value: Any) -> Iterator[Any]:
@@ -164,10 +186,19 @@ def spaces_differ(stored: spaces.Space[Any], actual: spaces.Space[Any], bounds_m
     if isinstance(stored, spaces.Dict) and isinstance(actual, spaces.Dict):
         pairs = zip(stored.spaces.values(), actual.spaces.values(), strict=False)
         return list(stored.spaces) != list(actual.spaces) or any(spaces_differ(*pair, bounds_matter) for pair in pairs)
-    if not (isinstance(stored, spaces.Box) and isinstance(actual, spaces.Box)):
-        names = ("n", "nvec", "start")  # the type of the integers does not matter
-        one, other = ([np.asarray(getattr(space, name, 0)) for name in names] for space in (stored, actual))
-        return type(stored) is not type(actual) or not all(map(np.array_equal, one, other))
+    if isinstance(stored, spaces.Box) and isinstance(actual, spaces.Box):
+        return _boxes_differ(stored, actual, bounds_matter)
+    return _integers_differ(stored, actual)
+
+
+def _integers_differ(stored: spaces.Space[Any], actual: spaces.Space[Any]) -> bool:
+    """Whether two spaces are of different kinds, or have other numbers of choices or other first choices."""
+    names = ("n", "nvec", "start")  # the type of the integers does not matter
+    one, other = ([np.asarray(getattr(space, name, 0)) for name in names] for space in (stored, actual))
+    return type(stored) is not type(actual) or not all(map(np.array_equal, one, other))
+
+
+def _boxes_differ(stored: spaces.Box, actual: spaces.Box, bounds_matter: bool) -> bool:
     if stored.shape != actual.shape or is_image_space(stored) != is_image_space(actual):
         return True
     bounds = ((stored.low, actual.low), (stored.high, actual.high))

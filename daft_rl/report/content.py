@@ -53,6 +53,23 @@ class ReportContent:
     machines: list[str]
 
 
+def _cells_of_targets(paths: Sequence[Path], only: str) -> list[Cell]:
+    """The finished transfers to targets whose names begin with ``only``."""
+    everything = check_comparable(read_cells(paths))
+    cells = [cell for cell in everything if cell.target.startswith(only)]
+    if not cells:
+        targets = ", ".join(sorted({cell.target for cell in everything}))
+        raise ReportError(f"No target begins with '{only}'. What exists: {targets}.")
+    return cells
+
+
+def _by_target(cells: list[Cell]) -> dict[str, list[Cell]]:
+    """Target -> the transfers to it, sorted by the target's name."""
+    return {
+        target: [cell for cell in cells if cell.target == target] for target in sorted({cell.target for cell in cells})
+    }
+
+
 def build_report(
     paths: Sequence[Path],
     references: Mapping[str, Any],
@@ -70,19 +87,13 @@ def build_report(
     :raises ReportError: runs are missing or cannot be compared, scores have no 0 and 1, or no run fits ``baseline``
         or ``only``
     """
-    everything = check_comparable(read_cells(paths))
-    cells = [cell for cell in everything if cell.target.startswith(only)]
-    if not cells:
-        targets = ", ".join(sorted({cell.target for cell in everything}))
-        raise ReportError(f"No target begins with '{only}'. What exists: {targets}.")
+    cells = _cells_of_targets(paths, only)
     kind, scales = choose_scales(cells, references, kind)
     matrices = statistics.score_matrices(cells, scales)
     if baseline is not None and baseline not in matrices:
         raise ReportError(f"No runs of '{baseline}' to compare with. What exists: {', '.join(matrices)}.")
     comparison = statistics.compare(matrices, baseline or "ft")
-    by_target = {
-        target: [cell for cell in cells if cell.target == target] for target in sorted({cell.target for cell in cells})
-    }
+    by_target = _by_target(cells)
     return ReportContent(
         summary=tables.summary_table(cells, matrices, comparison),
         scores=tables.score_table(comparison.ranked, list(by_target), matrices),

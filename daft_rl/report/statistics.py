@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -52,6 +52,18 @@ def score_matrices(cells: list[Cell], scales: Mapping[str, Scale]) -> dict[str, 
     return _matrices(cells, scales, Cell.mean)
 
 
+def _check_complete(finished: Collection[tuple[str, int, str]], wanted: Iterable[tuple[str, int, str]]) -> None:
+    """Check that every wanted run has finished. A run is its method, seed and target."""
+    holes = [key for key in wanted if key not in finished]
+    if holes:
+        named = "; ".join(f"{target}, {method}, seed {seed}" for method, seed, target in holes[:5])
+        more = f" and {len(holes) - 5} more" if len(holes) > 5 else ""
+        raise ReportError(
+            f"These runs are missing or have not finished: {named}{more}. Start the benchmark again: it runs only what "
+            "is missing."
+        )
+
+
 def _matrices(cells: list[Cell], scales: Mapping[str, Scale], returns: Callable[[Cell], Any]) -> dict[str, Floats]:
     """Scores like :func:`score_matrices`, of any returns of a cell.
 
@@ -61,14 +73,7 @@ def _matrices(cells: list[Cell], scales: Mapping[str, Scale], returns: Callable[
     seeds = sorted({cell.seed for cell in cells})
     methods = sorted({cell.method for cell in cells})
     by_key = {(cell.method, cell.seed, cell.target): cell for cell in cells}
-    holes = [key for key in product(methods, seeds, targets) if key not in by_key]
-    if holes:
-        named = "; ".join(f"{target}, {method}, seed {seed}" for method, seed, target in holes[:5])
-        more = f" and {len(holes) - 5} more" if len(holes) > 5 else ""
-        raise ReportError(
-            f"These runs are missing or have not finished: {named}{more}. Start the benchmark again: it runs only what "
-            "is missing."
-        )
+    _check_complete(by_key.keys(), product(methods, seeds, targets))
 
     def score(method: str, seed: int, target: str) -> Any:
         return scales[target].score(returns(by_key[method, seed, target]))

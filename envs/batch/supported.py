@@ -40,23 +40,31 @@ def wrappers_of(env: gym.Env) -> list[Any]:
     return found
 
 
+def _problem(env: gym.Env, base: type | None) -> str:
+    """Why threads cannot step an environment; empty if they can.
+
+    :param base: the supported task that the environment's class is or inherits from; ``None`` without one
+    """
+    core: Any = env.unwrapped
+    strange = [type(wrapper).__name__ for wrapper in wrappers_of(env) if type(wrapper) not in WRAPPERS]
+    if base is None:
+        return f"'{type(core).__name__}' is no supported task"
+    if changed := [name for name in REPLACED if getattr(type(core), name, 0) is not getattr(base, name, 0)]:
+        return f"'{type(core).__name__}' redefines {', '.join(changed)} of {base.__name__}"
+    if strange:
+        return f"the wrapper {', '.join(strange)} is not supported (for episode statistics use SB3's VecMonitor)"
+    if core.render_mode == "human":
+        return "render_mode='human' renders in the step that threads replace (use 'rgb_array')"
+    return ""
+
+
 def find_batched_task(env: gym.Env) -> type[BatchedTask]:
     """Find the batched computation of an environment's task.
 
     :raises TaskError: threads do not support the task, a wrapper or the render mode
     """
-    core: Any = env.unwrapped
-    base = next((cls for cls in type(core).__mro__ if cls in BATCHED_TASKS), None)
-    strange = [type(wrapper).__name__ for wrapper in wrappers_of(env) if type(wrapper) not in WRAPPERS]
-    problem = ""
-    if base is None:
-        problem = f"'{type(core).__name__}' is no supported task"
-    elif changed := [name for name in REPLACED if getattr(type(core), name, 0) is not getattr(base, name, 0)]:
-        problem = f"'{type(core).__name__}' redefines {', '.join(changed)} of {base.__name__}"
-    elif strange:
-        problem = f"the wrapper {', '.join(strange)} is not supported (for episode statistics use SB3's VecMonitor)"
-    elif core.render_mode == "human":
-        problem = "render_mode='human' renders in the step that threads replace (use 'rgb_array')"
+    base = next((cls for cls in type(env.unwrapped).__mro__ if cls in BATCHED_TASKS), None)
+    problem = _problem(env, base)
     if problem or base is None:
         raise TaskError(
             f"Threads cannot step {env}: {problem}. They support Gymnasium's v5 tasks "

@@ -17,6 +17,14 @@ from numpy.typing import NDArray
 __all__ = ["speed_up"]
 
 
+def _is_current(task: Any) -> bool:
+    """Whether the state is current after a step, because nothing but the agent moves in the task.
+
+    The package would compute the state again, before costs and before observations.
+    """
+    return type(task).__name__.startswith("GoalLevel") and type(task.agent).__name__ in ("Point", "Car")
+
+
 def speed_up(task: Any) -> None:
     """Replace the slow methods of a navigation task, unless the task overrides them.
 
@@ -34,9 +42,7 @@ def speed_up(task: Any) -> None:
     task._obs_lidar_pseudo = partial(_lidar, task, bodies)
     if inherited("simulation_forward") and not task._mocaps and not task.debug:
         task.simulation_forward = partial(_simulate, task)
-    # Nothing else moves in these tasks, so the state is current. The package would compute it again, before costs and
-    # before observations.
-    is_current = type(task).__name__.startswith("GoalLevel") and type(agent).__name__ in ("Point", "Car")
+    is_current = _is_current(task)
     if is_current and not task._is_load_static_geoms:
         task.calculate_cost = partial(_cost, task)
     if inherited("dist_goal") and "goal" in task._geoms:
