@@ -171,7 +171,7 @@ def _stateful_wrappers(venv: VecEnv | None) -> dict[str, Stateful]:
         name = type(venv).__name__
         if isinstance(venv, VecNormalize):
             found[name] = _Normalization(venv)
-        elif hasattr(venv, "state_dict"):
+        elif hasattr(type(venv), "state_dict"):  # the wrapper itself passes on the attributes of what it wraps
             found[name] = venv
         venv = venv.venv
     return found
