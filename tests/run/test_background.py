@@ -167,14 +167,14 @@ def scalars(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("task", "settings"),
+    ("task", "algo", "settings"),
     [
-        ("Ant-shifted", ["algo.settings.n_steps=64"]),
-        ("HalfCheetah-shifted", ["algo=crossq", "algo.settings.gradient_steps=1", "algo.settings.learning_starts=8"]),
-        ("SafetyPointGoal-shifted", ["algo.settings.n_steps=64", "vec=dummy"]),
+        ("Ant-shifted", "ppo", ["algo.settings.n_steps=64"]),
+        ("HalfCheetah-shifted", "crossq", ["algo.settings.gradient_steps=1", "algo.settings.learning_starts=8"]),
+        ("SafetyPointGoal-shifted", "ppo", ["algo.settings.n_steps=64", "vec=dummy"]),
     ],
 )
-def test_a_transfer_with_forks_equals_one_without(task: str, settings: list[str], tmp_path: Path) -> None:
+def test_a_transfer_with_forks_equals_one_without(task: str, algo: str, settings: list[str], tmp_path: Path) -> None:
     """Returns, curves, archives, and values and steps in TensorBoard."""
     tiny = ["num_envs=2", "calibration.steps=100", "calibration.held_out=50", "progress_bar=false"]
     tiny += ["evaluation.episodes=2", "evaluation.episodes_during=1", "evaluation.every=150", *settings]
@@ -182,7 +182,7 @@ def test_a_transfer_with_forks_equals_one_without(task: str, settings: list[str]
     for forks in (True, False):
         folder = tmp_path / str(forks)
         overrides = [*tiny, f"evaluate_in_background={str(forks).lower()}"]
-        result = transfer(task, total_timesteps=400, output_dir=folder, settings=parse(overrides))
+        result = transfer(task, algo=algo, total_timesteps=400, output_dir=folder, settings=parse(overrides))
         assert (result.seconds_in_background > 0) is forks
         assert [point["timesteps"] for point in result.curve][:3] == [0, 150, 300]
         best = load_agent(folder / "best.zip").policy.state_dict()
