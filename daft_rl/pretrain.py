@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daft_rl.envs.domain import read_domains
+from daft_rl.envs.domain import Domain, read_domains
 from daft_rl.envs.registry import TASKS, get_task
 from daft_rl.errors import ConfigError
 from daft_rl.settings import PretrainSettings
@@ -50,7 +50,7 @@ def run(settings: PretrainSettings, overrides: Sequence[str] = ()) -> dict[str, 
     from daft_rl.run.run import Run
 
     with Run(settings) as current:
-        prepare(current, settings)
+        prepare(current, settings, domain)
         current.learn()
         current.monitoring.finish()
         _clear_moments(current)
@@ -61,14 +61,13 @@ def run(settings: PretrainSettings, overrides: Sequence[str] = ()) -> dict[str, 
     return card
 
 
-def prepare(current: Run, settings: PretrainSettings) -> None:
+def prepare(current: Run, settings: PretrainSettings, domain: Domain) -> None:
     """Build a fresh agent, let BatchNorm statistics describe what it visits, and set up monitoring."""
     from daft_rl.finetune import Adaptation
     from daft_rl.rollout.evaluation import visit
     from daft_rl.run.agents import build_agent
     from daft_rl.run.monitoring import Monitoring
 
-    domain = read_domains(vars(settings.env))["target"]
     model = current.model = build_agent(settings, current.learning_env(domain))
     steps = settings.calibration.steps
     adaptation = current.adaptation = Adaptation(

@@ -14,7 +14,7 @@ from daft_rl.rollout.profile import Profile
 __all__ = ["HookedAlgorithm", "hook", "unhook"]
 
 
-class Tuner(Protocol):
+class LearningHooks(Protocol):
     """What a hooked algorithm asks of its tuner."""
 
     profile: Profile
@@ -37,7 +37,7 @@ class HookedAlgorithm(BaseAlgorithm):
     If somebody else derives a class from the object's class meanwhile, that class keeps this mixin.
     """
 
-    tuner: Tuner | None = None
+    tuner: LearningHooks | None = None
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
         """As the algorithm does, timed. Simulation inside is a phase of its own."""
@@ -92,7 +92,7 @@ def _hooked_class(algorithm: type[BaseAlgorithm]) -> type[BaseAlgorithm]:
     return type(algorithm.__name__, (HookedAlgorithm, algorithm), names)
 
 
-def hook(model: BaseAlgorithm, tuner: Tuner) -> None:
+def hook(model: BaseAlgorithm, tuner: LearningHooks) -> None:
     """Let ``tuner`` take part in the learning of ``model``.
 
     :param model: its class becomes a subclass of the same name; its archives stay those of the plain class
