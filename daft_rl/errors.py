@@ -13,6 +13,7 @@ __all__ = [
     "MethodError",
     "RenderError",
     "ReportError",
+    "SimulationError",
     "TaskError",
     "WorkerError",
 ]
@@ -69,3 +70,7 @@ class ReportError(DaftError, ValueError):
 
 class RenderError(DaftError, RuntimeError):
     """Nothing here can render images, or an environment could not."""
+
+
+class SimulationError(DaftError, RuntimeError):
+    """A simulation has no meaning any more: it ran out of memory for contacts, or its state is not finite."""
