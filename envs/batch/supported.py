@@ -1,4 +1,4 @@
-"""Which environments threads can step."""
+"""Which environments the rules of Gymnasium's MuJoCo tasks cover."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def _problem(env: gym.Env, base: type | None) -> str:
 def find_rules(env: gym.Env) -> type[TaskRules]:
     """Find the rules of an environment's task.
 
-    :raises TaskError: threads do not support the task, a wrapper or the render mode
+    :raises TaskError: the rules do not cover the task, a wrapper or the render mode
     """
     base = next((cls for cls in type(env.unwrapped).__mro__ if cls in RULES), None)
     problem = _problem(env, base)
     if problem or base is None:
         raise TaskError(
-            f"Threads cannot step {env}: {problem}. They support Gymnasium's v5 tasks "
+            f"Threads and vec='cuda' cannot step {env}: {problem}. They support Gymnasium's v5 tasks "
             f"{', '.join(cls.__name__ for cls in RULES)} in the wrappers "
             f"{', '.join(wrapper.__name__ for wrapper in WRAPPERS)}. Use vec='dummy' for others.",
             arguments=("vec",),
