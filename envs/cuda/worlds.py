@@ -135,6 +135,15 @@ class Worlds(ABC):
 
     # -- what a family adds ---------------------------------------------------------------------------
 
+    @classmethod
+    @abstractmethod
+    def blueprint(cls, shift: Shift, **kwargs: Any) -> Blueprint:
+        """Read what worlds need from the family's C environment.
+
+        :param shift: of the family
+        :param kwargs: keywords of the task's entry point, see :class:`daft_rl.envs.registry.Task`
+        """
+
     @abstractmethod
     def restart(self, rows: Tensor) -> Tensor:
         """Begin a new episode in some worlds, and leave the others as they are.
