@@ -198,11 +198,14 @@ class ArmWorlds(Worlds):
 
     @abstractmethod
     def observe(self) -> Tensor:
-        """Join what the task observes and what the robot observes. Read it after the physics of an action or a start."""
+        """Join what the task observes and what the robot observes. Called after the physics."""
 
     @abstractmethod
     def judge(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Compute rewards, terminations, and further values. Called once per action, after :meth:`observe`."""
+
+    def before_substep(self, substep: int) -> None:
+        """Change what the next substep computes, while its program is captured."""
 
     def after_substeps(self) -> None:
         """Launch what the task reads from the physics after an action. It becomes a part of the captured program."""
@@ -251,6 +254,7 @@ class ArmWorlds(Worlds):
         """Substeps of one action, each with its own torques. robosuite observes after the last one."""
         physics, arm, data = self.physics, self.arm, self.physics.data
         for substep in range(arm.substeps):
+            self.before_substep(substep)
             physics.mjw.step1(physics.model, data)
             if substep == 0:
                 wp.launch(

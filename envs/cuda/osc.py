@@ -9,8 +9,6 @@ rest pose within the null space are M a - Jᵀ A⁻¹ J a.
 # mypy: disable-error-code="no-untyped-def, valid-type, misc, operator, index"
 from __future__ import annotations
 
-from typing import Any
-
 import warp as wp
 
 __all__ = ["ARM_JOINTS", "HAND_SIZE", "Vec6", "Vec7", "control_arm", "observe_arm", "set_goal"]
