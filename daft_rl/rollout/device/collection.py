@@ -51,6 +51,8 @@ class DeviceEnv:
 
     def __init__(self, worlds: Worlds, wrappers: list[VecEnvWrapper]) -> None:
         self.worlds = worlds
+        space = worlds.action_space
+        self._low, self._high = (torch.as_tensor(bound, device=worlds.device) for bound in (space.low, space.high))
         self._timer = next((wrapper.profile for wrapper in wrappers if isinstance(wrapper, TimedVecEnv)), None)
         translations = ((wrapper, TRANSLATED[type(wrapper)]) for wrapper in wrappers)
         self._wrappers = [kind(wrapper, worlds) for wrapper, kind in translations if kind is not None]
@@ -79,6 +81,14 @@ class DeviceEnv:
         self.observation, self.episode_start = step.observation, done
         self.original_observation = self.original(step).observation
         return step
+
+    def clip(self, action: Tensor) -> Tensor:
+        """Actions within the action space."""
+        return torch.clamp(action, self._low, self._high)
+
+    def unscale(self, action: Tensor) -> Tensor:
+        """Actions between -1 and 1, stretched to the action space."""
+        return self._low + 0.5 * (action + 1.0) * (self._high - self._low)
 
     def original(self, step: Step) -> Step:
         """The last step as it was before ``VecNormalize``, which is what replay buffers hold.
