@@ -28,6 +28,7 @@ from daft_rl.errors import AgentError, ConfigError
 from daft_rl.imports import load_object
 from daft_rl.policy.exploration import bound_exploration
 from daft_rl.policy.folding import fold_normalization
+from daft_rl.rollout.device.on_policy import collect_on_policy
 from daft_rl.settings import AgentSettings, PretrainSettings, TransferSettings, algorithm_names
 from daft_rl.validation import unknown_name
 
@@ -92,6 +93,7 @@ def build_agent(settings: PretrainSettings, venv: VecEnv) -> BaseAlgorithm:
         "MlpPolicy", venv, policy_kwargs=policy_kwargs, seed=settings.seed, device=settings.device, **recipe.settings
     )
     fuse_batch_renorm(model.policy)
+    _collect_on_device(model)
     return model
 
 
@@ -115,7 +117,14 @@ def load_source(settings: TransferSettings, agent: Path | BaseAlgorithm, venv: V
     bound_exploration(model, settings.exploration_std, settings.algo.most_exploration_std)
     fuse_batch_renorm(model.policy)
     model.set_random_seed(settings.seed)
+    _collect_on_device(model)
     return model
+
+
+def _collect_on_device(model: BaseAlgorithm) -> None:
+    """Collect experience as tensors, if the model learns in worlds on its device."""
+    if isinstance(model, OnPolicyAlgorithm):
+        collect_on_policy(model)
 
 
 def _load_archive(
