@@ -11,13 +11,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
 __all__ = ["recent_transitions", "rollout_minibatch"]
 
 
-def _map_arrays(observations: Any, take: Callable[[NDArray[Any]], NDArray[Any]]) -> Any:
+def _map_arrays(observations: Any, take: Callable[[Any], Any]) -> Any:
     if isinstance(observations, dict):
         return {key: take(value) for key, value in observations.items()}
     return take(observations)
@@ -27,7 +26,7 @@ def recent_transitions(model: BaseAlgorithm, steps: int) -> tuple[Any, NDArray[A
     """Observations and actions of the last rollout, or of the last ``steps`` steps in the replay buffer.
 
     :return: normalized observations, array ``(n, *shape)`` or a dictionary of such arrays, and actions
-        ``(n, *action_shape)`` as the buffer holds them
+        ``(n, *action_shape)`` as the buffer holds them; tensors of a buffer on the device
     """
     algorithm: Any = model
     if isinstance(model, OnPolicyAlgorithm):
@@ -38,7 +37,7 @@ def recent_transitions(model: BaseAlgorithm, steps: int) -> tuple[Any, NDArray[A
         count = min(-(-steps // buffer.n_envs), buffer.size())
         rows = np.arange(buffer.pos - count, buffer.pos) % buffer.buffer_size
 
-    def take(array: NDArray[Any]) -> NDArray[Any]:
+    def take(array: Any) -> Any:
         return array[rows].reshape(-1, *array.shape[2:])
 
     observations = _map_arrays(buffer.observations, take)
@@ -56,11 +55,14 @@ def rollout_minibatch(model: BaseAlgorithm) -> tuple[Any, Tensor, Tensor]:
     """
     algorithm: Any = model
     buffer = algorithm.rollout_buffer
-    samples = buffer.log_probs.size
+    shape = buffer.log_probs.shape
+    samples = int(np.prod(shape))
     size = min(getattr(algorithm, "batch_size", None) or samples, samples)
-    steps, envs = np.unravel_index(np.linspace(0, samples - 1, size).astype(int), buffer.log_probs.shape)
+    steps, envs = np.unravel_index(np.linspace(0, samples - 1, size).astype(int), shape)
     actions = torch.as_tensor(buffer.actions[steps, envs], device=model.device)
     if isinstance(model.action_space, spaces.Discrete):
         actions = actions.long().flatten()
-    observations = obs_as_tensor(_map_arrays(buffer.observations, lambda array: array[steps, envs]), model.device)
+    observations = _map_arrays(
+        buffer.observations, lambda array: torch.as_tensor(array[steps, envs], device=model.device)
+    )
     return observations, actions, torch.as_tensor(buffer.log_probs[steps, envs], device=model.device)

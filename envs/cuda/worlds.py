@@ -78,6 +78,8 @@ class Worlds(ABC):
     """Memory for this many contacts per world, on average over the worlds."""
     constraints: int
     """Memory for this many constraint rows in each world."""
+    render_mode: str | None = None
+    """Worlds are not rendered."""
 
     def __init__(
         self,

@@ -1,1 +1,1 @@
-"""Learning on the device that the worlds are simulated on: nothing is copied to the host step by step."""
+"""Collecting experience from worlds on the device of the policy, as tensors, without a detour through NumPy."""
