@@ -77,6 +77,7 @@ def _robosuite(base: str) -> Task:
         shift_type="daft_rl.envs.robosuite:RobosuiteShift",
         max_episode_steps=500,
         family="robosuite",
+        worlds=f"daft_rl.envs.cuda.{base.lower()}:{base}Worlds",
         package="robosuite",
         kwargs={"base": base},
     )
@@ -88,6 +89,7 @@ def _safety(id: str) -> Task:
         shift_type="daft_rl.envs.safety:SafetyShift",
         max_episode_steps=1000,
         family="safety",
+        worlds="daft_rl.envs.cuda.navigation:NavigationWorlds",
         package="safety_gymnasium",
         workers_from=3,  # on two cores, evaluations in the background save more time, and they exclude workers
         kwargs={"base": id},

@@ -41,12 +41,12 @@ def prepare(folder: Path) -> None:
     import torch
 
     from daft_rl.envs import read_shift
-    from daft_rl.envs.cuda.build import make_blueprints, worlds_from
+    from daft_rl.envs.cuda.build import build_worlds, make_blueprints
 
     folder.mkdir(parents=True, exist_ok=True)
     for task in TASKS:
         blueprints = make_blueprints(task, [read_shift(task)])
-        worlds = worlds_from(task, blueprints, REFERENCE_WORLDS, device="cpu", seed=0)
+        worlds = build_worlds(task, blueprints, REFERENCE_WORLDS, device="cpu", seed=0)
         worlds.reset()
         low, high = (torch.as_tensor(bound) for bound in (worlds.action_space.low, worlds.action_space.high))
         state, steps = worlds.state_dict(), []
@@ -61,11 +61,11 @@ def prepare(folder: Path) -> None:
 
 def load_worlds(folder: Path, task: str, num_worlds: int, device: str) -> tuple[Any, Any]:
     """Worlds of a prepared task, and the reference."""
-    from daft_rl.envs.cuda.build import worlds_from
+    from daft_rl.envs.cuda.build import build_worlds
 
     with (folder / f"{task}.pickle").open("rb") as file:
         prepared = pickle.load(file)
-    return worlds_from(task, prepared["blueprints"], num_worlds, device=device, seed=0), prepared
+    return build_worlds(task, prepared["blueprints"], num_worlds, device=device, seed=0), prepared
 
 
 # -- parts --------------------------------------------------------------------------------------------------------------

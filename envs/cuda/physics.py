@@ -33,6 +33,9 @@ class Physics:
     :raises TaskError: the models differ in structure, or MuJoCo Warp is not installed
     """
 
+    capture = True
+    """Whether programs are captured as graphs on a GPU. Without, they launch their kernels one by one."""
+
     def __init__(
         self,
         models: Sequence[mujoco.MjModel],
@@ -98,7 +101,7 @@ class Physics:
 
         :param run: launches Warp kernels only, always the same ones on the same arrays
         """
-        if self.device.type != "cuda":
+        if self.device.type != "cuda" or not self.capture:
 
             def launch() -> None:
                 with self.stream():
