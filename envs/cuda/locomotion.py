@@ -26,14 +26,15 @@ __all__ = ["LocomotionBlueprint", "LocomotionWorlds"]
 TIME_LIMIT = 1000
 """Steps of an episode of each of these tasks, unless Gymnasium is told otherwise."""
 MEMORY = {
-    rules.AntRules: (64, 128),
-    rules.HalfCheetahRules: (64, 128),
-    rules.HopperRules: (64, 128),
+    rules.AntRules: (16, 72),
+    rules.HalfCheetahRules: (12, 48),
+    rules.HopperRules: (12, 56),
     rules.HumanoidRules: (64, 128),
-    rules.SwimmerRules: (64, 128),
-    rules.Walker2dRules: (64, 128),
+    rules.SwimmerRules: (4, 8),
+    rules.Walker2dRules: (16, 72),
 }
-"""Contacts and constraint rows in each world."""
+"""Contacts and constraint rows of a world: 1.5 times the most in 2100 steps of extreme actions, under four shifts
+(gravity 0.1, 1 and 5, friction 5), without terminations."""
 CAUSED_BY_ACTIONS = {"qfrc_actuator", "cfrc_ext", "ctrl"}
 """Fields that are zero when an episode begins."""
 
@@ -66,7 +67,7 @@ class LocomotionWorlds(Worlds):
         self._rules = first.rules([each.arguments for each in blueprints], torch, self.per_world)
         self._init_qpos = self.per_world([each.init_qpos for each in blueprints])
         self._init_qvel = self.per_world([each.init_qvel for each in blueprints])
-        self._noise = self.per_world([[each.reset_noise] for each in blueprints])
+        self._reset_noise = self.per_world([[each.reset_noise] for each in blueprints])
         self._frame_skip = first.frame_skip
         self._read_fields(first.arguments.main_body)
         self._before = torch.zeros_like(self._rules.position(*self._position_views))
@@ -146,12 +147,12 @@ class LocomotionWorlds(Worlds):
     def _uniform(self, like: Tensor) -> Tensor:
         """Uniform noise of the reset."""
         draw = torch.rand(like.shape, generator=self.generator, device=self.device)
-        return self._noise * (2.0 * draw - 1.0)
+        return self._reset_noise * (2.0 * draw - 1.0)
 
     def _velocity_noise(self) -> Tensor:
         if not self._rules.normal_velocities:
             return self._uniform(self._qvel)
-        return self._noise * torch.randn(self._qvel.shape, generator=self.generator, device=self.device)
+        return self._reset_noise * torch.randn(self._qvel.shape, generator=self.generator, device=self.device)
 
     def move(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Step the physics and apply the task's rules, see :meth:`daft_rl.envs.cuda.worlds.Worlds.move`."""
