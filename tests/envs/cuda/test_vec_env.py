@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,3 +73,12 @@ def test_environments_of_the_user_are_refused() -> None:
 def test_a_missing_gpu_is_reported() -> None:
     with pytest.raises(TaskError, match="PyTorch finds no GPU"):
         make_vec("Ant", vec="cuda")
+
+
+def test_worlds_of_a_range_have_dynamics_of_their_own() -> None:
+    venv = make_vec("HalfCheetah", 4, 0, {"gravity": {"low": 0.5, "high": 2.0}}, vec="cuda", device="cpu")
+    assert isinstance(venv, WorldsVecEnv)
+    shifts: list[Any] = [blueprint.shift for blueprint in venv.worlds.blueprints]
+    gravity = venv.worlds.physics.model.opt.gravity.numpy()[:, 2]
+    np.testing.assert_allclose(gravity, [-9.81 * shift.gravity for shift in shifts], rtol=1e-6)
+    assert len(set(gravity)) == 4
