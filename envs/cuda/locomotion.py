@@ -140,7 +140,8 @@ class LocomotionWorlds(Worlds):
         torch.where(chosen, self._init_qvel + self._velocity_noise(), self._qvel, out=self._qvel)
         for values in self._carried_over:
             values.masked_fill_(rows if values.dim() == 1 else chosen, 0.0)
-        self._place()
+        if self._rules.needs_kinematics:
+            self._place()
         torch.where(chosen, self._rules.position(*self._position_views), self._before, out=self._before)
         return self._rules.observation(SimpleNamespace(**self._first_state))
 
