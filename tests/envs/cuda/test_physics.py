@@ -12,7 +12,7 @@ from daft_rl.errors import TaskError
 STEEP_CAPSULE = """
 <mujoco><worldbody>
   <geom type="plane" size="5 5 1"/>
-  <body pos="0 0 0.39" euler="20 10 0"><freejoint/><geom type="capsule" size="0.1 0.3"/></body>
+  <body pos="0 0 0.37" euler="20 10 0"><freejoint/><geom type="capsule" size="0.1 0.3"/></body>
 </worldbody></mujoco>"""
 STACKED_BOXES = """
 <mujoco><option cone="elliptic"/><worldbody>
