@@ -5,7 +5,7 @@ Worlds share the structure of their model (bodies, joints, types, integrator); e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -130,6 +130,21 @@ class Physics:
                 f"{flags}): forces are missing. Report the task and its shift; vec='auto' runs it on the CPU."
             )
 
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Every array of the data, and of the model, that has a row for each world, by dotted name."""
+        state = {}
+        for part in ("data", "model"):
+            for field, per_world in _array_fields(type(getattr(self, part))):
+                array = _get(self, f"{part}.{field}") if per_world else None
+                if array is not None and array.size and array.shape[0] == self.num_worlds:
+                    state[f"{part}.{field}"] = np.array(array.numpy())  # a copy: on the CPU it shares memory
+        return state
+
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Put the arrays of :meth:`state_dict` back, also those of another device."""
+        for name, values in state.items():
+            wp.to_torch(_get(self, name), requires_grad=False).copy_(torch.as_tensor(values))
+
 
 def _array_fields(spec: Any, prefix: str = "") -> Iterator[tuple[str, bool]]:
     """The arrays of a dataclass of MuJoCo Warp as dotted names, and whether worlds may differ in them."""
@@ -138,7 +153,7 @@ def _array_fields(spec: Any, prefix: str = "") -> Iterator[tuple[str, bool]]:
         if is_dataclass(kind):
             yield from _array_fields(kind, f"{prefix}{field.name}.")
         elif getattr(kind, "shape", None):
-            yield prefix + field.name, kind.shape[0] == "*"
+            yield prefix + field.name, kind.shape[0] in ("*", "nworld")
 
 
 def _get(model: Any, name: str) -> Any:
