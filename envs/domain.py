@@ -126,7 +126,7 @@ def _read_domain(name: str, shift: Any, env: Mapping[str, Any], keywords: str) -
         )
     if not isinstance(kwargs, Mapping):
         raise TaskError(f"{keywords}: expected names with values, got {kwargs!r}.", arguments=(keywords,))
-    making = {"kwargs": {**kwargs, **given.kwargs}, "wrappers": (*wrappers, *given.wrappers)}
+    making: dict[str, Any] = {"kwargs": {**kwargs, **given.kwargs}, "wrappers": (*wrappers, *given.wrappers)}
     return Domain(name, read.replace(**making) if isinstance(read, ShiftRange) else replace(given, **making))
 
 

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import mujoco
-import numpy as np
 import torch
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
@@ -16,8 +15,17 @@ from torch import Tensor
 
 from daft_rl.envs.batch.supported import find_rules, wrappers_of
 from daft_rl.envs.cuda.worlds import Blueprint, Worlds
-from daft_rl.envs.mujoco import rules
 from daft_rl.envs.mujoco.environment import make_mujoco
+from daft_rl.envs.mujoco.rules import (
+    AntRules,
+    HalfCheetahRules,
+    HopperRules,
+    HumanoidRules,
+    SwimmerRules,
+    TaskArguments,
+    TaskRules,
+    Walker2dRules,
+)
 from daft_rl.envs.registered import RegisteredShift, make_registered
 from daft_rl.envs.shift import Shift
 
@@ -25,13 +33,13 @@ __all__ = ["LocomotionBlueprint", "LocomotionWorlds"]
 
 TIME_LIMIT = 1000
 """Steps of an episode of each of these tasks, unless Gymnasium is told otherwise."""
-MEMORY = {
-    rules.AntRules: (16, 72),
-    rules.HalfCheetahRules: (12, 48),
-    rules.HopperRules: (12, 56),
-    rules.HumanoidRules: (64, 128),
-    rules.SwimmerRules: (4, 8),
-    rules.Walker2dRules: (16, 72),
+MEMORY: dict[type[TaskRules], tuple[int, int]] = {
+    AntRules: (16, 72),
+    HalfCheetahRules: (12, 48),
+    HopperRules: (12, 56),
+    HumanoidRules: (64, 128),
+    SwimmerRules: (4, 8),
+    Walker2dRules: (16, 72),
 }
 """Contacts and constraint rows of a world: 1.5 times the most in 2100 steps of extreme actions, under four shifts
 (gravity 0.1, 1 and 5, friction 5), without terminations."""
@@ -43,8 +51,8 @@ CAUSED_BY_ACTIONS = {"qfrc_actuator", "cfrc_ext", "ctrl"}
 class LocomotionBlueprint(Blueprint):
     """What one of Gymnasium's MuJoCo environments knows about its task."""
 
-    rules: type[rules.TaskRules]
-    arguments: rules.TaskArguments
+    rules: type[TaskRules]
+    arguments: TaskArguments
     frame_skip: int
     init_qpos: NDArray[Any]
     init_qvel: NDArray[Any]
@@ -57,7 +65,7 @@ class LocomotionWorlds(Worlds):
     def __init__(
         self,
         blueprints: Sequence[LocomotionBlueprint],
-        blueprint_of_world: NDArray[np.integer],
+        blueprint_of_world: NDArray[Any],
         device: str | torch.device = "cuda",
         seed: int = 0,
     ) -> None:
@@ -82,7 +90,8 @@ class LocomotionWorlds(Worlds):
         :param kwargs: keywords of the task's entry point, see :class:`daft_rl.envs.registry.Task`
         :raises TaskError: the environment is none of Gymnasium's MuJoCo tasks, or changes what they compute
         """
-        env = (make_registered if isinstance(shift, RegisteredShift) else make_mujoco)(shift=shift, **kwargs)
+        make: Any = make_registered if isinstance(shift, RegisteredShift) else make_mujoco
+        env = make(shift=shift, **kwargs)
         task, core = find_rules(env), env.unwrapped
         if core.model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:  # Humanoid's, which MuJoCo Warp does not have
             core.model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON

@@ -85,7 +85,7 @@ class Worlds(ABC):
     def __init__(
         self,
         blueprints: Sequence[Blueprint],
-        blueprint_of_world: NDArray[np.integer],
+        blueprint_of_world: NDArray[Any],
         device: str | torch.device = "cuda",
         seed: int = 0,
     ) -> None:
