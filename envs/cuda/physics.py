@@ -21,6 +21,9 @@ from daft_rl.errors import SimulationError, TaskError
 
 __all__ = ["Physics"]
 
+UNREAD = ("dof_length",)
+"""Arrays that may differ although worlds share them: only sleeping, which no task has, reads them."""
+
 
 class Physics:
     """The batched model and data of MuJoCo Warp, and the programs that run on them.
@@ -39,7 +42,7 @@ class Physics:
     def __init__(
         self,
         models: Sequence[mujoco.MjModel],
-        model_of_world: NDArray[np.integer],
+        model_of_world: NDArray[Any],
         device: str | torch.device,
         contacts: int,
         constraints: int,
@@ -165,7 +168,7 @@ def _get(model: Any, name: str) -> Any:
     return model
 
 
-def _stack(models: Sequence[Any], model_of_world: NDArray[np.integer]) -> Any:
+def _stack(models: Sequence[Any], model_of_world: NDArray[Any]) -> Any:
     """Give the first model a row for each world in every array in which models differ.
 
     :raises TaskError: they differ in something that worlds must share
@@ -176,14 +179,14 @@ def _stack(models: Sequence[Any], model_of_world: NDArray[np.integer]) -> Any:
         return stacked
     for name, per_world in _array_fields(type(stacked)):
         arrays = [_get(model, name) for model in models]
-        if arrays[0] is None:
+        if arrays[0] is None or name in UNREAD:
             continue
         values = [array.numpy() for array in arrays]
         if all(np.array_equal(values[0], value) for value in values[1:]):
             continue
         if not per_world or len({value.shape for value in values}) != 1:
             raise TaskError(f"Worlds of one batch must share the structure of their model; '{name}' differs.")
-        array = wp.array(np.concatenate(values)[model_of_world], dtype=arrays[0].dtype)
+        array: Any = wp.array(np.concatenate(values)[model_of_world], dtype=arrays[0].dtype)
         *path, last = name.split(".")
         setattr(_get(stacked, ".".join(path)) if path else stacked, last, array)
     return stacked

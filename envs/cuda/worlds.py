@@ -75,6 +75,8 @@ class Worlds(ABC):
     :raises TaskError: worlds differ in the structure of their models, or MuJoCo Warp is not installed
     """
 
+    render_mode = None
+    """Worlds have no images."""
     contacts: int
     """Memory for this many contacts per world, on average over the worlds."""
     constraints: int
@@ -85,7 +87,7 @@ class Worlds(ABC):
     def __init__(
         self,
         blueprints: Sequence[Blueprint],
-        blueprint_of_world: NDArray[np.integer],
+        blueprint_of_world: NDArray[Any],
         device: str | torch.device = "cuda",
         seed: int = 0,
     ) -> None:
