@@ -168,9 +168,9 @@ class ArmWorlds(Worlds):
         """The robot's part of the observation."""
         self.rest = torch.zeros(num, ARM_JOINTS, device=self.device)
         self._squeeze = torch.zeros(num, size.fingers, device=self.device)
-        self._stiffness = self.per_world([blueprint.stiffness for blueprint in self.blueprints])
-        self._damping = self.per_world([blueprint.damping for blueprint in self.blueprints])
-        self._scale_action = torch.as_tensor(size.action_scale, dtype=torch.float32, device=self.device)
+        stiffness = self.per_world([blueprint.stiffness for blueprint in self.blueprints])
+        damping = self.per_world([blueprint.damping for blueprint in self.blueprints])
+        scale = torch.as_tensor(size.action_scale, dtype=torch.float32, device=self.device)
         self._finger_speed = torch.as_tensor(size.finger_speed, dtype=torch.float32, device=self.device)
         low, high = self.per_world(
             [blueprint.model.actuator_ctrlrange[ARM_JOINTS:].T for blueprint in self.blueprints]
@@ -183,8 +183,10 @@ class ArmWorlds(Worlds):
         self._ctrl, self._warmstart = field("ctrl"), field("qacc_warmstart")
         self.hand = self.site_xpos[:, size.hand_site]
         with self.physics.stream():
-            self._goal_position = wp.zeros(num, dtype=wp.vec3d)
-            self._goal_orientation = wp.zeros(num, dtype=wp.mat33d)
+            self._goal = [wp.zeros(num, dtype=wp.vec3d), wp.zeros(num, dtype=wp.mat33d)]
+        self._command = [wp.from_torch(tensor) for tensor in (self._action, scale)]
+        self._impedance = [wp.from_torch(tensor) for tensor in (stiffness, damping, self.rest)]
+        self._robot = [wp.from_torch(self.robot)]
 
     # -- what a task adds -----------------------------------------------------------------------------
 
@@ -260,8 +262,8 @@ class ArmWorlds(Worlds):
                 wp.launch(
                     set_goal,
                     self.num_worlds,
-                    [data.site_xpos, data.site_xmat, arm.hand_site, arm.base_site, self._action, self._scale_action],
-                    [self._goal_position, self._goal_orientation],
+                    [data.site_xpos, data.site_xmat, arm.hand_site, arm.base_site, *self._command],
+                    self._goal,
                 )
             self._control()
             physics.mjw.step2(physics.model, data)
@@ -281,8 +283,7 @@ class ArmWorlds(Worlds):
             [
                 model.M_elemid, model.body_isdofancestor, model.body_rootid, model.site_bodyid,
                 model.actuator_ctrlrange, data.site_xpos, data.site_xmat, data.subtree_com, data.cdof, data.M,
-                data.qpos, data.qvel, data.qfrc_bias, arm.hand_site, arm.base_site, self._goal_position,
-                self._goal_orientation, self._stiffness, self._damping, self.rest,
+                data.qpos, data.qvel, data.qfrc_bias, arm.hand_site, arm.base_site, *self._goal, *self._impedance,
             ],
             [data.ctrl],
         )  # fmt: skip
@@ -296,5 +297,5 @@ class ArmWorlds(Worlds):
                 data.qpos, data.qvel, data.qacc, data.xquat, data.site_xpos, data.site_xmat, arm.hand_site,
                 arm.hand_body, arm.fingers,
             ],
-            [self.robot],
+            self._robot,
         )  # fmt: skip

@@ -112,19 +112,26 @@ class WipeWorlds(ArmWorlds):
         most = int(counts.max())
         self._count = self.per_world(counts)
         self._exists = self.per_world(np.arange(most) < counts[:, None], torch.bool)
-        self._table = self.per_world([blueprint.table for blueprint in blueprints])
-        self._spread = self.per_world([blueprint.spread for blueprint in blueprints])
+        table = self.per_world([blueprint.table for blueprint in blueprints])
+        spread = self.per_world([blueprint.spread for blueprint in blueprints])
         halves = np.where([blueprint.two_clusters for blueprint in blueprints], counts // 2, -1)
-        self._second_line = self.per_world(halves, torch.int32)
+        second_line = self.per_world(halves, torch.int32)
+        self._where = [
+            wp.from_torch(table, dtype=wp.vec3),
+            wp.from_torch(spread, dtype=wp.vec2),
+            wp.from_torch(second_line),
+        ]
         self._lowest = self.per_world([blueprint.lowest for blueprint in blueprints])
         self._highest = self.per_world([blueprint.highest for blueprint in blueprints])
         self._reward_scale = self.per_world([blueprint.reward_scale for blueprint in blueprints])
-        self._arm_geoms = torch.as_tensor(self.arm.arm_geoms, dtype=torch.int32, device=self.device)
+        self._arm_geoms = wp.from_torch(torch.as_tensor(self.arm.arm_geoms, dtype=torch.int32, device=self.device))
         self._corner_geoms = torch.as_tensor(self.arm.corners, device=self.device)
         self._drawn = torch.zeros(num, most, 3, device=self.device)
         self.markers = torch.zeros(num, most, 3, device=self.device)
         self.wiped = torch.zeros(num, most, dtype=torch.bool, device=self.device)
-        self._touching = torch.zeros(2, num, dtype=torch.int32, device=self.device)  # contacts; those of the arm
+        with self.physics.stream():
+            self._contacts = wp.zeros(num, dtype=int)
+            self._arm_contacts = wp.zeros(num, dtype=int)
         self._sensor = self.physics.field("sensordata")
         self._force = torch.zeros(num, 3, device=self.device)  # at the end of the last action
         self._force_bias = torch.zeros(num, 3, device=self.device)
@@ -138,7 +145,7 @@ class WipeWorlds(ArmWorlds):
             wp.launch(
                 draw_dirt,
                 self.num_worlds,
-                [wp.from_torch(seeds.int()), self._table, self._spread, self._second_line],
+                [wp.from_torch(seeds.int()), *self._where],
                 [wp.from_torch(self._drawn, dtype=wp.vec3)],
             )
         return WipeStart(self.sample_qpos(), self._drawn)
@@ -164,14 +171,14 @@ class WipeWorlds(ArmWorlds):
         self.physics.model.opt.disableflags = flags if substep == self.arm.substeps - 1 else flags | disabled
 
     def after_substeps(self) -> None:
-        data, (contacts, of_arm) = self.physics.data, self._touching
-        contacts.zero_()
-        of_arm.zero_()
+        data = self.physics.data
+        self._contacts.zero_()
+        self._arm_contacts.zero_()
         wp.launch(
             count_contacts,
             data.naconmax,
             [data.nacon, data.contact.worldid, data.contact.geom, self._arm_geoms],
-            [contacts, of_arm],
+            [self._contacts, self._arm_contacts],
         )
 
     def observe(self) -> Tensor:
@@ -186,7 +193,7 @@ class WipeWorlds(ArmWorlds):
     def judge(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         angles = self.qpos[:, : self._lowest.shape[1]]
         at_limit = ~((self._lowest < angles) & (angles < self._highest)).all(1)
-        contacts, of_arm = self._touching
+        contacts, of_arm = wp.to_torch(self._contacts), wp.to_torch(self._arm_contacts)
         unsafe = (of_arm > 0) | at_limit
         wipes = (contacts > 0) & ~unsafe
         fresh = self._under_wiper() & self._exists & ~self.wiped & wipes[:, None]
