@@ -91,14 +91,20 @@ def draw_yaw(seed: int, column: int) -> float:
 
 @wp.func
 def is_free(
-    place: wp.vec2, column: int, world: int, objects: int, hazards: int, room: DeviceRoom, places: wp.array2d(dtype=wp.vec2)
+    place: wp.vec2,
+    column: int,
+    world: int,
+    objects: int,
+    hazards: int,
+    room: DeviceRoom,
+    places: wp.array2d(dtype=wp.vec2),
 ) -> bool:  # type: ignore[valid-type]
     """Whether an object would keep away from the first ``objects`` of a layout."""
     kept_free = radius(column, hazards, room) + room.margin
     for other in range(objects):
-        if other != column:
-            if wp.length(place - places[world, other]) < kept_free + radius(other, hazards, room):
-                return False
+        too_close = wp.length(place - places[world, other]) < kept_free + radius(other, hazards, room)
+        if too_close and other != column:
+            return False
     return True
 
 
@@ -120,7 +126,7 @@ def draw_layout(
     world: int, seed: int, objects: int, hazards: int, room: DeviceRoom, places: wp.array2d(dtype=wp.vec2)
 ) -> bool:  # type: ignore[valid-type]
     """Draw the places of all objects, one after the other. Return false if the package would give up."""
-    column, attempt, failed, beginnings = int(0), int(0), int(0), int(0)
+    column, attempt, failed, beginnings = wp.int32(0), wp.int32(0), wp.int32(0), wp.int32(0)  # change in a loop
     while column < objects and beginnings < BEGINNINGS:
         place = draw_place(seed, attempt, radius(column, hazards, room), room)
         attempt += 1
@@ -136,4 +142,3 @@ def draw_layout(
             beginnings += 1
     draw_goal(world, seed + 1, objects, hazards, room, places)  # the package draws it again, given all other places
     return column == objects
-

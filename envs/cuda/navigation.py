@@ -172,7 +172,7 @@ class NavigationWorlds(Worlds):
         """
         if base not in SUPPORTED:
             raise TaskError(
-                f"{base}: vec='cuda' simulates {', '.join(SUPPORTED)} of Safety-Gymnasium. Use another vec for this task."
+                f"{base}: vec='cuda' simulates {', '.join(SUPPORTED)} of Safety-Gymnasium. Use another vec for it."
             )
         env: Any = make_safety(base, shift).unwrapped
         env.reset(seed=0)
@@ -197,7 +197,9 @@ class NavigationWorlds(Worlds):
     ) -> None:
         task, model = blueprints[0].task, blueprints[0].model
         if any(blueprint.task != task for blueprint in blueprints):
-            raise TaskError("Worlds of one batch must share the level of their task. Give each level a batch of its own.")
+            raise TaskError(
+                "Worlds of one batch must share the level of their task. Give each level a batch of its own."
+            )
         vases = sum(model.body(i).name.startswith("vase") for i in range(model.nbody))
         self.contacts = 20 + 8 * vases
         self.constraints = 10 * self.contacts  # a contact with torsion and rolling has ten rows

@@ -233,11 +233,10 @@ def finish_steps(
     cost[world] = wp.where(unsafe, 1.0, 0.0)
     state.episode_cost[world] += cost[world]
 
-    placed = bool(True)
+    terminated[world] = False
     if reached:
         objects = FIRST_HAZARD + hazards + rules.vases
-        placed = draw_goal(world, state.entropy[world], objects, hazards, rules.room, state.places)
+        terminated[world] = not draw_goal(world, state.entropy[world], objects, hazards, rules.room, state.places)
         distance = distance_to_goal(world, state.places)
-    terminated[world] = not placed
     state.goal_distance[world] = distance
     observe(world, position, xmat[world, rules.agent], rules, state, sensordata, observation)
