@@ -4,6 +4,8 @@ Each world draws for itself, in the package's order and with its numbers of atte
 kept and refreshed. A layout is a row of places: the agent, the goal, the hazards, the vases.
 """
 
+# Warp reads the annotations of device functions, which are no types to mypy.
+# mypy: disable-error-code="valid-type,arg-type,no-untyped-def,call-overload,operator,assignment,attr-defined,index"
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -98,7 +100,7 @@ def is_free(
     hazards: int,
     room: DeviceRoom,
     places: wp.array2d(dtype=wp.vec2),
-) -> bool:  # type: ignore[valid-type]
+) -> bool:
     """Whether an object would keep away from the first ``objects`` of a layout."""
     kept_free = radius(column, hazards, room) + room.margin
     for other in range(objects):
@@ -111,7 +113,7 @@ def is_free(
 @wp.func
 def draw_goal(
     world: int, seed: int, objects: int, hazards: int, room: DeviceRoom, places: wp.array2d(dtype=wp.vec2)
-) -> bool:  # type: ignore[valid-type]
+) -> bool:
     """Move the goal to a place that is free now. If none is found, leave it and return false."""
     for attempt in range(GOAL_ATTEMPTS):
         place = draw_place(seed, attempt, room.goal, room)
@@ -124,7 +126,7 @@ def draw_goal(
 @wp.func
 def draw_layout(
     world: int, seed: int, objects: int, hazards: int, room: DeviceRoom, places: wp.array2d(dtype=wp.vec2)
-) -> bool:  # type: ignore[valid-type]
+) -> bool:
     """Draw the places of all objects, one after the other. Return false if the package would give up."""
     column, attempt, failed, beginnings = wp.int32(0), wp.int32(0), wp.int32(0), wp.int32(0)  # change in a loop
     while column < objects and beginnings < BEGINNINGS:

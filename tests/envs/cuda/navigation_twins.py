@@ -106,7 +106,7 @@ def compare(base: str, approaches: dict[str, float], steps: int, *shifts: dict[s
         assert not terminated.any()
         reached = np.array(["goal_met" in info for info in infos])
         difference = np.abs(observation.numpy() - np.array(expected))
-        difference[np.ix_(reached, goal)] = 0.0  # the new goal is random
+        difference[np.ix_(reached, np.array(goal))] = 0.0  # the new goal is random
         rows["observation"].append(difference)
         rows["reward"].append(np.abs(reward.numpy() - rewards))
         rows["cost"].append(extras["cost"].numpy())

@@ -64,7 +64,7 @@ def test_the_first_observation_is_that_of_the_state(base: str) -> None:
 
 
 def test_each_world_has_its_own_shift() -> None:
-    shifts = ({}, {"gear": 3.0}, {"mass": 2.0}, {"damping": 3.0})
+    shifts: tuple[dict[str, Any], ...] = ({}, {"gear": 3.0}, {"mass": 2.0}, {"damping": 3.0})
     worlds = build(*(blueprint(POINT, **shift) for shift in shifts))
     worlds.reset()
     start = worlds.places[:, AGENT].clone()
