@@ -4,6 +4,8 @@ Each world draws for itself, in the package's order and with its numbers of atte
 kept and refreshed. A layout is a row of places: the agent, the goal, the hazards, the vases.
 """
 
+# Warp reads the annotations of device functions, which are no types to mypy.
+# mypy: disable-error-code="valid-type,arg-type,no-untyped-def,call-overload,operator,assignment,attr-defined,index"
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -91,21 +93,27 @@ def draw_yaw(seed: int, column: int) -> float:
 
 @wp.func
 def is_free(
-    place: wp.vec2, column: int, world: int, objects: int, hazards: int, room: DeviceRoom, places: wp.array2d(dtype=wp.vec2)
-) -> bool:  # type: ignore[valid-type]
+    place: wp.vec2,
+    column: int,
+    world: int,
+    objects: int,
+    hazards: int,
+    room: DeviceRoom,
+    places: wp.array2d(dtype=wp.vec2),
+) -> bool:
     """Whether an object would keep away from the first ``objects`` of a layout."""
     kept_free = radius(column, hazards, room) + room.margin
     for other in range(objects):
-        if other != column:
-            if wp.length(place - places[world, other]) < kept_free + radius(other, hazards, room):
-                return False
+        too_close = wp.length(place - places[world, other]) < kept_free + radius(other, hazards, room)
+        if too_close and other != column:
+            return False
     return True
 
 
 @wp.func
 def draw_goal(
     world: int, seed: int, objects: int, hazards: int, room: DeviceRoom, places: wp.array2d(dtype=wp.vec2)
-) -> bool:  # type: ignore[valid-type]
+) -> bool:
     """Move the goal to a place that is free now. If none is found, leave it and return false."""
     for attempt in range(GOAL_ATTEMPTS):
         place = draw_place(seed, attempt, room.goal, room)
@@ -118,9 +126,9 @@ def draw_goal(
 @wp.func
 def draw_layout(
     world: int, seed: int, objects: int, hazards: int, room: DeviceRoom, places: wp.array2d(dtype=wp.vec2)
-) -> bool:  # type: ignore[valid-type]
+) -> bool:
     """Draw the places of all objects, one after the other. Return false if the package would give up."""
-    column, attempt, failed, beginnings = int(0), int(0), int(0), int(0)
+    column, attempt, failed, beginnings = wp.int32(0), wp.int32(0), wp.int32(0), wp.int32(0)  # change in a loop
     while column < objects and beginnings < BEGINNINGS:
         place = draw_place(seed, attempt, radius(column, hazards, room), room)
         attempt += 1
@@ -136,4 +144,3 @@ def draw_layout(
             beginnings += 1
     draw_goal(world, seed + 1, objects, hazards, room, places)  # the package draws it again, given all other places
     return column == objects
-

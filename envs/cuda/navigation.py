@@ -105,7 +105,7 @@ def _read_task(task: Any) -> Navigation:
     )
 
 
-def _sensors_at_rest(model: mujoco.MjModel) -> NDArray[np.floating]:
+def _sensors_at_rest(model: mujoco.MjModel) -> NDArray[Any]:
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     return data.sensordata
@@ -172,7 +172,7 @@ class NavigationWorlds(Worlds):
         """
         if base not in SUPPORTED:
             raise TaskError(
-                f"{base}: vec='cuda' simulates {', '.join(SUPPORTED)} of Safety-Gymnasium. Use another vec for this task."
+                f"{base}: vec='cuda' simulates {', '.join(SUPPORTED)} of Safety-Gymnasium. Use another vec for it."
             )
         env: Any = make_safety(base, shift).unwrapped
         env.reset(seed=0)
@@ -191,38 +191,40 @@ class NavigationWorlds(Worlds):
     def __init__(
         self,
         blueprints: Sequence[NavigationBlueprint],
-        blueprint_of_world: NDArray[np.integer],
+        blueprint_of_world: NDArray[Any],
         device: str | torch.device = "cuda",
         seed: int = 0,
     ) -> None:
         task, model = blueprints[0].task, blueprints[0].model
         if any(blueprint.task != task for blueprint in blueprints):
-            raise TaskError("Worlds of one batch must share the level of their task. Give each level a batch of its own.")
+            raise TaskError(
+                "Worlds of one batch must share the level of their task. Give each level a batch of its own."
+            )
         vases = sum(model.body(i).name.startswith("vase") for i in range(model.nbody))
         self.contacts = 20 + 8 * vases
         self.constraints = 10 * self.contacts  # a contact with torsion and rolling has ten rows
         super().__init__(blueprints, blueprint_of_world, device, seed)
         self.task, self.vases = task, vases
-        self._allocate()
+        self._allocate(blueprints)
         with self.physics.stream():
             self._rules, self._task_state = _device_rules(task, model, vases), self._state()
         self._begin = self.physics.program(self._launch_begin)
         self._advance = self.physics.program(self._launch_advance)
 
-    def _allocate(self) -> None:
+    def _allocate(self, blueprints: Sequence[NavigationBlueprint]) -> None:
         """The state of the task, and what its kernels write."""
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(self.num_worlds, *shape, dtype=dtype, device=self.device)
 
-        hazards = [blueprint.hazards for blueprint in self.blueprints]
+        hazards = [blueprint.hazards for blueprint in blueprints]
         self.hazards = self.per_world(hazards, torch.int32)
         """Their number in each world."""
         self.places = zeros(FIRST_HAZARD + max(hazards) + self.vases, 2)
         """Of the agent, the goal, the hazards and, right after a world's last hazard, the vases."""
         self.goal_distance = zeros()
-        self._hazard_size = self.per_world([blueprint.hazard_size for blueprint in self.blueprints])
-        self._at_rest = self.per_world([_sensors_at_rest(blueprint.model) for blueprint in self.blueprints])
+        self._hazard_size = self.per_world([blueprint.hazard_size for blueprint in blueprints])
+        self._at_rest = self.per_world([_sensors_at_rest(blueprint.model) for blueprint in blueprints])
         self._rows, self._entropy = zeros(dtype=torch.bool), zeros(dtype=torch.int32)
         self._costs = torch.zeros(2, self.num_worlds, device=self.device)
         self._first, self._observation = zeros(*self.observation_space.shape), zeros(*self.observation_space.shape)

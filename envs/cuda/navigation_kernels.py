@@ -1,5 +1,7 @@
 """Kernels of the navigation tasks: what happens to a world after its physics, and when an episode begins."""
 
+# Warp reads the annotations of device functions, which are no types to mypy.
+# mypy: disable-error-code="valid-type,arg-type,no-untyped-def,call-overload,operator,assignment,attr-defined,index"
 from __future__ import annotations
 
 import warp as wp
@@ -29,10 +31,10 @@ class Rules:
     agent_is_free: bool  # else it has two slides and a hinge
     vase_qpos: int
     vase_qvel: int
-    qpos_at_rest: wp.array(dtype=float)  # type: ignore[valid-type]
+    qpos_at_rest: wp.array(dtype=float)
 
     magnetic: wp.vec3
-    sensors: wp.array(dtype=int)  # type: ignore[valid-type]  # addresses of the entries that are copied
+    sensors: wp.array(dtype=int)  # addresses of the entries that are copied
     magnetometer: int  # columns of the observation, -1 if there are none
     orientation: int
     quaternion: int  # address of the sensor that `orientation` shows as a matrix
@@ -47,16 +49,16 @@ class Rules:
 class State:
     """The state of a task in every world, beside the physics."""
 
-    hazards: wp.array(dtype=int)  # type: ignore[valid-type]
-    hazard_size: wp.array(dtype=float)  # type: ignore[valid-type]
-    places: wp.array2d(dtype=wp.vec2)  # type: ignore[valid-type]
-    goal_distance: wp.array(dtype=float)  # type: ignore[valid-type]
-    episode_cost: wp.array(dtype=float)  # type: ignore[valid-type]
-    entropy: wp.array(dtype=int)  # type: ignore[valid-type]  # new random numbers each step
+    hazards: wp.array(dtype=int)
+    hazard_size: wp.array(dtype=float)
+    places: wp.array2d(dtype=wp.vec2)
+    goal_distance: wp.array(dtype=float)
+    episode_cost: wp.array(dtype=float)
+    entropy: wp.array(dtype=int)  # new random numbers each step
 
 
 @wp.func
-def raise_to(observation: wp.array2d(dtype=float), world: int, column: int, value: float):  # type: ignore
+def raise_to(observation: wp.array2d(dtype=float), world: int, column: int, value: float):
     observation[world, column] = wp.max(observation[world, column], value)
 
 
@@ -64,7 +66,7 @@ def raise_to(observation: wp.array2d(dtype=float), world: int, column: int, valu
 def sense(
     place: wp.vec2, lidar: int, position: wp.vec3, rotation: wp.mat33, rules: Rules, world: int,
     observation: wp.array2d(dtype=float),
-):  # type: ignore[no-untyped-def, valid-type]  # fmt: skip
+):  # fmt: skip
     """Show one object in a lidar: in the bin of its direction, and by share in both neighbours."""
     away = wp.transpose(rotation) * (wp.vec3(place[0], place[1], 0.0) - position)
     distance = wp.sqrt(away[0] * away[0] + away[1] * away[1])
@@ -85,7 +87,7 @@ def sense(
 def observe(
     world: int, position: wp.vec3, rotation: wp.mat33, rules: Rules, state: State,
     sensordata: wp.array2d(dtype=float), observation: wp.array2d(dtype=float),
-):  # type: ignore[no-untyped-def, valid-type]  # fmt: skip
+):  # fmt: skip
     """Write an observation: the agent's sensors and a lidar for each kind of object."""
     for i in range(rules.sensors.shape[0]):
         observation[world, i] = sensordata[world, rules.sensors[i]]
@@ -110,7 +112,7 @@ def observe(
 
 
 @wp.func
-def distance_to_goal(world: int, places: wp.array2d(dtype=wp.vec2)) -> float:  # type: ignore[valid-type]
+def distance_to_goal(world: int, places: wp.array2d(dtype=wp.vec2)) -> float:
     return wp.length(places[world, GOAL] - places[world, AGENT])
 
 
@@ -125,7 +127,7 @@ def begin_episodes(
     qacc_warmstart: wp.array2d(dtype=float),
     unplaced: wp.array(dtype=int),
     observation: wp.array2d(dtype=float),
-):  # type: ignore[no-untyped-def, valid-type]
+):
     """Place everything in the worlds that are marked, and write their first observations."""
     world = wp.tid()
     if not rows[world]:
@@ -173,7 +175,7 @@ def touch_vases(
     body_of_geom: wp.array(dtype=int),
     rules: Rules,
     touched: wp.array(dtype=bool),
-):  # type: ignore[no-untyped-def, valid-type]
+):
     """Mark the worlds in which the agent touches a vase."""
     contact = wp.tid()
     if contact < contacts[0]:
@@ -185,7 +187,7 @@ def touch_vases(
 
 
 @wp.func
-def cost_of_vases(world: int, rules: Rules, qvel: wp.array2d(dtype=float), touched: wp.array(dtype=bool)) -> bool:  # type: ignore
+def cost_of_vases(world: int, rules: Rules, qvel: wp.array2d(dtype=float), touched: wp.array(dtype=bool)) -> bool:
     if touched[world]:
         return True
     for i in range(rules.vases):
@@ -209,7 +211,7 @@ def finish_steps(
     reward: wp.array(dtype=float),
     terminated: wp.array(dtype=bool),
     cost: wp.array(dtype=float),
-):  # type: ignore[no-untyped-def, valid-type]
+):
     """Reward, cost and observation, in the package's order: a goal that is reached moves before it is observed."""
     world = wp.tid()
     hazards = state.hazards[world]
@@ -233,11 +235,10 @@ def finish_steps(
     cost[world] = wp.where(unsafe, 1.0, 0.0)
     state.episode_cost[world] += cost[world]
 
-    placed = bool(True)
+    terminated[world] = False
     if reached:
         objects = FIRST_HAZARD + hazards + rules.vases
-        placed = draw_goal(world, state.entropy[world], objects, hazards, rules.room, state.places)
+        terminated[world] = not draw_goal(world, state.entropy[world], objects, hazards, rules.room, state.places)
         distance = distance_to_goal(world, state.places)
-    terminated[world] = not placed
     state.goal_distance[world] = distance
     observe(world, position, xmat[world, rules.agent], rules, state, sensordata, observation)

@@ -2,104 +2,158 @@
 
 from __future__ import annotations
 
-import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from daft_rl.envs.cuda.navigation import NavigationBlueprint, NavigationWorlds
-from daft_rl.envs.safety.environment import make_safety
+from daft_rl.envs.cuda.layouts import AGENT, FIRST_HAZARD
+from daft_rl.envs.cuda.navigation import NavigationWorlds
 from daft_rl.envs.safety.shift import SafetyShift
-from daft_rl.errors import TaskError
+from daft_rl.errors import SimulationError, TaskError
+from tests.envs.cuda.navigation_twins import APPROACHES, CAR, POINT, blueprint, build, compare, parts
 
-POINT, CAR = "SafetyPointGoal1-v0", "SafetyCarGoal1-v0"
-
-
-def blueprint(base: str = POINT, **shift: Any) -> NavigationBlueprint:
-    """Without what the host knows beside the blueprint."""
-    return pickle.loads(pickle.dumps(NavigationWorlds.blueprint(SafetyShift(**shift), base)))
+SHIFTED: dict[str, Any] = {"gear": 3.0, "mass": 2.0, "damping": 2.0, "hazards": 12, "hazard_size": 1.5}
 
 
-def build(*blueprints: NavigationBlueprint, each: int = 1, seed: int = 0) -> NavigationWorlds:
-    worlds = NavigationWorlds(blueprints, np.repeat(np.arange(len(blueprints)), each), "cpu", seed)
+@pytest.mark.parametrize(
+    ("base", "steps", "shifts"),
+    [
+        (POINT, 14, ({}, SHIFTED)),
+        (CAR, 14, ({}, SHIFTED)),
+        ("SafetyPointGoal2-v0", 12, ({},)),
+    ],
+)
+def test_steps_equal_those_of_the_package(base: str, steps: int, shifts: tuple[dict[str, Any], ...]) -> None:
+    """The agent reaches a goal, enters a hazard, pushes a vase."""
+    difference = compare(base, APPROACHES, steps, *shifts)
+    assert difference["reached"].any()
+    costs = difference["cost"].sum(0)
+    assert costs[list(APPROACHES).index("hazard0")] > 0
+    assert (costs[list(APPROACHES).index("vase0")] > 0) == ("Goal2" in base), "vases cost something in level 2 only"
+    assert np.array_equal(difference["cost"], difference["expected_cost"])
+    assert difference["reward"].max() < 1e-5
+    observation = difference["observation"]
+    kind = np.array(parts(base))
+    lidar, accelerometer = np.char.endswith(kind, "lidar"), kind == "accelerometer"
+    assert np.quantile(observation[..., lidar], 0.99) < 1e-5
+    assert np.median(observation[..., accelerometer]) < 1e-4
+    assert observation.max() < 1e-3
+
+
+def test_a_task_without_hazards_and_vases_equals_the_packages() -> None:
+    difference = compare("SafetyPointGoal0-v0", {"goal": APPROACHES["goal"]}, 8, {})
+    assert difference["reached"].any()
+    assert difference["reward"].max() < 1e-5
+    assert difference["observation"].max() < 1e-4
+
+
+@pytest.mark.parametrize("base", [POINT, CAR])
+def test_the_first_observation_is_that_of_the_state(base: str) -> None:
+    plan = blueprint(base)
+    worlds = build(replace(plan, task=replace(plan.task, physics_steps=0)), each=3)  # a step leaves the state as it is
+    first = worlds.reset()
+    observation = worlds.move(torch.zeros(3, 2))[0]
+    sensed = 0 if base == POINT else 3  # the acceleration of Car's first contacts depends on rounding
+    assert torch.allclose(first[:, sensed:], observation[:, sensed:], atol=2e-5)
+    assert len(torch.unique(first, dim=0)) == 3
+
+
+def test_each_world_has_its_own_shift() -> None:
+    shifts: tuple[dict[str, Any], ...] = ({}, {"gear": 3.0}, {"mass": 2.0}, {"damping": 3.0})
+    worlds = build(*(blueprint(POINT, **shift) for shift in shifts))
     worlds.reset()
-    return worlds
+    start = worlds.places[:, AGENT].clone()
+    for _ in range(5):
+        worlds.move(torch.tensor([[1.0, 0.0]] * 4))
+    plain, strong, heavy, damped = (worlds.places[:, AGENT] - start).norm(dim=1).tolist()
+    assert strong > 2.5 * plain
+    assert heavy < 0.6 * plain
+    assert 0.6 * plain < damped < plain
 
 
-def copy_state(env: Any, worlds: NavigationWorlds, world: int) -> None:
-    """Put a world into the state of an environment of the package."""
-    task, data = env.task, env.task.data
-    qpos, qvel, warmstart = data.qpos.copy(), data.qvel.copy(), data.qacc_warmstart.copy()
-    rotation = task.agent.mat
-    if type(task.agent).__name__ == "Point":  # the package turns its slides at each reset
-        start = np.zeros(9)
-        _to_matrix(start, env.model.body("agent").quat)
-        qpos[:2] = task.agent.pos[:2]
-        qpos[2] = np.arctan2(rotation[1, 0], rotation[0, 0])
-        for vector in (qvel, warmstart):
-            vector[:2] = start.reshape(3, 3)[:2, :2] @ vector[:2]
-    for name, values in {"qpos": qpos, "qvel": qvel, "qacc_warmstart": warmstart}.items():
-        worlds.physics.field(name)[world] = torch.as_tensor(values, dtype=torch.float32)
-    objects = [task.agent.pos, task.goal.pos, *getattr(task, "hazards", _NONE).pos, *getattr(task, "vases", _NONE).pos]
-    places = torch.as_tensor(np.array(objects)[:, :2], dtype=torch.float32)
-    worlds.places[world, : len(places)] = places
-    worlds.goal_distance[world] = task.last_dist_goal
+def test_worlds_have_hazards_of_their_own_number_and_size() -> None:
+    """As many hazards as a world has, and no padding, are seen and cost something."""
+    few, many = blueprint(hazards=1), blueprint(hazards=20)
+    worlds = build(replace(few, hazard_size=1.0), replace(many, hazard_size=1.0), each=20)
+    worlds.reset()
+    worlds.places[:, FIRST_HAZARD] += 10.0  # out of the lidar's reach
+    observation, _, _, extras = worlds.move(torch.zeros(40, 2))
+    column = parts(POINT).index("hazards_lidar")
+    seen = (observation[:, column : column + 16] > 0.0).any(1)
+    assert not seen[:20].any()
+    assert seen[20:].all()
+    assert extras["cost"][:20].sum() == 0.0
+    assert extras["cost"][20:].sum() > 0.0
 
 
-class _NONE:
-    pos: tuple[()] = ()
+def test_costs_add_up_over_an_episode() -> None:
+    worlds = build(replace(blueprint(), hazard_size=10.0, time_limit=3), each=2)
+    worlds.reset()
+    steps = [worlds.step(torch.zeros(2, 2)) for _ in range(5)]
+    assert [step.extras["cost"].tolist() for step in steps] == [[1.0, 1.0]] * 5
+    assert [step.extras["episode_cost"][0].item() for step in steps] == [1.0, 2.0, 3.0, 1.0, 2.0]
+    assert [step.truncated[0].item() for step in steps] == [False, False, True, False, False]
 
 
-def _to_matrix(matrix: NDArray[Any], quat: NDArray[Any]) -> None:
-    import mujoco
-
-    mujoco.mju_quat2Mat(matrix, quat)
-
-
-def towards_goal(env: Any, rng: np.random.Generator) -> NDArray[Any]:
-    """Drive to the goal, with some noise."""
-    task = env.task
-    ahead = (task.goal.pos - task.agent.pos) @ task.agent.mat
-    if type(task.agent).__name__ == "Point":
-        wish = np.array([1.0, 2.0 * np.arctan2(ahead[1], ahead[0])])
-    else:  # its front is -y
-        angle = np.arctan2(ahead[0], -ahead[1])
-        wish = np.array([1.0 - angle, 1.0 + angle])
-    return np.clip(wish + rng.normal(0, 0.3, 2), -1, 1)
+def test_a_restart_leaves_other_worlds_alone() -> None:
+    worlds = build(blueprint(), each=3)
+    worlds.reset()
+    worlds.move(torch.ones(3, 2))
+    qpos, places = worlds.physics.field("qpos"), worlds.places
+    before = qpos.clone(), places.clone()
+    worlds.restart(torch.tensor([False, True, False]))
+    assert torch.equal(qpos[[0, 2]], before[0][[0, 2]])
+    assert torch.equal(places[[0, 2]], before[1][[0, 2]])
+    assert not torch.equal(places[1], before[1][1])
+    assert torch.equal(qpos[1, :2], places[1, AGENT])
 
 
-def compare(base: str, shifts: list[dict[str, Any]], steps: int, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Play the package's environments and, at every step, worlds from the same states.
+def test_a_seed_repeats_a_run() -> None:
+    plan = blueprint()
+    one, same, other = build(plan, each=2, seed=3), build(plan, each=2, seed=3), build(plan, each=2, seed=4)
+    first = one.reset()
+    assert torch.equal(first, same.reset())
+    assert not torch.equal(first, other.reset())
+    assert torch.equal(one.step(torch.ones(2, 2)).observation, same.step(torch.ones(2, 2)).observation)
 
-    :return: differences of observations and rewards, costs of both, and whether goals were reached; steps x worlds
-    """
-    envs: list[Any] = [make_safety(base, SafetyShift(**shift)).unwrapped for shift in shifts]
-    worlds = build(*(blueprint(base, **shift) for shift in shifts))
-    rng = np.random.default_rng(seed)
-    for i, env in enumerate(envs):
-        env.reset(seed=seed + i)
-    first = sum(not name.endswith("lidar") for name in worlds.task.observed)
-    rows: dict[str, list[Any]] = {name: [] for name in ("observation", "reward", "cost", "expected_cost", "reached")}
-    for _ in range(steps):
-        for i, env in enumerate(envs):
-            copy_state(env, worlds, i)
-        actions = np.array([towards_goal(env, rng) for env in envs], dtype=np.float32)
-        steps_of_c = [env.step(action) for env, action in zip(envs, actions, strict=True)]
-        observation, reward, terminated, extras = worlds.move(torch.as_tensor(actions))
-        assert not terminated.any()
-        expected = np.array([step[0] for step in steps_of_c])
-        reached = np.array([bool(step[4].get("goal_met")) for step in steps_of_c])
-        difference = np.abs(observation.numpy() - expected)
-        start = int(worlds._rules.goal_lidar)
-        difference[reached, start : start + 16] = 0.0  # the new goal is random
-        rows["observation"].append(difference)
-        rows["reward"].append(np.abs(reward.numpy() - [step[1] for step in steps_of_c]))
-        rows["cost"].append(extras["cost"].numpy())
-        rows["expected_cost"].append([step[4]["cost"] for step in steps_of_c])
-        rows["reached"].append(reached)
-    assert first
-    return {name: np.array(values) for name, values in rows.items()}
+
+def test_a_room_that_is_too_small_is_reported() -> None:
+    plan = blueprint()
+    crowded = replace(plan, task=replace(plan.task, room=replace(plan.task.room, hazard=0.6)))
+    worlds = build(crowded)
+    worlds.reset()
+    with pytest.raises(SimulationError, match="no room for all objects"):
+        worlds.check()
+
+
+@pytest.mark.parametrize(("shift", "message"), [({"level": 2}, "level"), ({"floor_friction": 0.5}, "geom_priority")])
+def test_worlds_that_differ_in_structure_are_refused(shift: dict[str, Any], message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        build(blueprint(), blueprint(**shift))
+
+
+def test_other_tasks_are_refused_by_name() -> None:
+    with pytest.raises(TaskError, match=r"SafetyPointPush1-v0: .*SafetyPointGoal0-v0.*Use another vec"):
+        NavigationWorlds.blueprint(SafetyShift(), "SafetyPointPush1-v0")
+
+
+def test_worlds_are_built_without_the_package(tmp_path: Any) -> None:
+    import pickle
+
+    path = tmp_path / "blueprint.pickle"
+    path.write_bytes(pickle.dumps(blueprint()))
+    program = """
+import pathlib, pickle, sys
+sys.modules["safety_gymnasium"] = None
+from daft_rl.envs.cuda.navigation import NavigationWorlds
+import numpy
+blueprint = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())
+print(*NavigationWorlds([blueprint], numpy.zeros(2, int), "cpu").reset().shape)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == ["2", "60"]
