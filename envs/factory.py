@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["make", "make_vec"]
 
-VEC_KINDS = ("auto", "threads", "workers", "dummy")
+VEC_KINDS = ("auto", "threads", "workers", "dummy", "cuda")
 
 
 def make(
@@ -53,6 +53,7 @@ def make_vec(
     seed: int | None = None,
     shift: Shift | Mapping[str, Any] | str | None = None,
     vec: str = "auto",
+    device: str = "cuda",
 ) -> VecEnv:
     """Make a batch of one task as an SB3 ``VecEnv``.
 
@@ -63,7 +64,9 @@ def make_vec(
     :param vec: ``"threads"`` (Gymnasium's MuJoCo tasks only: parallel physics in this process), ``"workers"`` (one
         process per core, each with a share of the environments), ``"dummy"`` (one environment after the other), or
         ``"auto"`` (threads for Gymnasium's MuJoCo tasks; workers for robosuite from two cores on and for
-        Safety-Gymnasium from three cores on; otherwise ``"dummy"``). All of them give the same numbers
+        Safety-Gymnasium from three cores on; otherwise ``"dummy"``). All of them give the same numbers. ``"cuda"``
+        simulates all environments at once on a GPU, equal to the others within the precision of ``float32``
+    :param device: where ``vec="cuda"`` simulates: ``"cuda"``, ``"cuda:1"``, or ``"cpu"`` for tests
     :raises TaskError: as :func:`make`, or ``vec`` does not exist
     :raises WorkerError: an environment could not be made in a worker
     """
@@ -71,6 +74,8 @@ def make_vec(
         raise TaskError(unknown_name("vec", vec, VEC_KINDS))
     if num_envs < 1:
         raise TaskError(f"num_envs: expected at least 1, got {num_envs}.")
+    if vec == "cuda":
+        return _worlds(env, num_envs, seed, shift, device)
     if isinstance(env, str):
         task = get_task(env)
         require_installed(task.package)  # raises here instead of in a child process
@@ -91,6 +96,23 @@ def _maker(name: str, shift: Shift) -> Callable[[], gym.Env]:
         return make(name, shift=shift)
 
     return make_one
+
+
+def _worlds(
+    env: str | Callable[[], gym.Env],
+    num_envs: int,
+    seed: int | None,
+    shift: Shift | Mapping[str, Any] | str | None,
+    device: str,
+) -> VecEnv:
+    if not isinstance(env, str):
+        raise TaskError("vec='cuda' simulates tasks by their names, no environments of your own. Use vec='auto'.")
+    require_installed(get_task(env).package)
+    require_installed("mujoco_warp")
+    from daft_rl.envs.cuda.build import make_worlds
+    from daft_rl.envs.cuda.vec_env import WorldsVecEnv
+
+    return WorldsVecEnv(make_worlds(env, num_envs, [read_shift(env, shift)], device, seed))
 
 
 def _fastest_kind(task: Task) -> str:

@@ -31,6 +31,7 @@ __all__ = [
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SHIFTED = "-shifted"
+LOCOMOTION = "daft_rl.envs.cuda.locomotion:LocomotionWorlds"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Task:
     """The fastest kind of batch, see :func:`daft_rl.envs.make_vec`."""
     workers_from: int = 2
     """Number of cores from which workers are faster than one environment after the other."""
+    worlds: str | None = None
+    """Import path of the subclass of ``daft_rl.envs.cuda.worlds.Worlds`` that simulates the task on a GPU."""
     package: str = "mujoco"
     """The package that must be installed."""
     has_cost: bool = False
@@ -63,6 +66,7 @@ def _mujoco(base: str) -> Task:
         max_episode_steps=1000,
         family="mujoco",
         vec="threads",
+        worlds=LOCOMOTION,
         kwargs={"base": f"gymnasium.envs.mujoco.{base}"},
     )
 
@@ -103,6 +107,7 @@ def _any_registered(id: str) -> Task:
         max_episode_steps=find_registered(id).max_episode_steps,
         family="gymnasium",
         vec="dummy",  # a worker process does not know what this process registered
+        worlds=LOCOMOTION,  # which raises for other tasks than Gymnasium's MuJoCo tasks
         package="gymnasium",
         kwargs={"id": id},
     )

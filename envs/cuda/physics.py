@@ -72,7 +72,10 @@ class Physics:
         :param name: a field of ``mujoco_warp.Data``, such as ``"qpos"``
         :return: shape ``(num_worlds, ...)``, ``float32``
         """
-        return wp.to_torch(getattr(self.data, name), requires_grad=False)
+        array = getattr(self.data, name)
+        if not array.size:  # Warp cannot convert it
+            return torch.zeros(array.shape, device=self.device)
+        return wp.to_torch(array, requires_grad=False)
 
     def model_field(self, name: str) -> torch.Tensor:
         """An array of the model with a row for each world, as a tensor that shares its memory.

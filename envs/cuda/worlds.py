@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -135,6 +136,15 @@ class Worlds(ABC):
         self._each = torch.arange(self.num_worlds, device=self.device)
 
     # -- what a family adds ---------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def blueprint(cls, shift: Shift, **kwargs: Any) -> Blueprint:
+        """Read what worlds need from the family's C environment.
+
+        :param shift: of the family
+        :param kwargs: keywords of the task's entry point, see :class:`daft_rl.envs.registry.Task`
+        """
 
     @abstractmethod
     def restart(self, rows: Tensor) -> Tensor:
