@@ -61,7 +61,7 @@ def test_worlds_without_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
 def test_worlds_of_an_environment_of_ones_own_are_refused() -> None:
     own = Domain("mine", maker=ANT.make)
     with pytest.raises(TaskError, match="your own"):
-        own.make_worlds(2, "cpu")
+        own.make_vec(2, "cuda", "cpu")
 
 
 def test_worlds_have_a_budget_of_their_own_which_the_user_can_change() -> None:
