@@ -70,11 +70,11 @@ class FusedBatchRenorm1d(BatchRenorm1d):
         with torch.no_grad():
             mean = x.mean(dim=0)
             var = (x - mean).square_().sum(dim=0).div_(x.shape[0] - 1)
-            r, d = torch.ones_like(mean), torch.zeros_like(mean)
-            if layer.steps > layer.warmup_steps:
-                running_std = (layer.ra_var + layer.eps).sqrt()
-                r = ((var + layer.eps).sqrt() / running_std).clamp_(1 / layer.rmax, layer.rmax)
-                d = ((mean - layer.ra_mean) / running_std).clamp_(-layer.dmax, layer.dmax)
+            running_std = (layer.ra_var + layer.eps).sqrt()
+            r = ((var + layer.eps).sqrt() / running_std).clamp_(1 / layer.rmax, layer.rmax)
+            d = ((mean - layer.ra_mean) / running_std).clamp_(-layer.dmax, layer.dmax)
+            warm = layer.steps > layer.warmup_steps  # not an `if`, which would wait for a GPU
+            r, d = torch.where(warm, r, 1.0), torch.where(warm, d, 0.0)
             layer.ra_mean.lerp_(mean, layer.momentum)
             layer.ra_var.lerp_(var, layer.momentum)
             layer.steps += 1
