@@ -13,7 +13,7 @@ from daft_rl.envs.shift import Shift
 from daft_rl.errors import TaskError
 from daft_rl.imports import load_object
 
-__all__ = ["build_worlds", "make_blueprints", "make_worlds"]
+__all__ = ["make_blueprints", "make_worlds", "worlds_from"]
 
 
 def _worlds_of(name: str) -> type[Worlds]:
@@ -45,7 +45,7 @@ def make_blueprints(name: str, shifts: Sequence[Shift]) -> list[Blueprint]:
     return [worlds.blueprint(shift, **kwargs) for shift in shifts]
 
 
-def build_worlds(
+def worlds_from(
     name: str, blueprints: Sequence[Blueprint], num_worlds: int, device: str = "cuda", seed: int | None = None
 ) -> Worlds:
     """Build worlds from blueprints, which they share evenly. This does without the simulator's package.
@@ -76,7 +76,7 @@ def make_worlds(
 
     :param name: see :func:`daft_rl.envs.registry.get_task`
     :param shifts: the distinct shifts; world ``i`` takes the shift ``i % len(shifts)``
-    :param num_worlds: see :func:`build_worlds`, also for ``device`` and ``seed``
-    :raises TaskError: see :func:`build_worlds`
+    :param num_worlds: see :func:`worlds_from`, also for ``device`` and ``seed``
+    :raises TaskError: see :func:`worlds_from`
     """
-    return build_worlds(name, make_blueprints(name, shifts[:num_worlds]), num_worlds, device, seed)
+    return worlds_from(name, make_blueprints(name, shifts[:num_worlds]), num_worlds, device, seed)

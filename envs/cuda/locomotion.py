@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import mujoco
-import numpy as np
 import torch
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
@@ -16,8 +15,17 @@ from torch import Tensor
 
 from daft_rl.envs.batch.supported import find_rules, wrappers_of
 from daft_rl.envs.cuda.worlds import Blueprint, Worlds
-from daft_rl.envs.mujoco import rules
 from daft_rl.envs.mujoco.environment import make_mujoco
+from daft_rl.envs.mujoco.rules import (
+    AntRules,
+    HalfCheetahRules,
+    HopperRules,
+    HumanoidRules,
+    SwimmerRules,
+    TaskArguments,
+    TaskRules,
+    Walker2dRules,
+)
 from daft_rl.envs.registered import RegisteredShift, make_registered
 from daft_rl.envs.shift import Shift
 
@@ -25,15 +33,16 @@ __all__ = ["LocomotionBlueprint", "LocomotionWorlds"]
 
 TIME_LIMIT = 1000
 """Steps of an episode of each of these tasks, unless Gymnasium is told otherwise."""
-MEMORY = {
-    rules.AntRules: (64, 128),
-    rules.HalfCheetahRules: (64, 128),
-    rules.HopperRules: (64, 128),
-    rules.HumanoidRules: (64, 128),
-    rules.SwimmerRules: (64, 128),
-    rules.Walker2dRules: (64, 128),
+MEMORY: dict[type[TaskRules], tuple[int, int]] = {
+    AntRules: (16, 72),
+    HalfCheetahRules: (12, 48),
+    HopperRules: (12, 56),
+    HumanoidRules: (64, 128),
+    SwimmerRules: (4, 8),
+    Walker2dRules: (16, 72),
 }
-"""Contacts and constraint rows in each world."""
+"""Contacts and constraint rows of a world: 1.5 times the most in 2100 steps of extreme actions, under four shifts
+(gravity 0.1, 1 and 5, friction 5), without terminations."""
 CAUSED_BY_ACTIONS = {"qfrc_actuator", "cfrc_ext", "ctrl"}
 """Fields that are zero when an episode begins."""
 
@@ -42,8 +51,8 @@ CAUSED_BY_ACTIONS = {"qfrc_actuator", "cfrc_ext", "ctrl"}
 class LocomotionBlueprint(Blueprint):
     """What one of Gymnasium's MuJoCo environments knows about its task."""
 
-    rules: type[rules.TaskRules]
-    arguments: rules.TaskArguments
+    rules: type[TaskRules]
+    arguments: TaskArguments
     frame_skip: int
     init_qpos: NDArray[Any]
     init_qvel: NDArray[Any]
@@ -56,7 +65,7 @@ class LocomotionWorlds(Worlds):
     def __init__(
         self,
         blueprints: Sequence[LocomotionBlueprint],
-        blueprint_of_world: NDArray[np.integer],
+        blueprint_of_world: NDArray[Any],
         device: str | torch.device = "cuda",
         seed: int = 0,
     ) -> None:
@@ -66,7 +75,7 @@ class LocomotionWorlds(Worlds):
         self._rules = first.rules([each.arguments for each in blueprints], torch, self.per_world)
         self._init_qpos = self.per_world([each.init_qpos for each in blueprints])
         self._init_qvel = self.per_world([each.init_qvel for each in blueprints])
-        self._noise = self.per_world([[each.reset_noise] for each in blueprints])
+        self._reset_noise = self.per_world([[each.reset_noise] for each in blueprints])
         self._frame_skip = first.frame_skip
         self._read_fields(first.arguments.main_body)
         self._before = torch.zeros_like(self._rules.position(*self._position_views))
@@ -81,7 +90,8 @@ class LocomotionWorlds(Worlds):
         :param kwargs: keywords of the task's entry point, see :class:`daft_rl.envs.registry.Task`
         :raises TaskError: the environment is none of Gymnasium's MuJoCo tasks, or changes what they compute
         """
-        env = (make_registered if isinstance(shift, RegisteredShift) else make_mujoco)(shift=shift, **kwargs)
+        make: Any = make_registered if isinstance(shift, RegisteredShift) else make_mujoco
+        env = make(shift=shift, **kwargs)
         task, core = find_rules(env), env.unwrapped
         if core.model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:  # Humanoid's, which MuJoCo Warp does not have
             core.model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
@@ -139,19 +149,20 @@ class LocomotionWorlds(Worlds):
         torch.where(chosen, self._init_qvel + self._velocity_noise(), self._qvel, out=self._qvel)
         for values in self._carried_over:
             values.masked_fill_(rows if values.dim() == 1 else chosen, 0.0)
-        self._place()
+        if self._rules.needs_kinematics:
+            self._place()
         torch.where(chosen, self._rules.position(*self._position_views), self._before, out=self._before)
         return self._rules.observation(SimpleNamespace(**self._first_state))
 
     def _uniform(self, like: Tensor) -> Tensor:
         """Uniform noise of the reset."""
         draw = torch.rand(like.shape, generator=self.generator, device=self.device)
-        return self._noise * (2.0 * draw - 1.0)
+        return self._reset_noise * (2.0 * draw - 1.0)
 
     def _velocity_noise(self) -> Tensor:
         if not self._rules.normal_velocities:
             return self._uniform(self._qvel)
-        return self._noise * torch.randn(self._qvel.shape, generator=self.generator, device=self.device)
+        return self._reset_noise * torch.randn(self._qvel.shape, generator=self.generator, device=self.device)
 
     def move(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Step the physics and apply the task's rules, see :meth:`daft_rl.envs.cuda.worlds.Worlds.move`."""

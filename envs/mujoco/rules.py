@@ -92,6 +92,8 @@ class TaskRules:
     """The methods that compute the terms of the reward, in the order in which ``info`` lists them."""
     optional: dict[str, int] = {}
     """Optional parts of the observation, and how many leading values they leave out (world body or root joint)."""
+    needs_kinematics = False
+    """Whether first observations or positions depend on where bodies are, and not on ``qpos`` and ``qvel`` alone."""
     normal_velocities = False
     """Whether the noise of the first velocities is Gaussian. Otherwise it is uniform, as that of positions."""
 
@@ -245,6 +247,7 @@ class AntRules(PlanarRules):
     fields = ("qpos", "qvel", "cfrc_ext")
     terms = ("forward", "ctrl", "contact", "survive")
     optional = {"cfrc_ext": 6}
+    needs_kinematics = True
     normal_velocities = True
 
     @staticmethod
@@ -271,6 +274,7 @@ class HumanoidRules(PlanarRules):
     fields = ("qpos", "qvel", "cinert", "cvel", "qfrc_actuator", "cfrc_ext", "ctrl", "ten_length", "ten_velocity")
     terms = ("survive", "forward", "ctrl", "contact")
     optional = {"cinert": 10, "cvel": 6, "qfrc_actuator": 6, "cfrc_ext": 6}
+    needs_kinematics = True
 
     @staticmethod
     def position_views(source: Callable[[str], Array], main_body: int) -> list[Array]:
