@@ -58,29 +58,13 @@ class Domain:
         """Whether :meth:`make_vec` makes a batch that steps in threads, where many environments cost little."""
         return vec == "threads" or (vec == "auto" and self.maker is None and get_task(self.name).vec == "threads")
 
-    def make_worlds(self, num_worlds: int, device: str) -> VecEnv:
-        """Make a batch of worlds on a device, see :mod:`daft_rl.envs.cuda`.
-
-        :raises TaskError: the task has no worlds, or the environment is the user's own
-        """
-        if self.maker is not None or self.shift is None:
-            raise TaskError(
-                "vec='cuda' simulates tasks that it knows by name, and this environment is your own. Use vec='auto'.",
-                arguments=("vec",),
-            )
-        from daft_rl.envs.cuda.build import make_worlds
-
-        from daft_rl.envs.cuda.vec_env import WorldsVecEnv
-
-        return WorldsVecEnv(make_worlds(self.name, num_worlds, [self.shift], device))
-
-    def make_vec(self, num_envs: int, vec: str) -> VecEnv:
+    def make_vec(self, num_envs: int, vec: str, device: str = "cuda") -> VecEnv:
         """Make a batch, see :func:`daft_rl.envs.make_vec`.
 
         If ``info`` of a user's environment has the ``cost`` of a step, the batch adds ``episode_cost``.
         """
-        venv = make_vec(self.maker or self.name, num_envs=num_envs, shift=self.shift, vec=vec)
-        if self.is_ours:
+        venv = make_vec(self.maker or self.name, num_envs=num_envs, shift=self.shift, vec=vec, device=device)
+        if self.is_ours or vec == "cuda":
             return venv
         from daft_rl.envs.episode_costs import EpisodeCosts  # imports PyTorch, which takes seconds
 

@@ -22,6 +22,10 @@ def _map_arrays(observations: Any, take: Callable[[Any], Any]) -> Any:
     return take(observations)
 
 
+def _on_host(array: Any) -> Any:
+    return array.cpu().numpy() if isinstance(array, Tensor) else array
+
+
 def recent_transitions(model: BaseAlgorithm, steps: int) -> tuple[Any, NDArray[Any]]:
     """Observations and actions of the last rollout, or of the last ``steps`` steps in the replay buffer.
 
@@ -43,7 +47,9 @@ def recent_transitions(model: BaseAlgorithm, steps: int) -> tuple[Any, NDArray[A
     observations = _map_arrays(buffer.observations, take)
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None and not isinstance(model, OnPolicyAlgorithm):
-        observations = normalizer.normalize_obs(observations)  # replay buffers hold raw observations
+        observations = normalizer.normalize_obs(
+            _map_arrays(observations, _on_host)
+        )  # replay buffers hold raw observations
     return observations, take(buffer.actions)
 
 

@@ -161,7 +161,8 @@ def visit(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int | None) -> t
     """States that the policy visits, exploring as it does in training, and its actions there.
 
     :param venv: an environment of raw observations, or one with the model's ``VecNormalize`` inside
-    :param steps: how many states at least; rounded up to a multiple of ``venv.num_envs``
+    :param steps: how many states at least; rounded up to a multiple of ``venv.num_envs``, or of the length of the visit
+        where each step shows the states of other worlds
     :param seed: environment ``i`` starts from ``seed + i``; ``None`` does not seed the environments
     :return: normalized observations, array ``(n, *shape)`` or a dictionary of such arrays, and actions
         ``(n, *action_shape)``, scaled as in a replay buffer

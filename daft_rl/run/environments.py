@@ -28,7 +28,7 @@ class Environments:
 
     def open_for_learning(self, domain: Domain, num_envs: int) -> VecEnv:
         """A batch of environments to learn in: worlds, if there are any."""
-        return domain.make_worlds(num_envs, self.device) if self.has_worlds else self.open(domain, num_envs)
+        return domain.make_vec(num_envs, "cuda", self.device) if self.has_worlds else self.open(domain, num_envs)
 
     def open(self, domain: Domain, num_envs: int, stack: ExitStack | None = None) -> VecEnv:
         """A batch of environments, images channels first.

@@ -55,17 +55,17 @@ class DeviceEnv:
         self._low, self._high = (torch.as_tensor(bound, device=worlds.device) for bound in (space.low, space.high))
         self._timer = next((wrapper.profile for wrapper in wrappers if isinstance(wrapper, TimedVecEnv)), None)
         translations = ((wrapper, TRANSLATED[type(wrapper)]) for wrapper in wrappers)
-        self._wrappers = [kind(wrapper, worlds) for wrapper, kind in translations if kind is not None]
-        self._normalization = next((item for item in self._wrappers if isinstance(item, Normalization)), None)
+        self.wrappers = [kind(wrapper, worlds) for wrapper, kind in translations if kind is not None]
+        self.normalization = next((item for item in self.wrappers if isinstance(item, Normalization)), None)
 
     def load(self, model: BaseAlgorithm) -> None:
         """Go on where ``model`` and the wrappers are."""
         device = self.worlds.device
         self.observation = torch.as_tensor(model._last_obs, dtype=torch.float32, device=device)
         self.episode_start = torch.as_tensor(model._last_episode_starts, dtype=torch.bool, device=device)
-        for wrapper in self._wrappers:
+        for wrapper in self.wrappers:
             wrapper.load()
-        normalization = self._normalization
+        normalization = self.normalization
         self.original_observation = self.observation if normalization is None else normalization.first_observation
 
     def step(self, action: Tensor) -> Step:
@@ -76,7 +76,7 @@ class DeviceEnv:
         with self._timed():
             step = self.worlds.step(action)
         done = step.done
-        for wrapper in self._wrappers:
+        for wrapper in self.wrappers:
             step = wrapper.step(step, done)
         self.observation, self.episode_start = step.observation, done
         self.original_observation = self.original(step).observation
@@ -95,7 +95,7 @@ class DeviceEnv:
 
         :param step: what :meth:`step` returned
         """
-        original = None if self._normalization is None else self._normalization.original
+        original = None if self.normalization is None else self.normalization.original
         return step if original is None else original
 
     def store(self, model: BaseAlgorithm) -> None:
@@ -106,9 +106,9 @@ class DeviceEnv:
         self.worlds.check()
         model._last_obs = self.observation.cpu().numpy()  # type: ignore[assignment]
         model._last_episode_starts = self.episode_start.cpu().numpy()
-        if self._normalization is not None:
+        if self.normalization is not None:
             model._last_original_obs = self.original_observation.cpu().numpy()  # type: ignore[assignment]
-        for wrapper in self._wrappers:
+        for wrapper in self.wrappers:
             wrapper.store()
             if isinstance(wrapper, EpisodeRecords) and model.ep_info_buffer is not None:
                 model.ep_info_buffer.extend(wrapper.ended)

@@ -183,6 +183,13 @@ class Normalization(TensorWrapper):
             reward=self._scale(step.reward),
         )
 
+    def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and variance of observations, and the variance of returns, ``float64``."""
+        observations, returns = self._observations, self._rewards
+        if observations is None:
+            return returns.mean, returns.var, returns.var
+        return observations.mean, observations.var, returns.var
+
     def _normalize(self, observation: Tensor) -> Tensor:
         if self._observations is None:
             return observation
