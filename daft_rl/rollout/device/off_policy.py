@@ -22,6 +22,7 @@ from daft_rl.rollout.device.collection import DeviceEnv, find_device_env, with_m
 from daft_rl.rollout.device.gradient_steps import gradient_step
 from daft_rl.rollout.device.replay import DeviceReplayBuffer, SampleNormalization
 from daft_rl.rollout.device.updates import Updates, without_checks
+from daft_rl.rollout.device.wrappers import EpisodeRecords
 
 __all__ = ["DeviceLearning", "learn_off_policy"]
 
@@ -234,4 +235,4 @@ def _device_noise(model: Any) -> tuple[Tensor, Tensor] | None:
 
 def _episodes(env: DeviceEnv) -> int:
     """Episodes that ``VecMonitor`` has counted."""
-    return sum(getattr(wrapper.wrapper, "episode_count", 0) for wrapper in env.wrappers)
+    return sum(wrapper.wrapper.episode_count for wrapper in env.wrappers if isinstance(wrapper, EpisodeRecords))
