@@ -33,7 +33,7 @@ WORLDS = (1024, 4096, 16384)
 Result = dict[str, Any]
 
 
-# -- before: on the machine with the simulators -----------------------------------------------------------------------
+# -- before: on the machine with the simulators ---------------------------------------------------
 
 
 def prepare(folder: Path) -> None:
@@ -41,12 +41,12 @@ def prepare(folder: Path) -> None:
     import torch
 
     from daft_rl.envs import read_shift
-    from daft_rl.envs.cuda.build import build_worlds, make_blueprints
+    from daft_rl.envs.cuda.build import make_blueprints, worlds_from
 
     folder.mkdir(parents=True, exist_ok=True)
     for task in TASKS:
         blueprints = make_blueprints(task, [read_shift(task)])
-        worlds = build_worlds(task, blueprints, REFERENCE_WORLDS, device="cpu", seed=0)
+        worlds = worlds_from(task, blueprints, REFERENCE_WORLDS, device="cpu", seed=0)
         worlds.reset()
         low, high = (torch.as_tensor(bound) for bound in (worlds.action_space.low, worlds.action_space.high))
         state, steps = worlds.state_dict(), []
@@ -61,14 +61,14 @@ def prepare(folder: Path) -> None:
 
 def load_worlds(folder: Path, task: str, num_worlds: int, device: str) -> tuple[Any, Any]:
     """Worlds of a prepared task, and the reference."""
-    from daft_rl.envs.cuda.build import build_worlds
+    from daft_rl.envs.cuda.build import worlds_from
 
     with (folder / f"{task}.pickle").open("rb") as file:
         prepared = pickle.load(file)
-    return build_worlds(task, prepared["blueprints"], num_worlds, device=device, seed=0), prepared
+    return worlds_from(task, prepared["blueprints"], num_worlds, device=device, seed=0), prepared
 
 
-# -- parts --------------------------------------------------------------------------------------------------------------
+# -- parts ----------------------------------------------------------------------------------------
 
 
 def synchronize(device: str) -> None:
@@ -130,7 +130,9 @@ def throughput(folder: Path, device: str, task: str) -> Result:
         built = time.perf_counter()
         worlds, _ = load_worlds(folder, task, count, device)
         worlds.reset()
-        low, high = (torch.as_tensor(bound, device=device) for bound in (worlds.action_space.low, worlds.action_space.high))
+        low, high = (
+            torch.as_tensor(bound, device=device) for bound in (worlds.action_space.low, worlds.action_space.high)
+        )
         actions = low + (high - low) * torch.rand((8, count, *low.shape), device=device)
         for action in actions:
             worlds.step(action)
@@ -219,7 +221,7 @@ def learning_curve(table: Path) -> list[list[float]]:
 
 
 def plain_sb3(folder: Path, device: str, task: str) -> Result:
-    """Plain SB3's PPO with the engines that it can use on this machine's processors: steps per second while learning."""
+    """Steps per second of plain SB3 while PPO learns, with the engines that it can use on these processors."""
     from stable_baselines3 import PPO
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
@@ -236,14 +238,25 @@ def plain_sb3(folder: Path, device: str, task: str) -> Result:
     }
     for name, make_engine in engines.items():
         venv = make_engine()
-        model = PPO("MlpPolicy", venv, n_steps=32, batch_size=256, n_epochs=5, device="cpu", policy_kwargs={"net_arch": [128, 128]})
+        model = PPO(
+            "MlpPolicy",
+            venv,
+            n_steps=32,
+            batch_size=256,
+            n_epochs=5,
+            device="cpu",
+            policy_kwargs={"net_arch": [128, 128]},
+        )
         steps = 32 * venv.num_envs
         model.learn(steps)
         rounds, started = 0, time.perf_counter()
         while time.perf_counter() - started < (5.0 if device != "cpu" else 0.1):
             model.learn(steps, reset_num_timesteps=False)
             rounds += 1
-        result[name] = {"steps_per_second": round(rounds * steps / (time.perf_counter() - started)), "envs": venv.num_envs}
+        result[name] = {
+            "steps_per_second": round(rounds * steps / (time.perf_counter() - started)),
+            "envs": venv.num_envs,
+        }
         venv.close()
         print(name, result[name], flush=True)
     return result
@@ -251,9 +264,12 @@ def plain_sb3(folder: Path, device: str, task: str) -> Result:
 
 def updates(folder: Path, device: str, task: str) -> Result:
     """Gradient steps of off-policy algorithms: SB3's and ours."""
-    from benchmarks.speed.cuda_updates import measure
-
-    return measure(device)
+    script = Path(__file__).with_name("cuda_updates.py")
+    small = ["--steps", "2", "--batch-sizes", "16"] if device == "cpu" else []
+    with tempfile.TemporaryDirectory() as out:
+        path = Path(out, "updates.json")
+        subprocess.run([sys.executable, str(script), "--device", device, "--out", str(path), *small], check=True)
+        return dict(json.loads(path.read_text()))
 
 
 PARTS: dict[str, Callable[..., Result]] = {
@@ -266,7 +282,7 @@ PARTS: dict[str, Callable[..., Result]] = {
 }
 
 
-# -- the whole ----------------------------------------------------------------------------------------------------------
+# -- the whole ------------------------------------------------------------------------------------
 
 
 def plan(minutes: float) -> list[tuple[list[list[str]], float]]:
@@ -284,7 +300,7 @@ def plan(minutes: float) -> list[tuple[list[list[str]], float]]:
         (["transfer", "Ant-shifted"], 100.0),
         (["updates", ""], 60.0),
         (["source", "Ant"], 240.0),
-        (["plain_sb3", "Ant-shifted"], 40.0),
+        (["plain_sb3", "Ant-shifted"], 50.0),
     ]
     return [(together, 150.0), *(([part], limit) for part, limit in alone)]
 
@@ -329,6 +345,7 @@ def measure(arguments: argparse.Namespace) -> None:
     found["machine"] = {"cores": os.cpu_count(), "python": sys.version.split()[0], "torch": torch.__version__}
     for parts, limit in plan(arguments.minutes):
         chosen = [part for part in parts if not arguments.only or part[0] in arguments.only.split(",")]
+        chosen = [part for part in chosen if not arguments.tasks or part[1] in arguments.tasks.split(",")]
         chosen = [part for part in chosen if " ".join(part).strip() not in found["parts"]]
         left = 60 * arguments.minutes - (time.monotonic() - started)
         if not chosen or left < 10:
@@ -347,6 +364,7 @@ def main() -> None:
     parser.add_argument("--out", default="speed_cuda.json")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--only", default="", help="names of parts, separated by commas")
+    parser.add_argument("--tasks", default="", help="tasks, separated by commas")
     parser.add_argument("--minutes", type=float, default=8.0)
     arguments = parser.parse_args()
     if arguments.action == "prepare":
