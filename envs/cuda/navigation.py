@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import mujoco
-import numpy as np
 import torch
 import warp as wp
 from numpy.typing import NDArray

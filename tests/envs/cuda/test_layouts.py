@@ -43,6 +43,7 @@ def run(room: Room, hazards: int, places: torch.Tensor, goal_alone: bool = False
 
     :return: places, shape ``(worlds, objects, 2)``, and whether they were found
     """
+    wp.init()
     found = torch.zeros(len(places), dtype=torch.bool)
     entropy = torch.randint(2**31 - 1, (len(places),), dtype=torch.int32)
     arrays = [wp.from_torch(entropy), wp.from_torch(places, dtype=wp.vec2), wp.from_torch(found)]
