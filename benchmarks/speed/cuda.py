@@ -53,7 +53,7 @@ def prepare(folder: Path) -> None:
         for _ in range(REFERENCE_STEPS):
             action = low + (high - low) * torch.rand((worlds.num_worlds, *low.shape), generator=worlds.generator)
             step = worlds.step(action)
-            steps.append([np.array(part) for part in (action, step.final_observation, step.reward, step.done)])
+            steps.append([part.numpy().copy() for part in (action, step.final_observation, step.reward, step.done)])
         with (folder / f"{task}.pickle").open("wb") as file:
             pickle.dump({"blueprints": blueprints, "state": state, "steps": steps}, file)
         print(task, "prepared", flush=True)
@@ -94,7 +94,7 @@ def equality(folder: Path, device: str, task: str) -> Result:
         worlds.load_state_dict(prepared["state"])
         steps = [worlds.step(torch.as_tensor(action, device=device)) for action, *_ in prepared["steps"]]
         worlds.check()
-        played[name] = [[np.array(part.cpu()) for part in (s.final_observation, s.reward, s.done)] for s in steps]
+        played[name] = [[part.cpu().numpy().copy() for part in (s.final_observation, s.reward, s.done)] for s in steps]
     reference = [step[1:] for step in prepared["steps"]]
     pairs = {"reference": reference, "again": played["again"], "eager": played["eager"]}
     return {
