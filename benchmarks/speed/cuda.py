@@ -130,7 +130,9 @@ def throughput(folder: Path, device: str, task: str) -> Result:
         built = time.perf_counter()
         worlds, _ = load_worlds(folder, task, count, device)
         worlds.reset()
-        low, high = (torch.as_tensor(bound, device=device) for bound in (worlds.action_space.low, worlds.action_space.high))
+        low, high = (
+            torch.as_tensor(bound, device=device) for bound in (worlds.action_space.low, worlds.action_space.high)
+        )
         actions = low + (high - low) * torch.rand((8, count, *low.shape), device=device)
         for action in actions:
             worlds.step(action)
@@ -236,14 +238,25 @@ def plain_sb3(folder: Path, device: str, task: str) -> Result:
     }
     for name, make_engine in engines.items():
         venv = make_engine()
-        model = PPO("MlpPolicy", venv, n_steps=32, batch_size=256, n_epochs=5, device="cpu", policy_kwargs={"net_arch": [128, 128]})
+        model = PPO(
+            "MlpPolicy",
+            venv,
+            n_steps=32,
+            batch_size=256,
+            n_epochs=5,
+            device="cpu",
+            policy_kwargs={"net_arch": [128, 128]},
+        )
         steps = 32 * venv.num_envs
         model.learn(steps)
         rounds, started = 0, time.perf_counter()
         while time.perf_counter() - started < (5.0 if device != "cpu" else 0.1):
             model.learn(steps, reset_num_timesteps=False)
             rounds += 1
-        result[name] = {"steps_per_second": round(rounds * steps / (time.perf_counter() - started)), "envs": venv.num_envs}
+        result[name] = {
+            "steps_per_second": round(rounds * steps / (time.perf_counter() - started)),
+            "envs": venv.num_envs,
+        }
         venv.close()
         print(name, result[name], flush=True)
     return result
