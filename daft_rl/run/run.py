@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -68,6 +69,9 @@ class Run:
 
     def __enter__(self) -> Run:
         _check_device(self.settings.device)
+        if self.environments.has_worlds:  # SB3 advises against policies on a GPU, where each step would come from a CPU
+            self._stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", "You are trying to run", UserWarning)
         open_folder(self.settings)
         self._stack.callback(self.environments.close)
         if self.settings.torch_threads is not None:

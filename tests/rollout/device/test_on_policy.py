@@ -18,10 +18,12 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor, 
 from daft_rl.agents import BatchNormExtractor
 from daft_rl.archives import load_agent
 from daft_rl.finetune import adapt
+from daft_rl.rollout.device.collection import find_device_env
 from daft_rl.rollout.device.on_policy import DeviceRolloutBuffer, DeviceRollouts, collect_on_policy
 from daft_rl.rollout.evaluation import SHORTEST_VISIT, visit
 from daft_rl.rollout.lagrangian import Lagrangian
 from daft_rl.rollout.profile import Profile, TimedVecEnv
+from tests.rollout.device.waiting import NeverWaits
 
 pytest.importorskip("mujoco_warp")
 
@@ -42,6 +44,7 @@ class LinearWorlds:
     def __init__(self) -> None:
         self.checks = 0
         self.limits = torch.arange(5, 5 + WORLDS)
+        self.push = torch.tensor([0.3, -0.2, 0.1])
         self.mix = torch.tensor([[0.9, 0.1, 0.0], [0.0, 1.02, 0.0], [0.1, 0.0, 0.8]])
 
     def seed(self, seed: int) -> None: ...
@@ -55,8 +58,7 @@ class LinearWorlds:
         return self.state
 
     def step(self, action: torch.Tensor) -> Step:
-        assert (action.clamp(-1.0, 2.0) == action).all()
-        self.state = self.state @ self.mix + action.sum(1, keepdim=True) * torch.tensor([0.3, -0.2, 0.1])
+        self.state = self.state @ self.mix + action.clamp(-1.0, 2.0).sum(1, keepdim=True) * self.push
         self.elapsed = self.elapsed + 1
         terminated = self.state.abs().amax(1) > 3.0
         truncated = (self.elapsed >= self.limits) & ~terminated
@@ -183,7 +185,19 @@ def test_minibatches_go_through_all_samples_once(tmp_path: Path) -> None:
     assert torch.equal(seen, model.rollout_buffer.log_probs.flatten().sort().values)
 
 
-def test_a_whole_rollout_waits_for_the_device_once(tmp_path: Path) -> None:
+def test_no_step_waits_for_the_device(tmp_path: Path) -> None:
+    model = agent(wrapped(tmp_path))
+    collect_on_policy(model)
+    model._setup_learn(96)
+    worlds, buffer = find_device_env(model), model._empty_buffer()
+    assert worlds is not None
+    worlds.load(model)
+    with NeverWaits():
+        model._collect_step(worlds, buffer)
+    assert buffer.pos == 1
+
+
+def test_the_guards_are_read_once_per_rollout(tmp_path: Path) -> None:
     model = agent(wrapped(tmp_path))
     collect_on_policy(model)
     collect(model, rollouts=3)
