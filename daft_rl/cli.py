@@ -49,8 +49,11 @@ KEYS = {
     **{name: f"agent.{name}" for name in ("trust", "policy", "policy_kwargs", "activation", "head", "critic")},
     **{name: f"agent.{name}" for name in ("adapt_spaces", "normalize", "insert_batchnorm")},
     **{name: f"env.{name}" for name in ("id", "shift", "kwargs", "source_kwargs", "wrappers", "cost_limit")},
-    **{name: name for name in ("total_timesteps", "num_envs", "output_dir", "vec", "evaluate_in_background", "algo")},
-    **{name: f"algo.{name}" for name in ("exploration_std", "most_exploration_std", "actor_scale")},
+    **{
+        name: name
+        for name in ("total_timesteps", "num_envs", "output_dir", "device", "vec", "evaluate_in_background", "algo")
+    },
+    **{name: f"algo.{name}" for name in ("adaptive_kl", "exploration_std", "most_exploration_std", "actor_scale")},
     "elsewhere": "evaluation.elsewhere",
     "least": "algo.exploration_std",
     "most": "algo.most_exploration_std",
@@ -92,10 +95,13 @@ def _store_defaults() -> None:
         store(group="shift", name=family, package="env.shift", node=plain_data(load_object(shift_type)()))
 
 
-def expand(overrides: Sequence[str]) -> list[str]:
+def expand(overrides: Sequence[str], name: str = "transfer") -> list[str]:
     """Write out what a user may shorten: ``agent=X`` is ``agent.path=X``, and implies the agent's algorithm.
 
+    ``vec=cuda`` implies the settings for thousands of worlds.
+
     :param overrides: as on the command line
+    :param name: of the configuration
     :raises AgentError: there is no such agent, or its algorithm is not supported
     :raises ConfigError: a shift is given twice
     """
@@ -104,7 +110,7 @@ def expand(overrides: Sequence[str]) -> list[str]:
     expanded = [re.sub(r"^(env\.shift\.\w+=\{)", r"++\1", item) for item in expanded]
     _refuse_two_shifts(expanded)
     _refuse_mixtures(expanded)
-    return expanded + _algorithm_of_agents(expanded)
+    return expanded + _algorithm_of_agents(expanded) + _settings_of_cuda(expanded, name)
 
 
 def _refuse_two_shifts(overrides: Sequence[str]) -> None:
@@ -146,6 +152,13 @@ def _algorithm_of_agents(overrides: Sequence[str]) -> list[str]:
     return [f"algo={found.pop()}"]
 
 
+def _settings_of_cuda(overrides: Sequence[str], name: str) -> list[str]:
+    """The settings that ``vec=cuda`` has of its own, by algorithm; a recipe for the training of a source."""
+    key, choice = ("recipe", "${env}-${algo}-cuda") if name == "pretrain" else ("cuda", "${algo}")
+    chosen = any(item.startswith(f"{key}=") for item in overrides)
+    return [f"{key}={choice}"] if "vec=cuda" in overrides and not chosen else []
+
+
 def _values(override: str) -> list[Any]:
     """The value of an override; the values of a sweep."""
     parsed = OverridesParser.create().parse_override(override)
@@ -163,7 +176,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     _store_defaults()
     with _beside_outer_hydra(), initialize_config_module("daft_rl.configs", version_base="1.3"):
         try:
-            return compose(name, overrides=expand(overrides))
+            return compose(name, overrides=expand(overrides, name))
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(error)) from error
 
@@ -274,7 +287,7 @@ def run_command(
     _store_defaults()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; we print below
     try:
-        sys.argv[1:] = expand(sys.argv[1:])
+        sys.argv[1:] = expand(sys.argv[1:], name)
         hydra.main(config_path="pkg://daft_rl.configs", config_name=name, version_base="1.3")(job)()
     except (DaftError, HydraException, OmegaConfBaseException) as error:
         print(explain(error), file=sys.stderr)

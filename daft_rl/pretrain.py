@@ -47,8 +47,10 @@ def run(settings: PretrainSettings, overrides: Sequence[str] = ()) -> dict[str, 
     domain = read_domains(vars(settings.env))["target"]
 
     from daft_rl.archives import save_agent
+    from daft_rl.run.engine import choose_engine
     from daft_rl.run.run import Run
 
+    settings = choose_engine(settings, domain)
     with Run(settings) as current:
         prepare(current, settings, domain)
         current.learn()
@@ -71,7 +73,7 @@ def prepare(current: Run, settings: PretrainSettings, domain: Domain) -> None:
     model = current.model = build_agent(settings, current.learning_env(domain))
     steps = settings.calibration.steps
     adaptation = current.adaptation = Adaptation(
-        model, settings.method, steps, actor_scale=1.0, profile=current.profile
+        model, settings.method, steps, actor_scale=1.0, adaptive_kl=settings.recipe.adaptive_kl, profile=current.profile
     )
     if adaptation.method.conversion != "none":
         adaptation.convert(visit(model, current.training, steps, settings.seed + 1))

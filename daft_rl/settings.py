@@ -27,6 +27,7 @@ __all__ = [
         "merge",
         "nest",
         "read_algorithm",
+        "read_cuda",
         "read_task",
     ),
 ]
@@ -71,6 +72,9 @@ class AlgorithmSettings:
     actor_scale: Positive | None = None
     """Factor on the learning rates of the actor for every method but ``scratch``. ``None`` is the algorithm's own: 1,
     but 0.1 for CrossQ, where one of two transfers on Door lost its policy at the full rate."""
+    adaptive_kl: Positive | None = None
+    """KL divergence of an update at which the learning rate of PPO is kept, by a factor on it (0.01 is usual with
+    thousands of environments). ``None`` leaves the rate to the method's schedules."""
     exploration_std: Literal["auto"] | Positive | None = None
     """Least standard deviation of a Gaussian policy's actions at the start; for TD3 and DDPG without action noise, the
     standard deviation of the noise they get (half of the actions' range is 1). ``auto`` is the task's, or 0.2; ``None``
@@ -179,11 +183,12 @@ class RunSettings:
     seed: Seed = 0
     """Seed of everything random."""
     device: Text = "auto"
-    """``auto``, ``cpu``, or ``cuda``."""
+    """``auto``, ``cpu``, or ``cuda``. ``auto`` is the GPU if ``vec`` is ``cuda``."""
     num_envs: Count = 16
     """Environments that step together."""
     vec: Text = "auto"
-    """How environments run: ``threads`` (Gymnasium's MuJoCo tasks), ``workers`` (processes), ``dummy``, or ``auto``."""
+    """How environments run: ``threads`` (Gymnasium's MuJoCo tasks), ``workers`` (processes), ``dummy``, ``cuda``
+    (thousands of worlds that learning steps on the GPU; evaluations stay on the CPU), or ``auto``."""
     torch_threads: Count | None = 1
     """Threads of PyTorch; ``None`` leaves the number alone. More than one is hardly faster, and slows down runs side by
     side (CrossQ with two: 1.0 to 1.4 times)."""
@@ -239,6 +244,8 @@ class Recipe:
     """Whether a running scale divides rewards. The scale is kept beside the agent in ``vecnormalize.pkl``."""
     settings: dict[str, Any]
     """Arguments of the algorithm's constructor."""
+    adaptive_kl: Positive | None = None
+    """As in :class:`AlgorithmSettings`."""
     extractor: dict[str, Any] | None
     """Arguments of :class:`~daft_rl.agents.BatchNormExtractor`. ``None`` for algorithms with BatchNorm of their own."""
     policy: dict[str, Any]
@@ -282,6 +289,12 @@ def read_algorithm(name: str) -> dict[str, Any]:
     if name not in algorithm_names():
         raise ConfigError(unknown_name("algorithm", name, algorithm_names()))
     return dict(yaml.safe_load((CONFIGS / "algo" / f"{name}.yaml").read_text("utf-8")))
+
+
+def read_cuda(algorithm: str) -> dict[str, Any]:
+    """What ``configs/cuda/ALGORITHM.yaml`` sets for ``vec="cuda"``; nothing where there is no such file."""
+    path = CONFIGS / "cuda" / f"{algorithm}.yaml"
+    return dict(yaml.safe_load(path.read_text("utf-8"))) if path.is_file() else {}
 
 
 def nest(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from daft_rl.envs.domain import Domain, read_domains, user_domains
 from daft_rl.envs.user_env import UserEnv
 from daft_rl.errors import AgentError, ConfigError, TaskError
 from daft_rl.method import Method, find_method
-from daft_rl.settings import TransferSettings, default_algorithm, merge, nest, read_algorithm, read_task
+from daft_rl.settings import TransferSettings, default_algorithm, merge, nest, read_algorithm, read_cuda, read_task
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -52,7 +52,7 @@ def run(
     started = time.perf_counter()
     domains = domains or read_domains(vars(settings.env), settings.evaluation.elsewhere)
     agent = agent or find_agent(domains.get("source", domains["target"]).name, settings.algo.name, settings.agent.path)
-    settings = _resolve(settings)
+    settings = _resolve(settings, domains["target"])
 
     from daft_rl.run.run import Run
 
@@ -107,7 +107,7 @@ def adapt_to_target(current: Run, settings: TransferSettings) -> None:
     adaptation = current.adaptation = adapt(
         current.model,
         settings.method,
-        env=current.training,
+        env=current.visited("target"),
         seed=settings.seed,
         calibration_steps=steps.steps,
         held_out_steps=steps.held_out,
@@ -115,6 +115,7 @@ def adapt_to_target(current: Run, settings: TransferSettings) -> None:
         critic=settings.agent.critic,
         insert_batchnorm=settings.agent.insert_batchnorm,
         actor_scale=settings.algo.actor_scale,
+        adaptive_kl=settings.algo.adaptive_kl,
         profile=current.profile,
     )
     envs = current.evaluator.open_envs
@@ -191,12 +192,14 @@ def _during(domains: Mapping[str, Domain]) -> dict[str, Domain]:
     return {role: domain for role, domain in domains.items() if role in ("target", "source")}
 
 
-def _resolve(settings: TransferSettings) -> TransferSettings:
-    """The settings with what the method leaves to the algorithm."""
+def _resolve(settings: TransferSettings, target: Domain) -> TransferSettings:
+    """The settings with what the method leaves to the algorithm, and with the engine that learns fastest."""
     from daft_rl.run.agents import algorithm_entry
+    from daft_rl.run.engine import choose_engine
 
     algorithm = algorithm_entry(settings.algo.name)
-    return replace(settings, method=settings.method.resolve(algorithm.bn_mode, algorithm.scratch_conversion))
+    method = settings.method.resolve(algorithm.bn_mode, algorithm.scratch_conversion)
+    return choose_engine(replace(settings, method=method), target)
 
 
 def _render(current: Run, settings: TransferSettings, domains: Mapping[str, Domain]) -> None:
@@ -251,12 +254,15 @@ def transfer(
     domains = _domains_of_user(env, source, source_env, shift, further)
     name = str(env) if domains is None else domains["target"].name
     found = find_method(method)
-    given = _given(
+    algorithm = algo or _algorithm_of(source, name)
+    defaults = merge(
+        {"env": read_task(name), "algo": read_algorithm(algorithm), "method": found.as_dict()},
+        read_cuda(algorithm) if further.get("vec") == "cuda" else {},
+    )
+    given = defaults | _given(
         total_timesteps=total_timesteps,
         seed=seed,
-        method=found.as_dict(),
-        env=read_task(name) | _given(shift=shift),
-        algo=read_algorithm(algo or _algorithm_of(source, name)),
+        env=defaults["env"] | _given(shift=shift),
         agent=None if archive is None else {"path": str(archive)},
     )
     values = merge(given, further)

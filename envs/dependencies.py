@@ -10,6 +10,7 @@ __all__ = ["require_installed"]
 
 INSTALL_COMMANDS = {
     "mujoco": "pip install daft-rl",
+    "mujoco_warp": "pip install 'daft-rl[cuda]'",
     "robosuite": "pip install 'daft-rl[robosuite]'",
     "safety_gymnasium": "pip install 'daft-rl[safety]' && pip install --no-deps safety-gymnasium==1.0.0",
 }

@@ -10,6 +10,7 @@ import gymnasium as gym
 
 from daft_rl.envs.dependencies import require_installed
 from daft_rl.envs.factory import make, make_vec
+from daft_rl.envs.randomization import ShiftRange
 from daft_rl.envs.registered import RegisteredShift
 from daft_rl.envs.registry import get_task, read_shift, source_of
 from daft_rl.envs.shift import Shift
@@ -27,7 +28,7 @@ class Domain:
     """A task with its shift, or the user's own environment."""
 
     name: str
-    shift: Shift | None = None
+    shift: Shift | ShiftRange | None = None
     maker: Callable[[], gym.Env] | None = None
     """Makes the user's own environment; ``None`` for a task."""
 
@@ -57,13 +58,13 @@ class Domain:
         """Whether :meth:`make_vec` makes a batch that steps in threads, where many environments cost little."""
         return vec == "threads" or (vec == "auto" and self.maker is None and get_task(self.name).vec == "threads")
 
-    def make_vec(self, num_envs: int, vec: str) -> VecEnv:
+    def make_vec(self, num_envs: int, vec: str, device: str = "cuda") -> VecEnv:
         """Make a batch, see :func:`daft_rl.envs.make_vec`.
 
         If ``info`` of a user's environment has the ``cost`` of a step, the batch adds ``episode_cost``.
         """
-        venv = make_vec(self.maker or self.name, num_envs=num_envs, shift=self.shift, vec=vec)
-        if self.is_ours:
+        venv = make_vec(self.maker or self.name, num_envs=num_envs, shift=self.shift, vec=vec, device=device)
+        if self.is_ours or vec == "cuda":
             return venv
         from daft_rl.envs.episode_costs import EpisodeCosts  # imports PyTorch, which takes seconds
 
@@ -107,7 +108,8 @@ def _read_domain(name: str, shift: Any, env: Mapping[str, Any], keywords: str) -
     :param keywords: the entry of ``env`` with the constructor's keywords
     """
     read = read_shift(name, shift)
-    if not isinstance(read, RegisteredShift):
+    given = read.low if isinstance(read, ShiftRange) else read
+    if not isinstance(given, RegisteredShift):
         ignored = next((key for key in ("wrappers", "kwargs", "source_kwargs") if env.get(key)), None)
         if ignored is not None:
             raise TaskError(
@@ -124,8 +126,8 @@ def _read_domain(name: str, shift: Any, env: Mapping[str, Any], keywords: str) -
         )
     if not isinstance(kwargs, Mapping):
         raise TaskError(f"{keywords}: expected names with values, got {kwargs!r}.", arguments=(keywords,))
-    read = replace(read, kwargs={**kwargs, **read.kwargs}, wrappers=(*wrappers, *read.wrappers))
-    return Domain(name, read)
+    making: dict[str, Any] = {"kwargs": {**kwargs, **given.kwargs}, "wrappers": (*wrappers, *given.wrappers)}
+    return Domain(name, read.replace(**making) if isinstance(read, ShiftRange) else replace(given, **making))
 
 
 def user_domains(target: UserEnv, source: UserEnv | None) -> dict[str, Domain]:

@@ -9,6 +9,7 @@ import gymnasium as gym
 
 from daft_rl.envs.cores import usable_cores
 from daft_rl.envs.dependencies import require_installed
+from daft_rl.envs.randomization import BANK, ShiftRange, draw_shifts
 from daft_rl.envs.registry import Task, get_task, make_task, read_shift, register_task
 from daft_rl.envs.shift import Shift
 from daft_rl.errors import TaskError
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["make", "make_vec"]
 
-VEC_KINDS = ("auto", "threads", "workers", "dummy")
+AnyShift = Shift | ShiftRange | Mapping[str, Any] | str | None
+"""Any notation of a shift, see :func:`daft_rl.envs.read_shift`."""
+VEC_KINDS = ("auto", "threads", "workers", "dummy", "cuda")
 
 
 def make(
     name: str,
-    shift: Shift | Mapping[str, Any] | str | None = None,
+    shift: AnyShift = None,
     seed: int | None = None,
     render_mode: str | None = None,
 ) -> gym.Env:
@@ -51,19 +54,23 @@ def make_vec(
     env: str | Callable[[], gym.Env],
     num_envs: int = 8,
     seed: int | None = None,
-    shift: Shift | Mapping[str, Any] | str | None = None,
+    shift: AnyShift = None,
     vec: str = "auto",
+    device: str = "cuda",
 ) -> VecEnv:
     """Make a batch of one task as an SB3 ``VecEnv``.
 
     :param env: the name of a task as in :func:`make`, or a function that makes one environment of your own
     :param num_envs: number of environments that step together
     :param seed: environment ``i`` starts from ``seed + i``
-    :param shift: as in :func:`make`; not for a function
+    :param shift: as in :func:`make`; not for a function. Of a distribution each environment plays a shift of its own,
+        environment ``i`` always the same one; after 64 they repeat
     :param vec: ``"threads"`` (Gymnasium's MuJoCo tasks only: parallel physics in this process), ``"workers"`` (one
         process per core, each with a share of the environments), ``"dummy"`` (one environment after the other), or
         ``"auto"`` (threads for Gymnasium's MuJoCo tasks; workers for robosuite from two cores on and for
-        Safety-Gymnasium from three cores on; otherwise ``"dummy"``). All of them give the same numbers
+        Safety-Gymnasium from three cores on; otherwise ``"dummy"``). All of them give the same numbers. ``"cuda"``
+        simulates all environments at once on a GPU, equal to the others within the precision of ``float32``
+    :param device: where ``vec="cuda"`` simulates: ``"cuda"``, ``"cuda:1"``, or ``"cpu"`` for tests
     :raises TaskError: as :func:`make`, or ``vec`` does not exist
     :raises WorkerError: an environment could not be made in a worker
     """
@@ -71,15 +78,17 @@ def make_vec(
         raise TaskError(unknown_name("vec", vec, VEC_KINDS))
     if num_envs < 1:
         raise TaskError(f"num_envs: expected at least 1, got {num_envs}.")
+    if vec == "cuda":
+        return _worlds(env, num_envs, seed, shift, device)
     if isinstance(env, str):
         task = get_task(env)
         require_installed(task.package)  # raises here instead of in a child process
-        make_one, fastest = _maker(env, read_shift(env, shift)), _fastest_kind(task)
+        makers, fastest = [_maker(env, drawn) for drawn in _bank(env, shift, num_envs)], _fastest_kind(task)
     elif shift is None:
-        make_one, fastest = env, "dummy"
+        makers, fastest = [env], "dummy"
     else:
         raise TaskError(f"shift={shift!r}: a function makes its environments as they are. Put the shift in there.")
-    venv = _batch([make_one] * num_envs, fastest if vec == "auto" else vec)
+    venv = _batch([makers[i % len(makers)] for i in range(num_envs)], fastest if vec == "auto" else vec)
     if seed is not None:
         venv.seed(seed)
         venv.action_space.seed(seed)
@@ -91,6 +100,29 @@ def _maker(name: str, shift: Shift) -> Callable[[], gym.Env]:
         return make(name, shift=shift)
 
     return make_one
+
+
+def _bank(name: str, shift: AnyShift, num_envs: int) -> list[Shift]:
+    """The different shifts of a batch."""
+    read = read_shift(name, shift)
+    return draw_shifts(read, 1 if isinstance(read, Shift) else min(num_envs, BANK))
+
+
+def _worlds(
+    env: str | Callable[[], gym.Env],
+    num_envs: int,
+    seed: int | None,
+    shift: AnyShift,
+    device: str,
+) -> VecEnv:
+    if not isinstance(env, str):
+        raise TaskError("vec='cuda' simulates tasks by their names, no environments of your own. Use vec='auto'.")
+    require_installed(get_task(env).package)
+    require_installed("mujoco_warp")
+    from daft_rl.envs.cuda.build import make_worlds
+    from daft_rl.envs.cuda.vec_env import WorldsVecEnv
+
+    return WorldsVecEnv(make_worlds(env, num_envs, _bank(env, shift, num_envs), device, seed))
 
 
 def _fastest_kind(task: Task) -> str:

@@ -18,6 +18,7 @@ import gymnasium as gym
 import yaml
 
 from daft_rl.envs.dependencies import require_installed
+from daft_rl.envs.randomization import ShiftRange, draw_shifts, read_shift_or_range
 from daft_rl.envs.registered import find_registered
 from daft_rl.envs.shift import Shift
 from daft_rl.errors import TaskError
@@ -31,6 +32,7 @@ __all__ = [
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SHIFTED = "-shifted"
+LOCOMOTION = "daft_rl.envs.cuda.locomotion:LocomotionWorlds"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Task:
     """The fastest kind of batch, see :func:`daft_rl.envs.make_vec`."""
     workers_from: int = 2
     """Number of cores from which workers are faster than one environment after the other."""
+    worlds: str | None = None
+    """Import path of the subclass of ``daft_rl.envs.cuda.worlds.Worlds`` that simulates the task on a GPU."""
     package: str = "mujoco"
     """The package that must be installed."""
     has_cost: bool = False
@@ -63,6 +67,7 @@ def _mujoco(base: str) -> Task:
         max_episode_steps=1000,
         family="mujoco",
         vec="threads",
+        worlds=LOCOMOTION,
         kwargs={"base": f"gymnasium.envs.mujoco.{base}"},
     )
 
@@ -103,6 +108,7 @@ def _any_registered(id: str) -> Task:
         max_episode_steps=find_registered(id).max_episode_steps,
         family="gymnasium",
         vec="dummy",  # a worker process does not know what this process registered
+        worlds=LOCOMOTION,  # which raises for other tasks than Gymnasium's MuJoCo tasks
         package="gymnasium",
         kwargs={"id": id},
     )
@@ -171,18 +177,21 @@ def levels(task: str) -> dict[str, dict[str, Any]]:
     return {"none": {}} | shifts.get(get_task(task).family, {}) | shifts.get(task.removesuffix(SHIFTED), {})
 
 
-def read_shift(name: str, shift: Shift | Mapping[str, Any] | str | None = None) -> Shift:
+def read_shift(name: str, shift: Shift | ShiftRange | Mapping[str, Any] | str | None = None) -> Shift | ShiftRange:
     """Turn any notation of a shift into the checked dataclass of the task's simulator.
 
     :param name: name of a task, see :func:`get_task`
     :param shift: the name of a level, a mapping of fields, a dataclass, or ``None`` for the task's default shift
-        (no change for a source task)
+        (no change for a source task). A number may be a range, ``{"low": 0.5, "high": 2.0}``: see
+        :mod:`daft_rl.envs.randomization`
+    :return: a :class:`~daft_rl.envs.randomization.ShiftRange` if there is a range
     :raises TaskError: a level or field does not exist, or a value is impossible; the message lists what exists
     """
     shift_type: type[Shift] = load_object(get_task(name).shift_type)
-    if isinstance(shift, Shift):
-        if not isinstance(shift, shift_type):
-            raise TaskError(f"shift: task '{name}' takes a {shift_type.__name__}, got a {type(shift).__name__}.")
+    if isinstance(shift, Shift | ShiftRange):
+        given = shift if isinstance(shift, Shift) else shift.low
+        if not isinstance(given, shift_type):
+            raise TaskError(f"shift: task '{name}' takes a {shift_type.__name__}, got a {type(given).__name__}.")
         return shift
     if shift is None:
         shift = _default_shift(name)
@@ -191,7 +200,7 @@ def read_shift(name: str, shift: Shift | Mapping[str, Any] | str | None = None) 
         if shift not in existing:
             raise TaskError(unknown_name(f"shift level of {name.removesuffix(SHIFTED)}", shift, existing))
         shift = existing[shift]
-    return shift_type.from_dict(shift)
+    return read_shift_or_range(shift_type, shift)
 
 
 def _default_shift(name: str) -> Mapping[str, Any] | str:
@@ -202,14 +211,14 @@ def _default_shift(name: str) -> Mapping[str, Any] | str:
 
 def make_task(
     name: str,
-    shift: Shift | Mapping[str, Any] | str | None = None,
+    shift: Shift | ShiftRange | Mapping[str, Any] | str | None = None,
     render_mode: str | None = None,
 ) -> gym.Env:
     """Make a task without time limit: the entry point of our registrations. Use :func:`daft_rl.envs.make`."""
     task = get_task(name)
     require_installed(task.package)
-    shift = read_shift(name, shift)
-    return load_object(task.entry_point)(shift=shift, render_mode=render_mode, **task.kwargs)
+    [drawn] = draw_shifts(read_shift(name, shift), 1)
+    return load_object(task.entry_point)(shift=drawn, render_mode=render_mode, **task.kwargs)
 
 
 def register_task(name: str) -> str:

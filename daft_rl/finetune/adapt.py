@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.agents import fuse_batch_renorm
 from daft_rl.errors import AgentError, DaftWarning, MethodError
+from daft_rl.finetune.checks import check_adaptive_kl
 from daft_rl.finetune.realignment import Realignment, find_input_range, realign
 from daft_rl.finetune.target import Data, Target
 from daft_rl.finetune.tuner import Tuner, check_method, resolve_method
@@ -162,6 +163,7 @@ class Options:
     critic: Sequence[Text] | None
     insert_batchnorm: Literal["auto"] | Flag
     actor_scale: Positive | None
+    adaptive_kl: Positive | None
     exploration_std: Positive | None
 
 
@@ -178,6 +180,7 @@ def adapt(
     critic: Sequence[str] | None = None,
     insert_batchnorm: Literal["auto"] | bool = "auto",
     actor_scale: float | None = None,
+    adaptive_kl: float | None = None,
     exploration_std: float | None = None,
     profile: Profile | None = None,
 ) -> Adaptation:
@@ -201,6 +204,8 @@ def adapt(
     :param critic: patterns over parameter names that are the critic's, likewise
     :param insert_batchnorm: ``True``, ``False``, or ``"auto"``
     :param actor_scale: factor on the actor's learning rates; ``None`` is the algorithm's (1, but 0.1 for CrossQ)
+    :param adaptive_kl: KL divergence of an update at which the learning rate of PPO is kept (0.01 is usual);
+        ``None`` leaves the rate to the method's schedules
     :param exploration_std: least standard deviation of the actions of PPO, A2C and TRPO, or of TD3's and DDPG's
         action noise where they have none; ``None`` keeps what is there
     :param profile: where time is counted
@@ -212,7 +217,8 @@ def adapt(
         raise AgentError(f"model: expected an agent such as PPO.load(...), got {model!r}.")
     options = Options(
         calibration_steps=calibration_steps, held_out_steps=held_out_steps, seed=seed, head=head, critic=critic,
-        insert_batchnorm=insert_batchnorm, actor_scale=actor_scale, exploration_std=exploration_std,
+        insert_batchnorm=insert_batchnorm, actor_scale=actor_scale, adaptive_kl=adaptive_kl,
+        exploration_std=exploration_std,
     )  # fmt: skip
     target = Target(model, env, experience, seed)
     return _prepare(model, resolve_method(model, find_method(method)), target, options, profile or Profile())
@@ -248,6 +254,7 @@ def _check(model: BaseAlgorithm, method: Method, target: Target, options: Option
         find_input_range(model, method.realign)
     inserts = wants_batchnorm(model, method, options.insert_batchnorm)
     check_method(model, method, options.actor_scale, options.head, options.critic)
+    check_adaptive_kl(model, options.adaptive_kl)
     return realign_env, inserts
 
 
@@ -267,7 +274,8 @@ def _calibrate(
     inserted = insert_batchnorm_layers(model, Networks(model.policy).batches(*data)) if inserts and data else []
     adaptation = Adaptation(
         model, method, steps,
-        head=options.head, critic=options.critic, actor_scale=options.actor_scale, profile=profile,
+        head=options.head, critic=options.critic, actor_scale=options.actor_scale, adaptive_kl=options.adaptive_kl,
+        profile=profile,
     )  # fmt: skip
     adaptation.inserted = inserted
     with _detached_on_error(adaptation):

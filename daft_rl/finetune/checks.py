@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
@@ -12,7 +13,7 @@ from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.errors import MethodError
 from daft_rl.method import Method
 
-__all__ = ["check_gradients", "check_minibatch"]
+__all__ = ["check_adaptive_kl", "check_gradients", "check_minibatch"]
 
 
 def check_minibatch(algorithm: BaseAlgorithm, method: Method) -> None:
@@ -26,6 +27,18 @@ def check_minibatch(algorithm: BaseAlgorithm, method: Method) -> None:
         raise MethodError(
             f"A rollout of {samples} samples in minibatches of {batch} leaves one of a single sample, which "
             "training-mode BatchNorm cannot normalize: choose another batch_size, n_steps or num_envs."
+        )
+
+
+def check_adaptive_kl(model: BaseAlgorithm, adaptive_kl: float | None) -> None:
+    """
+    :raises MethodError: learning rates would follow a KL divergence that the algorithm does not measure
+    """
+    if adaptive_kl is not None and not isinstance(model, PPO):
+        raise MethodError(
+            f"adaptive_kl={adaptive_kl:g} is for PPO, whose updates measure a KL divergence; this is "
+            f"{type(model).__name__}. Use adaptive_kl=None.",
+            arguments=("adaptive_kl",),
         )
 
 

@@ -23,6 +23,9 @@ class LearningHooks(Protocol):
     def before_update(self, optimizers: list[torch.optim.Optimizer]) -> None:
         """Set rates, frozen groups and BatchNorm modes of the update that begins."""
 
+    def after_update(self) -> None:
+        """Learn from what the update that ended has logged."""
+
     @property
     def acts_before_learning(self) -> bool:
         """Whether the policy acts before ``learning_starts``, in place of random actions."""
@@ -53,6 +56,7 @@ class HookedAlgorithm(BaseAlgorithm):
             return
         with self.tuner.profile("update"):
             super().train(*args, **kwargs)  # type: ignore[misc]
+        self.tuner.after_update()
 
     def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
         if self.tuner is None:

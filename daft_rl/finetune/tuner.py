@@ -21,7 +21,8 @@ from torch import nn
 from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.batchnorm import Statistics, mix_statistics
 from daft_rl.errors import DaftWarning, MethodError
-from daft_rl.finetune.checks import check_gradients, check_minibatch
+from daft_rl.finetune.adaptive_rate import AdaptiveRate
+from daft_rl.finetune.checks import check_adaptive_kl, check_gradients, check_minibatch
 from daft_rl.finetune.hooks import HookedAlgorithm, hook, unhook
 from daft_rl.finetune.optimizers import GroupedOptimizers
 from daft_rl.method import Method
@@ -54,6 +55,8 @@ class Tuner:
     :param profile: where the time of rollouts and updates is counted
     :param actor_scale: factor on the learning rates of the actor's groups beside the method's own, unless the method
         starts them from random weights; ``None`` is the algorithm's
+    :param adaptive_kl: KL divergence of an update of PPO at which learning rates are kept, see
+        :class:`~daft_rl.finetune.adaptive_rate.AdaptiveRate`; ``None`` leaves them to the schedules alone
     :raises MethodError: the settings cannot be applied to this agent
     :raises AgentError: an unsupported policy
     """
@@ -66,6 +69,7 @@ class Tuner:
         critic: Sequence[str] | None = None,
         profile: Profile | None = None,
         actor_scale: float | None = None,
+        adaptive_kl: float | None = None,
     ) -> None:
         _refuse_second_tuner(model)
         self.model = model
@@ -75,6 +79,8 @@ class Tuner:
         self.factors = _rate_factors(self.method, model, actor_scale)
         """Factor on each group's learning rate beside the method's own."""
         check_minibatch(model, self.method)
+        check_adaptive_kl(model, adaptive_kl)
+        self.adaptive_rate = None if adaptive_kl is None else AdaptiveRate(adaptive_kl)
         check_gradients(model, self.method, list(self.anatomy.groups), self.factors)
         self._initialize_groups()
         self.rates = dict.fromkeys(self.anatomy.groups, 0.0)
@@ -176,7 +182,7 @@ class Tuner:
         :param optimizers: those SB3 is about to use. One that is not the policy's is the entropy coefficient's
         """
         self._warn_without_callback()
-        base = self.model.lr_schedule(self.model._current_progress_remaining)
+        base = self._base_rate() * (1.0 if self.adaptive_rate is None else self.adaptive_rate.factor)
         progress, settings = self._progress(), self.method.groups
         self.rates = {name: base * (self.factors[name] * group.rate(progress)) for name, group in settings.items()}
         self.frozen = {name for name, group in settings.items() if group.frozen(progress)}
@@ -190,6 +196,25 @@ class Tuner:
         }
         if isinstance(self.model, OnPolicyAlgorithm):
             self.model.logger.record("train/first_minibatch_kl", self.first_minibatch_kl())
+
+    def _base_rate(self) -> float:
+        """The algorithm's learning rate."""
+        return self.model.lr_schedule(self.model._current_progress_remaining)
+
+    def after_update(self) -> None:
+        """Adapt the learning rate to how far the update moved the policy."""
+        divergence = self.model.logger.name_to_value.get("train/approx_kl")
+        if self.adaptive_rate is None or divergence is None:
+            return
+        progress = self._progress()
+        learning = [
+            group
+            for name, group in self.method.groups.items()
+            if name.startswith("actor") and not group.frozen(progress)
+        ]
+        slowed = max((group.rate(progress) / group.scale for group in learning), default=0.0)
+        if slowed:
+            self.adaptive_rate.adjust(float(divergence), self._base_rate(), slowed)
 
     def _progress(self) -> float:
         """Fraction of the adaptation that is done. Steps of the source's own training do not count."""
@@ -291,11 +316,14 @@ class Tuner:
         return {
             "moments": self.optimizers.state_dict(),
             "start": {names[parameter]: start for parameter, start in self._start.items()},
+            "rate": None if self.adaptive_rate is None else self.adaptive_rate.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self.optimizers.load_state_dict(state["moments"])
+        if self.adaptive_rate is not None:
+            self.adaptive_rate.load_state_dict(state["rate"])
         parameters = dict(self.anatomy.policy.named_parameters())
         self._start = {parameters[name]: start.clone() for name, start in state["start"].items()}
 

@@ -18,6 +18,8 @@ from daft_rl.rollout.returns import Returns
 
 __all__ = ["Returns", "evaluate", "evaluate_all", "visit"]
 
+SHORTEST_VISIT = 256
+"""Steps for which worlds are visited at least."""
 LONGEST = 100_000  # steps; an evaluated episode that is longer has no end
 """Steps after which an episode that is evaluated is taken to have no end."""
 
@@ -115,6 +117,17 @@ def evaluate_all(model: BaseAlgorithm, venvs: Mapping[str, VecEnv], episodes: in
     return {name: batch.result() for name, batch in batches.items()}
 
 
+def _share(venv: VecEnv, steps: int) -> tuple[int, int]:
+    """How long environments are visited, and how many of them show their state at each step.
+
+    All of them do, but thousands of worlds would only show the beginnings of episodes.
+    """
+    length = -(-steps // venv.num_envs)
+    if not hasattr(venv.unwrapped, "worlds") or length >= SHORTEST_VISIT:
+        return length, venv.num_envs
+    return SHORTEST_VISIT, -(-steps // SHORTEST_VISIT)
+
+
 class _Explorer:
     """Acts as in training: with the action noise of TD3 and DDPG, and with fresh noise of gSDE, unlike ``predict``.
 
@@ -148,7 +161,8 @@ def visit(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int | None) -> t
     """States that the policy visits, exploring as it does in training, and its actions there.
 
     :param venv: an environment of raw observations, or one with the model's ``VecNormalize`` inside
-    :param steps: how many states at least; rounded up to a multiple of ``venv.num_envs``
+    :param steps: how many states at least; rounded up to a multiple of ``venv.num_envs``, or of the length of the visit
+        where each step shows the states of other worlds
     :param seed: environment ``i`` starts from ``seed + i``; ``None`` does not seed the environments
     :return: normalized observations, array ``(n, *shape)`` or a dictionary of such arrays, and actions
         ``(n, *action_shape)``, scaled as in a replay buffer
@@ -161,12 +175,14 @@ def visit(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int | None) -> t
     seen: list[Any] = []
     taken: list[NDArray[Any]] = []
     explorer = _Explorer(model, venv.num_envs)
-    for step in range(-(-steps // venv.num_envs)):
+    length, shown = _share(venv, steps)
+    for step in range(length):
         actions = explorer.act(observations, step)
+        rows = (np.arange(shown) + step * shown) % venv.num_envs
         seen.append(
-            {k: v.copy() for k, v in observations.items()} if isinstance(observations, dict) else observations.copy()
+            {k: v[rows] for k, v in observations.items()} if isinstance(observations, dict) else observations[rows]
         )
         scale = off_policy and isinstance(model.action_space, spaces.Box)
-        taken.append(model.policy.scale_action(actions) if scale else actions.copy())
+        taken.append((model.policy.scale_action(actions) if scale else actions)[rows])
         observations = _normalize(normalizer, venv.step(actions)[0])
     return _join(seen), np.concatenate(taken)

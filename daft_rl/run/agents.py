@@ -9,6 +9,7 @@ from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
@@ -28,6 +29,8 @@ from daft_rl.errors import AgentError, ConfigError
 from daft_rl.imports import load_object
 from daft_rl.policy.exploration import bound_exploration
 from daft_rl.policy.folding import fold_normalization
+from daft_rl.rollout.device.off_policy import learn_off_policy
+from daft_rl.rollout.device.on_policy import collect_on_policy
 from daft_rl.settings import AgentSettings, PretrainSettings, TransferSettings, algorithm_names
 from daft_rl.validation import unknown_name
 
@@ -92,6 +95,7 @@ def build_agent(settings: PretrainSettings, venv: VecEnv) -> BaseAlgorithm:
         "MlpPolicy", venv, policy_kwargs=policy_kwargs, seed=settings.seed, device=settings.device, **recipe.settings
     )
     fuse_batch_renorm(model.policy)
+    _collect_on_device(model)
     return model
 
 
@@ -115,7 +119,16 @@ def load_source(settings: TransferSettings, agent: Path | BaseAlgorithm, venv: V
     bound_exploration(model, settings.exploration_std, settings.algo.most_exploration_std)
     fuse_batch_renorm(model.policy)
     model.set_random_seed(settings.seed)
+    _collect_on_device(model)
     return model
+
+
+def _collect_on_device(model: BaseAlgorithm) -> None:
+    """Collect experience as tensors, if the model learns in worlds on its device."""
+    if isinstance(model, OnPolicyAlgorithm):
+        collect_on_policy(model)
+    elif isinstance(model, OffPolicyAlgorithm):
+        learn_off_policy(model)
 
 
 def _load_archive(

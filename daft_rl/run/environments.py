@@ -1,4 +1,4 @@
-"""The batches of environments that a run opens."""
+"""The batches of environments that a run opens: to learn in, and to play in."""
 
 from __future__ import annotations
 
@@ -15,12 +15,20 @@ __all__ = ["Environments"]
 class Environments:
     """Opens batches of environments, and closes them all at the end of the run.
 
-    :param vec: how environments run, see :func:`daft_rl.envs.make_vec`
+    :param vec: how environments run, see :func:`daft_rl.envs.make_vec`. With ``cuda`` only learning steps worlds on a
+        device; evaluations play in the task's own simulator, as with ``auto``
+    :param device: where worlds are
     """
 
-    def __init__(self, vec: str) -> None:
-        self.vec = vec
+    def __init__(self, vec: str, device: str = "cuda") -> None:
+        self.has_worlds, self.device = vec == "cuda", device
+        self.vec = "auto" if self.has_worlds else vec
+        """How environments run in which the agent plays."""
         self._stack = ExitStack()
+
+    def open_for_learning(self, domain: Domain, num_envs: int) -> VecEnv:
+        """A batch of environments to learn in: worlds, if there are any."""
+        return domain.make_vec(num_envs, "cuda", self.device) if self.has_worlds else self.open(domain, num_envs)
 
     def open(self, domain: Domain, num_envs: int, stack: ExitStack | None = None) -> VecEnv:
         """A batch of environments, images channels first.

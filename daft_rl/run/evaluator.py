@@ -103,7 +103,7 @@ class Evaluator:
         :return: role -> returns
         """
         domains = self.domains if domains is None else domains
-        evaluation, vec = self.settings.evaluation, self.settings.vec
+        evaluation, vec = self.settings.evaluation, self.environments.vec
         with ExitStack() as stack:
             threaded = {
                 role: self.environments.open(domain, evaluation.episodes, stack)

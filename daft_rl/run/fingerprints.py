@@ -18,8 +18,8 @@ IRRELEVANT = {
 }
 """Settings that returns do not depend on, or not on purpose."""
 
-LATER = {"realign": None}
-"""Settings of a method that were added after results were published, and the value that changes nothing."""
+LATER = {"realign": None, "adaptive_kl": None}
+"""Settings of methods and algorithms that came after results were published, and the values that change nothing."""
 
 
 def fingerprint(data: Any) -> str:
@@ -38,14 +38,14 @@ def fingerprint_agent(archive: Path) -> list[str]:
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path is not None]
 
 
-def _published(method: Method) -> dict[str, Any]:
-    """A method's settings without those that change nothing and that earlier results do not have."""
-    return {key: value for key, value in method.as_dict().items() if key not in LATER or value != LATER[key]}
+def _published(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without those that change nothing and that earlier results do not have."""
+    return {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
 
 
 def fingerprint_method(method: Method) -> str:
     """Of a method's settings; results from before a setting was added have the same."""
-    return fingerprint(_published(method))
+    return fingerprint(_published(method.as_dict()))
 
 
 def fingerprint_settings(settings: RunSettings, without: tuple[str, ...] = ()) -> str:
@@ -54,6 +54,6 @@ def fingerprint_settings(settings: RunSettings, without: tuple[str, ...] = ()) -
     :param without: further settings to leave out
     """
     relevant = {key: value for key, value in settings.as_dict().items() if key not in IRRELEVANT | {*without}}
-    if "method" in relevant:
-        relevant["method"] = _published(settings.method)
+    for group in {"method", "algo"} & relevant.keys():
+        relevant[group] = _published(relevant[group])
     return fingerprint(relevant)

@@ -63,7 +63,7 @@ class Run:
         self.settings = settings
         self.folder = Path(settings.output_dir)
         self.profile = Profile()
-        self.environments = Environments(settings.vec)
+        self.environments = Environments(settings.vec, settings.device)
         self._stack = ExitStack()
 
     def __enter__(self) -> Run:
@@ -86,7 +86,7 @@ class Run:
         :param domain: where to learn
         :param agent: a source; a limit on costs goes on with the multiplier that the source learnt under last
         """
-        self.training = self.environments.open(domain, self.settings.num_envs)
+        self.training = self.environments.open_for_learning(domain, self.settings.num_envs)
         task = self.settings.env
         logged = ("episode_cost",) if domain.has_cost or task.cost_limit is not None else ()
         venv: VecEnv = VecMonitor(
@@ -96,6 +96,14 @@ class Run:
             return venv
         start = read_multiplier(agent) or 0.0 if task.cost_multiplier is None else task.cost_multiplier
         return Lagrangian(venv, task.cost_limit, task.cost_rate, start)
+
+    def visited(self, role: str) -> VecEnv:
+        """Where the agent visits states before it learns: :attr:`training`.
+
+        In place of worlds it is the batch that plays in ``role`` during learning: a few states of each of thousands of
+        worlds would be the beginnings of episodes.
+        """
+        return self.evaluator.open_envs[role] if self.environments.has_worlds else self.training
 
     def open_evaluator(self, domains: dict[str, Domain], during: dict[str, Domain]) -> Evaluator:
         """Make the evaluator of :attr:`model`.

@@ -1,4 +1,4 @@
-"""Which environments threads can step."""
+"""Which environments the rules of Gymnasium's MuJoCo tasks cover."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
-from daft_rl.envs.mujoco.batched_tasks import BATCHED_TASKS, BatchedTask
+from daft_rl.envs.mujoco.rules import RULES, TaskRules
 from daft_rl.envs.wrappers import ActionDelay, ObservationShift
 from daft_rl.errors import TaskError
 
-__all__ = ["find_batched_task", "wrappers_of"]
+__all__ = ["find_rules", "wrappers_of"]
 
 WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker, ObservationShift, ActionDelay)
 
-# A BatchedTask replaces these methods, so a subclass must not redefine them. It may redefine how a task is built and
+# The rules replace these methods, so a subclass must not redefine them. It may redefine how a task is built and
 # reset, and how its physics steps.
 REPLACED = (
     "step",
@@ -58,18 +58,18 @@ def _problem(env: gym.Env, base: type | None) -> str:
     return ""
 
 
-def find_batched_task(env: gym.Env) -> type[BatchedTask]:
-    """Find the batched computation of an environment's task.
+def find_rules(env: gym.Env) -> type[TaskRules]:
+    """Find the rules of an environment's task.
 
-    :raises TaskError: threads do not support the task, a wrapper or the render mode
+    :raises TaskError: the rules do not cover the task, a wrapper or the render mode
     """
-    base = next((cls for cls in type(env.unwrapped).__mro__ if cls in BATCHED_TASKS), None)
+    base = next((cls for cls in type(env.unwrapped).__mro__ if cls in RULES), None)
     problem = _problem(env, base)
     if problem or base is None:
         raise TaskError(
-            f"Threads cannot step {env}: {problem}. They support Gymnasium's v5 tasks "
-            f"{', '.join(cls.__name__ for cls in BATCHED_TASKS)} in the wrappers "
+            f"Threads and vec='cuda' cannot step {env}: {problem}. They support Gymnasium's v5 tasks "
+            f"{', '.join(cls.__name__ for cls in RULES)} in the wrappers "
             f"{', '.join(wrapper.__name__ for wrapper in WRAPPERS)}. Use vec='dummy' for others.",
             arguments=("vec",),
         )
-    return BATCHED_TASKS[base]
+    return RULES[base]

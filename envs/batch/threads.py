@@ -21,8 +21,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from daft_rl.envs.batch.observation_shifts import batch_observation_shifts
 from daft_rl.envs.batch.step_threads import StepThreads
-from daft_rl.envs.batch.supported import find_batched_task, wrappers_of
+from daft_rl.envs.batch.supported import find_rules, wrappers_of
 from daft_rl.envs.cores import usable_cores
+from daft_rl.envs.mujoco.batched_tasks import BatchedTask
 from daft_rl.envs.wrappers import ActionDelay
 from daft_rl.errors import TaskError
 
@@ -48,14 +49,11 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
         if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
             raise TaskError(f"num_threads: expected a whole number >= 1, got {num_threads!r}.")
         super().__init__(env_fns)
-        self._task_type = find_batched_task(self.envs[0])
+        self._rules = find_rules(self.envs[0])
         first: Any = self.envs[0].unwrapped
         for env in self.envs:
             core: Any = env.unwrapped
-            if (
-                find_batched_task(env) is not self._task_type
-                or core.observation_structure != first.observation_structure
-            ):
+            if find_rules(env) is not self._rules or core.observation_structure != first.observation_structure:
                 raise TaskError(f"Environments of one batch must observe the same; {env} and {self.envs[0]} do not.")
         self._refresh()
         self._stale = True
@@ -67,7 +65,7 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
         """Look up what steps use."""
         self._cores: list[Any] = [env.unwrapped for env in self.envs]
         self._data = [core.data for core in self._cores]
-        self._task = self._task_type(self._cores)
+        self._task = BatchedTask(self._rules, self._cores)
         stacks = [wrappers_of(env) for env in self.envs]
 
         def wrappers(kind: type[gym.Wrapper]) -> list[tuple[int, Any]]:

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, call-overload, arg-type, attr-defined"
 """MuJoCo Warp, imported once, with what differs from MuJoCo's C code mended."""
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def plane_capsule(
     capsule_axis: wp.vec3,
     capsule_radius: float,
     capsule_half_length: float,
-):  # type: ignore[no-untyped-def]
+):
     """Contacts of a capsule with a plane, whose frames follow the capsule's axis at every angle, as in MuJoCo's C code.
 
     MuJoCo Warp takes a fixed tangent for capsules that stand steeper than 60 degrees (mujoco issue #2774). With

@@ -5,7 +5,7 @@ Worlds share the structure of their model (bodies, joints, types, integrator); e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -20,6 +20,9 @@ from daft_rl.envs.cuda.package import import_mujoco_warp
 from daft_rl.errors import SimulationError, TaskError
 
 __all__ = ["Physics"]
+
+UNREAD = ("dof_length",)
+"""Arrays that may differ although worlds share them: only sleeping, which no task has, reads them."""
 
 
 class Physics:
@@ -36,7 +39,7 @@ class Physics:
     def __init__(
         self,
         models: Sequence[mujoco.MjModel],
-        model_of_world: NDArray[np.integer],
+        model_of_world: NDArray[Any],
         device: str | torch.device,
         contacts: int,
         constraints: int,
@@ -72,7 +75,10 @@ class Physics:
         :param name: a field of ``mujoco_warp.Data``, such as ``"qpos"``
         :return: shape ``(num_worlds, ...)``, ``float32``
         """
-        return wp.to_torch(getattr(self.data, name), requires_grad=False)
+        array = getattr(self.data, name)
+        if not array.size:  # Warp cannot convert it
+            return torch.zeros(array.shape, device=self.device)
+        return wp.to_torch(array, requires_grad=False)
 
     def model_field(self, name: str) -> torch.Tensor:
         """An array of the model with a row for each world, as a tensor that shares its memory.
@@ -127,6 +133,21 @@ class Physics:
                 f"{flags}): forces are missing. Report the task and its shift; vec='auto' runs it on the CPU."
             )
 
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Every array of the data, and of the model, that has a row for each world, by dotted name."""
+        state = {}
+        for part in ("data", "model"):
+            for field, per_world in _array_fields(type(getattr(self, part))):
+                array = _get(self, f"{part}.{field}") if per_world else None
+                if array is not None and array.size and array.shape[0] == self.num_worlds:
+                    state[f"{part}.{field}"] = np.array(array.numpy())  # a copy: on the CPU it shares memory
+        return state
+
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Put the arrays of :meth:`state_dict` back, also those of another device."""
+        for name, values in state.items():
+            wp.to_torch(_get(self, name), requires_grad=False).copy_(torch.as_tensor(values))
+
 
 def _array_fields(spec: Any, prefix: str = "") -> Iterator[tuple[str, bool]]:
     """The arrays of a dataclass of MuJoCo Warp as dotted names, and whether worlds may differ in them."""
@@ -135,7 +156,7 @@ def _array_fields(spec: Any, prefix: str = "") -> Iterator[tuple[str, bool]]:
         if is_dataclass(kind):
             yield from _array_fields(kind, f"{prefix}{field.name}.")
         elif getattr(kind, "shape", None):
-            yield prefix + field.name, kind.shape[0] == "*"
+            yield prefix + field.name, kind.shape[0] in ("*", "nworld")
 
 
 def _get(model: Any, name: str) -> Any:
@@ -144,7 +165,7 @@ def _get(model: Any, name: str) -> Any:
     return model
 
 
-def _stack(models: Sequence[Any], model_of_world: NDArray[np.integer]) -> Any:
+def _stack(models: Sequence[Any], model_of_world: NDArray[Any]) -> Any:
     """Give the first model a row for each world in every array in which models differ.
 
     :raises TaskError: they differ in something that worlds must share
@@ -155,14 +176,14 @@ def _stack(models: Sequence[Any], model_of_world: NDArray[np.integer]) -> Any:
         return stacked
     for name, per_world in _array_fields(type(stacked)):
         arrays = [_get(model, name) for model in models]
-        if arrays[0] is None:
+        if arrays[0] is None or name in UNREAD:
             continue
         values = [array.numpy() for array in arrays]
         if all(np.array_equal(values[0], value) for value in values[1:]):
             continue
         if not per_world or len({value.shape for value in values}) != 1:
             raise TaskError(f"Worlds of one batch must share the structure of their model; '{name}' differs.")
-        array = wp.array(np.concatenate(values)[model_of_world], dtype=arrays[0].dtype)
+        array: Any = wp.array(np.concatenate(values)[model_of_world], dtype=arrays[0].dtype)
         *path, last = name.split(".")
         setattr(_get(stacked, ".".join(path)) if path else stacked, last, array)
     return stacked

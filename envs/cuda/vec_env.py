@@ -25,7 +25,6 @@ class WorldsVecEnv(VecEnv):
 
     def __init__(self, worlds: Worlds) -> None:
         self.worlds = worlds
-        self.render_mode = None
         super().__init__(worlds.num_worlds, worlds.observation_space, worlds.action_space)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:

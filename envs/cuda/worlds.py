@@ -7,8 +7,9 @@ episodes, delays actions and shifts observations. Nothing waits for the device b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -74,6 +75,8 @@ class Worlds(ABC):
     :raises TaskError: worlds differ in the structure of their models, or MuJoCo Warp is not installed
     """
 
+    render_mode = None
+    """Worlds have no images."""
     contacts: int
     """Memory for this many contacts per world, on average over the worlds."""
     constraints: int
@@ -84,7 +87,7 @@ class Worlds(ABC):
     def __init__(
         self,
         blueprints: Sequence[Blueprint],
-        blueprint_of_world: NDArray[np.integer],
+        blueprint_of_world: NDArray[Any],
         device: str | torch.device = "cuda",
         seed: int = 0,
     ) -> None:
@@ -135,6 +138,15 @@ class Worlds(ABC):
         self._each = torch.arange(self.num_worlds, device=self.device)
 
     # -- what a family adds ---------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def blueprint(cls, shift: Shift, **kwargs: Any) -> Blueprint:
+        """Read what worlds need from the family's C environment.
+
+        :param shift: of the family
+        :param kwargs: keywords of the task's entry point, see :class:`daft_rl.envs.registry.Task`
+        """
 
     @abstractmethod
     def restart(self, rows: Tensor) -> Tensor:
@@ -195,6 +207,24 @@ class Worlds(ABC):
     def failures(self) -> int:
         """Episodes ended so far because a state was not finite. C MuJoCo restarts such worlds too, with a warning."""
         return int(self._failed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of all worlds, as plain data and arrays: that of the physics, and every tensor kept here."""
+        tensors = {name: np.array(value.cpu()) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return {
+            "physics": self.physics.state_dict(),
+            "tensors": tensors,
+            "generator": np.array(self.generator.get_state()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state. Between kinds of devices everything carries over but random numbers."""
+        self.physics.load_state_dict(state["physics"])
+        for name, value in state["tensors"].items():
+            getattr(self, name).copy_(torch.as_tensor(value))
+        generator = torch.as_tensor(state["generator"])
+        if generator.shape == self.generator.get_state().shape:
+            self.generator.set_state(generator)
 
     def _arriving(self, action: Tensor) -> Tensor:
         """The actions that arrive now: those of as many steps ago as a world's delay says."""

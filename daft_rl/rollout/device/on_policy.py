@@ -31,19 +31,27 @@ class DeviceRolloutBuffer(RolloutBuffer):
     ``values`` and ``returns`` are NumPy arrays, as ``train`` logs them. Arguments are those of SB3's.
     """
 
+    observations: Tensor  # type: ignore[assignment]
+    final_observations: Tensor
+    """What each action led to, before any restart."""
+    actions: Tensor  # type: ignore[assignment]
+    rewards: Tensor  # type: ignore[assignment]
+    value_estimates: Tensor
+    log_probs: Tensor  # type: ignore[assignment]
+    advantages: Tensor  # type: ignore[assignment]
+    episode_starts: Tensor  # type: ignore[assignment]
+    truncated: Tensor
+
     def reset(self) -> None:
-        """Empty the buffer."""
+        """Make room on the device. A buffer that is full is begun again by ``pos = 0``."""
         steps, device = (self.buffer_size, self.n_envs), self.device
-        self.observations = torch.zeros(*steps, *self.obs_shape, device=device)  # type: ignore[assignment, misc]
+        self.observations = torch.zeros(*steps, *self.obs_shape, device=device)  # type: ignore[misc]
         self.final_observations = torch.zeros_like(self.observations)
-        """What each action led to, before any restart."""
-        self.actions = torch.zeros(*steps, self.action_dim, device=device)  # type: ignore[assignment]
-        self.rewards, self.log_probs, self.advantages, self.value_estimates = (  # type: ignore[assignment]
-            torch.zeros(steps, device=device) for _ in range(4)
-        )
-        self.episode_starts, self.truncated = (  # type: ignore[assignment]
-            torch.zeros(steps, dtype=torch.bool, device=device) for _ in range(2)
-        )
+        self.actions = torch.zeros(*steps, self.action_dim, device=device)
+        for name in ("rewards", "value_estimates", "log_probs", "advantages"):
+            setattr(self, name, torch.zeros(steps, device=device))
+        for name in ("episode_starts", "truncated"):
+            setattr(self, name, torch.zeros(steps, dtype=torch.bool, device=device))
         self.pos, self.full = 0, False
 
     @property
@@ -76,7 +84,7 @@ class DeviceRolloutBuffer(RolloutBuffer):
         :param last_values: of the observations after the last step, shape ``(n_envs,)``
         :param dones: whether those begin an episode, Booleans, shape ``(n_envs,)``
         """
-        starts = torch.cat((self.episode_starts[1:], dones[None]))  # type: ignore[arg-type]
+        starts = torch.cat((self.episode_starts[1:], dones[None]))
         goes_on = 1.0 - starts.float()
         following = torch.cat((self.value_estimates[1:], last_values.reshape(1, -1)))
         deltas = self.rewards + self.gamma * following * goes_on - self.value_estimates
@@ -84,7 +92,7 @@ class DeviceRolloutBuffer(RolloutBuffer):
         advantage = torch.zeros_like(last_values)
         for step in reversed(range(self.buffer_size)):
             advantage = deltas[step] + discounts[step] * advantage
-            self.advantages[step] = advantage  # type: ignore[call-overload]
+            self.advantages[step] = advantage
 
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
         """Minibatches in random order.
@@ -92,7 +100,7 @@ class DeviceRolloutBuffer(RolloutBuffer):
         :param batch_size: ``None`` gives all at once
         """
         assert self.full
-        tensors: tuple[Any, ...] = (
+        tensors = (
             *(self.observations, self.actions, self.value_estimates, self.log_probs, self.advantages),
             self.advantages + self.value_estimates,
         )

@@ -19,6 +19,7 @@ from daft_rl.agents import BatchNormExtractor
 from daft_rl.archives import load_agent
 from daft_rl.finetune import adapt
 from daft_rl.rollout.device.on_policy import DeviceRolloutBuffer, DeviceRollouts, collect_on_policy
+from daft_rl.rollout.evaluation import SHORTEST_VISIT, visit
 from daft_rl.rollout.lagrangian import Lagrangian
 from daft_rl.rollout.profile import Profile, TimedVecEnv
 
@@ -158,6 +159,8 @@ def test_episodes_are_recorded_as_by_the_monitor(tmp_path: Path) -> None:
 
 def test_advantages_are_sb3s_bit_for_bit() -> None:
     box, generator = spaces.Box(-1.0, 1.0, (2,)), np.random.default_rng(0)
+    theirs: Any
+    ours: Any
     theirs, ours = (kind(9, box, box, "cpu", 0.95, 0.98, n_envs=4) for kind in (RolloutBuffer, DeviceRolloutBuffer))
     rewards, values = generator.normal(size=(2, 9, 4)).astype(np.float32)
     starts, last = generator.random((10, 4)) < 0.3, torch.as_tensor(generator.normal(size=4), dtype=torch.float32)
@@ -201,7 +204,8 @@ def test_an_adapted_agent_learns_and_plain_sb3_opens_it(tmp_path: Path, algorith
     opened = algorithm.load(tmp_path / "agent.zip")
     assert type(opened) is algorithm
     observation = np.ones((4, 3), dtype=np.float32)
-    np.testing.assert_array_equal(*(one.predict(observation, deterministic=True)[0] for one in (model, opened)))
+    found, expected = (one.predict(observation, deterministic=True)[0] for one in (opened, model))
+    np.testing.assert_array_equal(found, expected)
     load_agent(tmp_path / "agent.zip")
 
 
@@ -219,3 +223,12 @@ def test_another_environment_later_is_collected_from_by_sb3(tmp_path: Path) -> N
     model.set_env(VecFrameStack(WorldsVecEnv(LinearWorlds()), 1))  # type: ignore[arg-type]
     model.rollout_buffer = RolloutBuffer(16, model.observation_space, model.action_space, "cpu", 0.95, 0.99, WORLDS)
     model.learn(96)
+
+
+def test_a_visit_of_many_worlds_sees_whole_episodes(tmp_path: Path) -> None:
+    model = agent(WorldsVecEnv(LinearWorlds()))  # type: ignore[arg-type]
+    observations, actions = visit(model, model.get_env(), 2 * WORLDS, seed=None)
+    assert len(observations) == len(actions) == SHORTEST_VISIT
+    first = LinearWorlds().reset().numpy()
+    at_start = (observations[:, None] == first).all(-1).any(1)
+    assert 0 < at_start.sum() < SHORTEST_VISIT / 4
