@@ -8,6 +8,8 @@ numbers, weights, moments and temperatures are those of SB3 bit for bit.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -114,7 +116,7 @@ class SACStep(GradientStep):
         return lowest(self.model.critic_target(observations, actions))
 
     def _critic_loss(self, values: Any, targets: Tensor) -> Tensor:
-        return 0.5 * sum(mse_loss(value, targets) for value in values)
+        return 0.5 * squared_errors(values, targets)
 
     def _value(self, observations: Tensor, actions: Tensor) -> Tensor:
         return lowest(self.model.critic(observations, actions))
@@ -150,7 +152,7 @@ class TD3Step(GradientStep):
             next_actions = (model.actor_target(batch.next_observations) + noise).clamp(-1, 1)
             targets = self._bellman(batch, lowest(model.critic_target(batch.next_observations, next_actions)))
         values = model.critic(batch.observations, batch.actions)
-        critic_loss: Any = sum(mse_loss(value, targets) for value in values)
+        critic_loss = squared_errors(values, targets)
         descend(model.critic.optimizer, critic_loss)
         losses = {"critic_loss": critic_loss.detach()}
         if not delayed:
@@ -192,7 +194,7 @@ class CrossQStep(GradientStep):
         with torch.no_grad():
             next_values = following.detach().min(dim=1, keepdim=True).values
             targets = self._bellman(batch, next_values - temperature * next_log_prob.reshape(-1, 1))
-        loss = 0.5 * sum(mse_loss(value, targets) for value in current.T[..., None])
+        loss = 0.5 * squared_errors(current.T[..., None], targets)
         descend(model.critic.optimizer, loss)
         return loss.detach()
 
@@ -244,6 +246,11 @@ def descend(optimizer: Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
+def squared_errors(values: Iterable[Tensor], targets: Tensor) -> Tensor:
+    """The mean squared errors of several critics, added up."""
+    return reduce(torch.add, [mse_loss(value, targets) for value in values])
+
+
 def lowest(values: tuple[Tensor, ...]) -> Tensor:
     """The lowest of several critics' values, shape ``(batch, 1)``."""
     return torch.cat(values, dim=1).min(dim=1, keepdim=True).values
@@ -252,9 +259,10 @@ def lowest(values: tuple[Tensor, ...]) -> Tensor:
 @torch.no_grad()
 def follow(network: torch.nn.Module, target: torch.nn.Module, tau: float) -> None:
     """Move a target network by the share ``tau`` towards its network."""
-    targets = list(target.parameters())
+    targets: list[Tensor] = list(target.parameters())
+    sources: list[Tensor] = list(network.parameters())
     torch._foreach_mul_(targets, 1 - tau)
-    torch._foreach_add_(targets, list(network.parameters()), alpha=tau)
+    torch._foreach_add_(targets, sources, alpha=tau)
 
 
 @torch.no_grad()

@@ -171,7 +171,7 @@ class DeviceOffPolicy(BaseAlgorithm):
         """As SB3 does: random actions before ``learning_starts``. Both results are between -1 and 1."""
         if self.on_device is None:
             return super()._sample_action(learning_starts, action_noise, n_envs)  # type: ignore[misc]
-        warm_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)
+        warm_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)  # type: ignore[attr-defined]
         action = self.on_device.act(self, at_random=warm_up)
         return action, action
 

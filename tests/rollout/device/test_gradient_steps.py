@@ -94,7 +94,7 @@ def assert_same(ours: BaseAlgorithm, theirs: BaseAlgorithm, tolerance: float = 0
     a, b = learnt(ours), learnt(theirs)
     assert a.keys() == b.keys()
     for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance, msg=lambda text, n=name: n + text)
+        torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance, msg=name)
 
 
 @pytest.mark.parametrize(
