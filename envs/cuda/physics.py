@@ -48,6 +48,20 @@ class Physics:
         with self.stream():
             self.model = _stack([self._put(model) for model in models], model_of_world)
             self.data = self.mjw.make_data(models[0], nworld=self.num_worlds, nconmax=contacts, njmax=constraints)
+            self._place_static_geoms(models, model_of_world)
+
+    def _place_static_geoms(self, models: Sequence[mujoco.MjModel], model_of_world: NDArray[np.integer]) -> None:
+        """Place what never moves where each world's own model has it.
+
+        MuJoCo Warp places it once, for all worlds where the first model has it. To move it later, make it a mocap body.
+        """
+        datas = [mujoco.MjData(model) for model in models]
+        for model, data in zip(models, datas, strict=True):
+            mujoco.mj_kinematics(model, data)
+        for name in ("geom_xpos", "geom_xmat"):
+            values = np.array([getattr(data, name) for data in datas])[model_of_world]
+            array = getattr(self.data, name)
+            array.assign(values.reshape(array.numpy().shape))
 
     def _put(self, model: mujoco.MjModel) -> Any:
         """A model on the device, with contacts of boxes as MuJoCo's C code finds them."""
