@@ -106,7 +106,7 @@ def read_arm(env: RobosuiteEnv, time_limit: int, moved: str | None = None) -> di
     """
     fast, robot = env._fast, env.sim_env.robots[0]
     assert fast is not None
-    if fast.joints != slice(0, ARM_JOINTS) or fast.dofs != slice(0, ARM_JOINTS) or fast.base_moves is None:
+    if fast.joints != slice(0, ARM_JOINTS) or fast.dofs != slice(0, ARM_JOINTS):
         raise TaskError(f"shift.robot: worlds of vec='cuda' need an arm of {ARM_JOINTS} joints, got {robot.name}.")
     model, arm, gripper = strip(env, moved), fast.arm, robot.gripper["right"]
     full = env.model

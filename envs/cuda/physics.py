@@ -55,13 +55,16 @@ class Physics:
 
         MuJoCo Warp places it once, for all worlds where the first model has it. To move it later, make it a mocap body.
         """
-        datas = [mujoco.MjData(model) for model in models]
-        for model, data in zip(models, datas, strict=True):
+        if len(models) == 1:
+            return
+        places, turns = [], []
+        for model in models:
+            data = mujoco.MjData(model)
             mujoco.mj_kinematics(model, data)
-        for name in ("geom_xpos", "geom_xmat"):
-            values = np.array([getattr(data, name) for data in datas])[model_of_world]
-            array = getattr(self.data, name)
-            array.assign(values.reshape(array.numpy().shape))
+            places.append(data.geom_xpos.copy())
+            turns.append(data.geom_xmat.reshape(-1, 3, 3).copy())
+        self.data.geom_xpos.assign(np.array(places, np.float32)[model_of_world])
+        self.data.geom_xmat.assign(np.array(turns, np.float32)[model_of_world])
 
     def _put(self, model: mujoco.MjModel) -> Any:
         """A model on the device, with contacts of boxes as MuJoCo's C code finds them."""
