@@ -58,10 +58,13 @@ class EpisodeStart:
     """Shape ``(num_worlds, nq)``. Its arm is also the rest pose of the controller's null space."""
 
 
-def strip(env: RobosuiteEnv) -> mujoco.MjModel:
+def strip(env: RobosuiteEnv, moved: str | None = None) -> mujoco.MjModel:
     """Compile robosuite's model again without what only a camera sees, and with the shifted numbers of ``env.model``.
 
     Accelerations stay the same. Bodies, joints and sites keep their names, not their indices.
+
+    :param env: an environment that was just reset
+    :param moved: a body that each episode puts elsewhere: the only mocap body of the result
     """
     full = env.model
     spec = mujoco.MjSpec.from_string(env.sim_env.model.get_xml())
@@ -73,6 +76,8 @@ def strip(env: RobosuiteEnv) -> mujoco.MjModel:
     for body in list(spec.bodies):
         if body.mocap or body.name in markers:
             spec.delete(body)
+        elif body.name == moved:
+            body.mocap = True
     meshes = {geom.meshname for geom in spec.geoms}
     unused = [mesh for mesh in spec.meshes if mesh.name not in meshes]
     unread = [sensor for sensor in spec.sensors if sensor.name != force]
@@ -86,19 +91,24 @@ def strip(env: RobosuiteEnv) -> mujoco.MjModel:
     for name in ("dof_damping", "dof_frictionloss"):
         getattr(model, name)[:] = getattr(full, name)
     mujoco.mj_setConst(model, mujoco.MjData(model))
+    if not model.nsensor:
+        model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_SENSOR
     return model
 
 
-def read_arm(env: RobosuiteEnv, time_limit: int) -> dict[str, Any]:
-    """Read the fields of :class:`ArmBlueprint` from an environment that was just reset.
+def read_arm(env: RobosuiteEnv, time_limit: int, moved: str | None = None) -> dict[str, Any]:
+    """Read the fields of :class:`ArmBlueprint`.
 
+    :param env: an environment that was just reset
+    :param time_limit: steps until an episode is truncated
+    :param moved: see :func:`strip`
     :raises TaskError: the arm does not have seven joints
     """
     fast, robot = env._fast, env.sim_env.robots[0]
     assert fast is not None
-    if fast.joints != slice(0, ARM_JOINTS) or fast.dofs != slice(0, ARM_JOINTS) or fast.base_moves is None:
+    if fast.joints != slice(0, ARM_JOINTS) or fast.dofs != slice(0, ARM_JOINTS):
         raise TaskError(f"shift.robot: worlds of vec='cuda' need an arm of {ARM_JOINTS} joints, got {robot.name}.")
-    model, arm, gripper = strip(env), fast.arm, robot.gripper["right"]
+    model, arm, gripper = strip(env, moved), fast.arm, robot.gripper["right"]
     full = env.model
     fingers = len(robot._ref_gripper_joint_pos_indexes["right"])
     qpos = model.qpos0.copy()

@@ -23,8 +23,6 @@ OPEN = 0.3
 class DoorBlueprint(ArmBlueprint):
     """What Door adds."""
 
-    frame: int
-    """The body that stands at another place in each episode."""
     door: int
     """The body of the leaf."""
     handle: int
@@ -68,14 +66,14 @@ class DoorWorlds(ArmWorlds):
 
         env = RobosuiteEnv(base, shift)
         env.reset(seed=0)
-        parts, task = read_arm(env, time_limit), env.sim_env
+        task = env.sim_env
+        parts = read_arm(env, time_limit, moved=task.door.root_body)
         model, door, sampler = parts["model"], task.door, task.placement_initializer
         x, y, z = sampler.reference_pos - np.array([0.0, 0.0, door.bottom_offset[-1] - sampler.z_offset])
         ranges = [sampler.x_range, sampler.y_range, (0.0, 0.0), sampler.rotation]
         env.close()
         return DoorBlueprint(
             **parts,
-            frame=model.body(door.root_body).id,
             door=model.body(door.door_body).id,
             handle=model.site(door.important_sites["handle"]).id,
             hinge_qpos=model.joint(door.joints[0]).qposadr[0],
@@ -88,8 +86,8 @@ class DoorWorlds(ArmWorlds):
         super()._allocate()
         self._lowest = self.per_world([blueprint.lowest for blueprint in self.blueprints])
         self._highest = self.per_world([blueprint.highest for blueprint in self.blueprints])
-        self._position = self.physics.model_field("body_pos")[:, self.arm.frame]
-        self._quaternion = self.physics.model_field("body_quat")[:, self.arm.frame]
+        self._position = self.physics.field("mocap_pos")[:, 0]
+        self._quaternion = self.physics.field("mocap_quat")[:, 0]
         self._door = self.physics.field("xpos")[:, self.arm.door]
         self._handle = self.site_xpos[:, self.arm.handle]
         self._hinge = self.qpos[:, self.arm.hinge_qpos]

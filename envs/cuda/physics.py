@@ -54,6 +54,23 @@ class Physics:
         with self.stream():
             self.model = _stack([self._put(model) for model in models], model_of_world)
             self.data = self.mjw.make_data(models[0], nworld=self.num_worlds, nconmax=contacts, njmax=constraints)
+            self._place_static_geoms(models, model_of_world)
+
+    def _place_static_geoms(self, models: Sequence[mujoco.MjModel], model_of_world: NDArray[np.integer]) -> None:
+        """Place what never moves where each world's own model has it.
+
+        MuJoCo Warp places it once, for all worlds where the first model has it. To move it later, make it a mocap body.
+        """
+        if len(models) == 1:
+            return
+        places, turns = [], []
+        for model in models:
+            data = mujoco.MjData(model)
+            mujoco.mj_kinematics(model, data)
+            places.append(data.geom_xpos.copy())
+            turns.append(data.geom_xmat.reshape(-1, 3, 3).copy())
+        self.data.geom_xpos.assign(np.array(places, np.float32)[model_of_world])
+        self.data.geom_xmat.assign(np.array(turns, np.float32)[model_of_world])
 
     def _put(self, model: mujoco.MjModel) -> Any:
         """A model on the device, with contacts of boxes as MuJoCo's C code finds them."""
