@@ -49,6 +49,8 @@ class Physics:
     ) -> None:
         self.mjw = import_mujoco_warp()
         self.device = torch.device(device)
+        if self.device.type == "cuda" and self.device.index is None:
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self.warp_device = wp.device_from_torch(self.device)
         self.num_worlds = len(model_of_world)
         with self.stream():
