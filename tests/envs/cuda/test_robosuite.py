@@ -136,7 +136,7 @@ def end_episodes(worlds: Any, envs: list[RobosuiteEnv]) -> None:
         envs[world].data.qpos[joint] = angle
         worlds.qpos[world, joint] = angle
     envs[2].sim_env.wiped_markers = list(envs[2].sim_env.model.mujoco_arena.markers)
-    worlds.wiped[2] = True
+    worlds.wiped[2] = worlds._exists[2]
 
 
 def test_episodes_begin_as_robosuite_draws_them(base: str, worlds: Any, envs: list[RobosuiteEnv]) -> None:
