@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from daft_rl.envs.batch.watched import WatchedVecEnv
 from daft_rl.envs.domain import Domain
 
 __all__ = ["Environments"]
@@ -16,10 +17,11 @@ class Environments:
     """Opens batches of environments, and closes them all at the end of the run.
 
     :param vec: how environments run, see :func:`daft_rl.envs.make_vec`
+    :param step_timeout: seconds that a step may take, likewise
     """
 
-    def __init__(self, vec: str) -> None:
-        self.vec = vec
+    def __init__(self, vec: str, step_timeout: float | None = None) -> None:
+        self.vec, self.step_timeout = vec, step_timeout
         self._stack = ExitStack()
 
     def open(self, domain: Domain, num_envs: int, stack: ExitStack | None = None) -> VecEnv:
@@ -27,7 +29,7 @@ class Environments:
 
         :param stack: closes it, in place of the end of the run
         """
-        venv = domain.make_vec(num_envs, self.vec)
+        venv = WatchedVecEnv(domain.make_vec(num_envs, self.vec, self.step_timeout))
         (stack or self._stack).callback(venv.close)
         return BaseAlgorithm._wrap_env(venv, verbose=0, monitor_wrapper=False)
 

@@ -63,7 +63,7 @@ class Run:
         self.settings = settings
         self.folder = Path(settings.output_dir)
         self.profile = Profile()
-        self.environments = Environments(settings.vec)
+        self.environments = Environments(settings.vec, settings.env.step_timeout)
         self._stack = ExitStack()
 
     def __enter__(self) -> Run:
