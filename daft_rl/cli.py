@@ -50,6 +50,7 @@ KEYS = {
     **{name: f"agent.{name}" for name in ("adapt_spaces", "normalize", "insert_batchnorm")},
     **{name: f"env.{name}" for name in ("id", "shift", "kwargs", "source_kwargs", "wrappers", "cost_limit")},
     **{name: name for name in ("total_timesteps", "num_envs", "output_dir", "vec", "evaluate_in_background", "algo")},
+    "step_timeout": "env.step_timeout",
     **{name: f"algo.{name}" for name in ("exploration_std", "most_exploration_std", "actor_scale")},
     "elsewhere": "evaluation.elsewhere",
     "least": "algo.exploration_std",
@@ -59,6 +60,9 @@ KEYS = {
     "source": "agent",
 }
 """Python argument -> the key that sets it. Other arguments are the algorithm's hyperparameters."""
+
+FOR_EVERY_TASK = {"env": {"step_timeout": None}}
+"""Settings of a task that no task has a value for."""
 
 
 # -- composing ----------------------------------------------------------------------------------------------
@@ -83,7 +87,7 @@ def _store_defaults() -> None:
         OmegaConf.set_struct(keywords[name], False)  # any keyword may be set
     store = ConfigStore.instance().store
     for name in ("transfer", "pretrain"):
-        store(group="settings", name=name, package="_global_", node=_defaults_of(KINDS[name]))
+        store(group="settings", name=name, package="_global_", node=_defaults_of(KINDS[name]) | FOR_EVERY_TASK)
     store(group="open", name="kwargs", package="env", node=keywords)
     store(group="fields", name="method", package="method", node=method)
     shift_types = {task.family: task.shift_type for task in TASKS.values()}

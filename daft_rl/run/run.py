@@ -23,9 +23,10 @@ from daft_rl.rollout.lagrangian import Lagrangian
 from daft_rl.rollout.profile import Profile, TimedVecEnv
 from daft_rl.rollout.returns import Returns
 from daft_rl.run.background import BackgroundCall
+from daft_rl.run.divergence import DivergenceWatch
 from daft_rl.run.environments import Environments
 from daft_rl.run.evaluator import Evaluator
-from daft_rl.run.folder import open_folder
+from daft_rl.run.folder import note_traceback, open_folder
 from daft_rl.run.monitoring import Monitoring
 from daft_rl.settings import RunSettings
 
@@ -78,6 +79,8 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, Exception):
+            note_traceback(self.folder, error)
         self._stack.close()
 
     def learning_env(self, domain: Domain, agent: Path | BaseAlgorithm | None = None) -> VecEnv:
@@ -114,8 +117,10 @@ class Run:
         logger = configure(str(self.folder / "tensorboard"), ["tensorboard"])
         self._stack.callback(logger.close)
         self.model.set_logger(logger)
-        callbacks: list[BaseCallback] = [part for part in (self.adaptation, self.monitoring) if part is not None]
-        self.model.learn(self.settings.total_timesteps, callback=callbacks, progress_bar=self.settings.progress_bar)
+        watch = DivergenceWatch(self.folder / "last_good.zip")
+        callbacks: list[BaseCallback] = [part for part in (watch, self.adaptation, self.monitoring) if part is not None]
+        with watch.keeping_the_good():
+            self.model.learn(self.settings.total_timesteps, callback=callbacks, progress_bar=self.settings.progress_bar)
 
     # -- state ----------------------------------------------------------------------------------------
 

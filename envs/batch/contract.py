@@ -60,7 +60,7 @@ def environment_error(index: int | None, method: str, error: BaseException) -> F
     who = "An environment" if index is None else f"Environment {index}"
     if isinstance(error, _NoAnswerError):
         return FaultyEnvironmentError(too_slow(who, error.seconds), index=index, arguments=("step_timeout",))
-    return FaultyEnvironmentError(f"{who} {describe_failure(method, error)}", index=index)
+    return FaultyEnvironmentError(f"{who} {describe_failure(method, error)}.", index=index)
 
 
 def store_observation(buffers: Mapping[Any, NDArray[Any]], i: int, observation: Any) -> None:

@@ -1,4 +1,4 @@
-"""Environments stepped one after the other in this process: SB3's ``DummyVecEnv``, with errors that name the culprit."""
+"""Environments stepped one after the other in this process: SB3's ``DummyVecEnv``, with errors that name one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ class SerialVecEnv(DummyVecEnv):
 
     def close(self) -> None:
         """Close every environment, with a warning about one that cannot be closed."""
-        for self._current, env in enumerate(self.envs):
+        for i, env in enumerate(self.envs):
+            self._current = i
             try:
                 with self._naming("close", self.step_timeout):
                     env.close()

@@ -90,7 +90,7 @@ class WatchedVecEnv(VecEnvWrapper):
             i = int(np.flatnonzero(~rows.all(axis=1))[0])
             value = part.reshape(len(part), -1)[i][~rows[i]][0]
             raise DivergenceError(
-                f"Environment {i} returned a {name} that is {value}. {self._place(i)} Such a number would spoil the "
+                f"Environment {i}: the {name} is {value}. {self._place(i)} Such a number would spoil the "
                 "policy: mend the environment, or make the shift smaller."
             )
 
@@ -121,7 +121,9 @@ def _parts(observations: Any) -> dict[str, NDArray[Any]]:
     """The arrays of an observation by what a message calls them."""
     if isinstance(observations, dict):
         return {f"observation['{key}']": array for key, array in observations.items()}
-    return {"observation": array for array in _arrays(observations)}
+    if isinstance(observations, tuple):
+        return {f"observation[{i}]": array for i, array in enumerate(observations)}
+    return {"observation": observations}
 
 
 def _costs(infos: list[dict[str, Any]]) -> NDArray[Any]:

@@ -138,7 +138,7 @@ class WorkerHandle:
             index = None if current == NOBODY else self.rows[current]
             failed = f"The worker of {self.name()}" if index is None else f"Environment {index}"
             cause = RemoteError(f"In process {self.process.pid}:\n{trace.rstrip()}")
-            raise WorkerError(f"{failed} {summary}", index=index) from cause
+            raise WorkerError(f"{failed} {summary}.", index=index) from cause
         return AttributeError(rest[0]) if status == "missing" else rest[0]
 
     def current(self) -> int | None:

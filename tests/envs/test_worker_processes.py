@@ -63,7 +63,11 @@ def test_workers_end_when_their_batch_is_deleted() -> None:
     ("fault", "message", "trace"),
     [
         ("constructor", r"Environment 1 failed in __init__\(\): TaskError: Unknown task 'Toi'", "in __init__"),
-        ("reset", r"Environment 1 failed in reset\(\): ValueError: no reset today \(toys.py, line \d+\)$", "in reset"),
+        (
+            "reset",
+            r"Environment 1 failed in reset\(\): ValueError: no reset today \(toys.py, line \d+\)\.$",
+            "in reset",
+        ),
         ("step", r"Environment 1 failed in step\(\): ZeroDivisionError: no step today", "in fail"),
         ("exit", r"Environment 1 failed in step\(\): SystemExit: 5", "in fail"),
     ],
@@ -105,7 +109,9 @@ def test_impossible_arguments_and_calls_are_errors(build: Any) -> None:
     with pytest.raises(TaskError, match="env_fns: expected at least one"):
         WorkerVecEnv([])
     env = gym.make("CartPole-v1")
-    with pytest.raises(WorkerError, match=r"Environment 1 failed in __init__.*ValueError: .*the same environment twice"):
+    with pytest.raises(
+        WorkerError, match=r"Environment 1 failed in __init__.*ValueError: .*the same environment twice"
+    ):
         WorkerVecEnv([lambda: env] * 2, 1)
     venv = build([toy()] * 2, 1)
     venv.reset()
