@@ -30,6 +30,7 @@ from daft_rl.envs.registry import TASKS
 from daft_rl.errors import AgentError, ConfigError, DaftError, DaftWarning
 from daft_rl.imports import load_object
 from daft_rl.method import Method
+from daft_rl.run.orphans import end_with_launcher
 from daft_rl.settings import PretrainSettings, RunSettings, TransferSettings
 from daft_rl.validation import plain_data
 
@@ -256,6 +257,7 @@ def run_command(
     """
 
     def job(cfg: DictConfig) -> None:
+        end_with_launcher()
         try:
             settings = read_settings(KINDS[name], cfg)
         except DaftError as error:
