@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -96,6 +97,8 @@ class Evaluator:
             policy = PolicyCopy(self.model)
 
             def instead() -> T:
+                for unfinished in self.settings.output_dir.glob(".unfinished-*"):  # what it was saving
+                    shutil.rmtree(unfinished, ignore_errors=True)
                 with policy.in_place():
                     return function()
 

@@ -21,8 +21,17 @@ from daft_rl.errors import FaultyEnvironmentError
 
 __all__ = ["ENVIRONMENT_ERRORS", "describe_failure", "environment_error", "store_observation", "time_limit", "too_slow"]
 
-ENVIRONMENT_ERRORS = (Exception, SystemExit)
-"""What an environment may raise. An interrupt is the user's."""
+
+class _NoAnswerError(BaseException):
+    """Raised inside of an environment that takes too long. No ``except Exception`` in there catches it."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no answer within {seconds:g} s")
+        self.seconds = seconds
+
+
+ENVIRONMENT_ERRORS = (Exception, SystemExit, _NoAnswerError)
+"""What comes out of an environment. An interrupt is the user's."""
 
 RETURNED = {
     "reset": "an observation and a dictionary",
@@ -44,7 +53,7 @@ def describe_failure(method: str, error: BaseException) -> str:
     :param error: what came out of it, with its traceback
     """
     cause = f"{type(error).__name__}: {' '.join(str(error).split())[:LONGEST_CAUSE]}".rstrip(": ")
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/numpy/" not in frame.filename]
     file, line = (Path(frames[-1].filename).name, frames[-1].lineno) if frames else ("", 0)
     if method in RETURNED and file in READERS:  # the environment itself raised nothing
         return f"returned something else from {method}() than {RETURNED[method]}: {cause}"
@@ -81,14 +90,6 @@ def too_slow(who: str, seconds: float) -> str:
     return f"{who} has not answered within {seconds:g} s, which step_timeout allows for a step or a reset."
 
 
-class _NoAnswerError(Exception):
-    """Raised inside of an environment that takes too long."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"no answer within {seconds:g} s")
-        self.seconds = seconds
-
-
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
     """Interrupt what takes longer.
@@ -105,10 +106,10 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     def interrupt(*_: Any) -> None:
         raise _NoAnswerError(seconds)
 
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, handler)

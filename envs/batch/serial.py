@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,8 +29,8 @@ class SerialVecEnv(DummyVecEnv):
     def __init__(self, env_fns: Sequence[Callable[[], gym.Env]], step_timeout: float | None = None) -> None:
         self._current, self._size = 0, len(env_fns)
         self.step_timeout = step_timeout
-        with self._naming("__init__"):
-            super().__init__([partial(self._make, i, make_one) for i, make_one in enumerate(env_fns)])
+        makers = [partial(self._make, i, make_one) for i, make_one in enumerate(env_fns)]
+        self._guard("__init__", partial(super().__init__, makers), None)
 
     def _make(self, i: int, make_one: Callable[[], gym.Env]) -> gym.Env:
         self._current = i
@@ -39,12 +38,15 @@ class SerialVecEnv(DummyVecEnv):
         self._current = i + 1
         return env
 
-    @contextmanager
-    def _naming(self, method: str, limit: float | None = None) -> Iterator[None]:
-        """Name the environment at work in what it raises."""
+    def _guard(self, method: str, call: Callable[[], Any], limit: float | None) -> Any:
+        """Call something, and name the environment at work in what it raises.
+
+        :param method: of the environments, for the message
+        :param limit: seconds
+        """
         try:
             with time_limit(limit):
-                yield
+                return call()
         except DaftError:
             raise
         except ENVIRONMENT_ERRORS as error:
@@ -54,14 +56,12 @@ class SerialVecEnv(DummyVecEnv):
     def reset(self) -> VecEnvObs:
         """Start an episode in every environment."""
         self._current = 0
-        with self._naming("reset", self.step_timeout):
-            return super().reset()
+        return self._guard("reset", super().reset, self.step_timeout)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step one environment after the other."""
         self._current = 0
-        with self._naming("step", self.step_timeout):
-            return super().step_wait()
+        return self._guard("step", super().step_wait, self.step_timeout)
 
     def _save_obs(self, env_idx: int, obs: Any) -> None:
         """SB3 calls this for one environment after the other, when it is done with it."""
@@ -74,7 +74,6 @@ class SerialVecEnv(DummyVecEnv):
         for i, env in enumerate(self.envs):
             self._current = i
             try:
-                with self._naming("close", self.step_timeout):
-                    env.close()
+                self._guard("close", env.close, self.step_timeout)
             except DaftError as error:  # whatever was done in it stands
                 warnings.warn(DaftWarning(str(error)), stacklevel=2)

@@ -129,8 +129,7 @@ class ThreadedMujocoVecEnv(SerialVecEnv):
         :raises FaultyEnvironmentError: the simulator raised
         """
         self._current = self.num_envs  # no single one, until one is reset
-        with self._naming("step", self.step_timeout):
-            return self._finish_step()
+        return self._guard("step", self._finish_step, self.step_timeout)
 
     def _finish_step(self) -> VecEnvStepReturn:
         self._threads.finish()

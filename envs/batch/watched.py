@@ -69,7 +69,7 @@ class WatchedVecEnv(VecEnvWrapper):
             raise
         if not (_finite(rewards) and all(map(_finite, _arrays(observations)))):
             self._refuse_not_finite(_parts(observations) | {"reward": rewards})
-        if "cost" in infos[0]:
+        if any("cost" in info for info in infos):
             self._refuse_not_finite({"cost": _costs(infos)})
         if dones.any():
             self._steps[dones] = 0

@@ -90,9 +90,9 @@ class WorkerVecEnv(VecEnv):
         self._stepping = False
         self._replies: list[Any] | None = None
         self.step_timeout = step_timeout
-        self._set_up: dict[WorkerHandle, list[bytes]] = {}
-        self._last: dict[WorkerHandle, tuple[Any, Any]] = {}
-        self._fresh: dict[WorkerHandle, tuple[Any, Any]] = {}
+        self._set_up: dict[WorkerHandle, list[bytes]] = {}  # what makes its environments
+        self._last: dict[WorkerHandle, tuple[Any, Any]] = {}  # observations and infos that it sent last
+        self._fresh: dict[WorkerHandle, tuple[Any, Any]] = {}  # those of a reset after a restart, not yet given out
         with self._close_on_failure():
             for rows in ranges:
                 with hold_interrupts():
@@ -104,7 +104,8 @@ class WorkerVecEnv(VecEnv):
             self._keys, *_ = layout = obs_space_info(observation_space)
             self._request_all("allocate", [(layout,)] * len(ranges))
             allocate = cloudpickle.dumps(("allocate", (layout,)))
-            self._set_up = {worker: [request, allocate] for worker, request in zip(self._workers, requests)}  # noqa: B905
+            pairs = zip(self._workers, requests, strict=True)
+            self._set_up = {worker: [request, allocate] for worker, request in pairs}
 
     @property
     def closed(self) -> bool:

@@ -18,16 +18,14 @@ from tests.envs.faulty import NOT_FINITE, ODD, RAISED, RESETS, STEPS, Faulty
 from tests.envs.toys import actions_for, bits, toy
 
 
-def play(vec: str, fault: str, steps: int = 8, **options: Any) -> list[Any]:
-    """Play in three environments, of which the second one is faulty."""
-    made = iter((Faulty, partial(Faulty, fault), Faulty) * (vec == "dummy"))
-    venv: Any = (
-        make_vec(lambda: next(made)(), 3, vec=vec) if vec == "dummy" else make_vec(partial(Faulty, fault), 3, vec=vec)
-    )
-    venv = WatchedVecEnv(venv)
+def play(vec: str, fault: str) -> list[Any]:
+    """Play in three environments. In this process the second one is faulty, in workers all are."""
+    faulty = partial(Faulty, fault)
+    made = iter((Faulty, faulty, Faulty))
+    venv: Any = WatchedVecEnv(make_vec(faulty if vec == "workers" else lambda: next(made)(), 3, vec=vec))
     try:
         venv.seed(100)
-        return [venv.reset(), *(venv.step(np.zeros((3, 1), np.float32)) for _ in range(steps))]
+        return [venv.reset(), *(venv.step(np.zeros((3, 1), np.float32)) for _ in range(8))]
     finally:
         venv.close()
 

@@ -228,6 +228,7 @@ def test_a_transfer_whose_evaluation_is_killed_gives_the_same_results(number: in
         with forks.open("a") as file:
             file.write("x")
         if forks.stat().st_size == number:
+            (folder / ".unfinished-best").mkdir()
             os.kill(os.getpid(), signal.SIGKILL)
 
     found = {}
@@ -239,6 +240,7 @@ def test_a_transfer_whose_evaluation_is_killed_gives_the_same_results(number: in
             patch.setattr("daft_rl.run.background.os.nice", kill_one)
             transfer(PointMass, "daft", source, total_timesteps=400, output_dir=folder, settings=overrides)
         assert any("exit code -9" in str(warning.message) for warning in told) is killed
+        assert not list(folder.glob(".*"))
         best = load_agent(folder / "best.zip").policy.state_dict()
         weights = {name: weight.tolist() for name, weight in best.items()}
         found[killed] = without_times(json.loads((folder / "results.json").read_text())), scalars(folder), weights
