@@ -133,7 +133,8 @@ def mutate_value(value: Any, draw: random.Random) -> Any:
     if isinstance(value, list) and value and draw.random() < 0.8:
         i = draw.randrange(len(value))
         return [*value[:i], mutate_value(value[i], draw), *value[i + 1 :]]
-    odd = (None, True, -1, 0, 10**12, 10**400, 1e308, float("nan"), float("inf"), "", "abc", "x" * 10_000, [], [[]], {})
+    odd: tuple[Any, ...] = (None, True, -1, 0, 10**12, 10**400, 1e308, float("nan"), float("inf"))
+    odd += ("", "abc", "x" * 10_000, [], [[]], {})
     return draw.choice((*odd, {"a": 1}, [1] * 1000, "<class 'os.system'>", "[inf ... 1]", "auto_0", "\ud800"))
 
 

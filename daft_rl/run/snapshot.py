@@ -55,7 +55,7 @@ class Snapshot:
 
     def __init__(self, model: BaseAlgorithm) -> None:
         self.model, self.timesteps = model, model.num_timesteps
-        self._parameters = copy.deepcopy(model.get_parameters())
+        self._parameters: Any = copy.deepcopy(model.get_parameters())
         self._variables = {name: tensor.detach().clone() for name, tensor in _variables(model).items()}
         self._statistics = _statistics(model)
 

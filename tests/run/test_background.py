@@ -83,7 +83,11 @@ def test_without_memory_for_a_fork_this_process_calls_the_function(monkeypatch: 
 
 
 def test_a_killed_fork_is_replaced_by_a_call_in_this_process() -> None:
-    call: BackgroundCall[int] = BackgroundCall(lambda: os.kill(os.getpid(), signal.SIGKILL) or 0, instead=os.getpid)
+    def die() -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    call = BackgroundCall(die, instead=os.getpid)
     with pytest.warns(DaftWarning, match=r"exit code -9 .*memory.*evaluate_in_background=False") as caught:
         assert call.result() == os.getpid()
     assert caught[0].message.arguments == ("evaluate_in_background",)  # type: ignore[union-attr]
