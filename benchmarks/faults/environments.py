@@ -4,8 +4,8 @@
 
 Run it from the top of the repository. Each fault of ``tests/envs/faulty.py`` is met by a small transfer in a process of
 its own: of PPO with the environments in this process, of TD3 likewise, and, for some, with worker processes. A line of
-JSON says how it ended: ``finished``, ``refused`` (one message of ours), ``traceback``, ``hung`` or ``died``. A second
-start goes on where the first one stopped.
+JSON says how it ended: ``finished``, ``refused`` (one message of ours, about an environment), ``traceback``, ``hung``,
+``died``, or ``unrelated`` (another message). A second start goes on where the first one stopped.
 """
 
 from __future__ import annotations
@@ -112,6 +112,8 @@ def run_in_fork(source: BaseAlgorithm, fault: str, when: str, vec: str) -> tuple
     last = text.strip().splitlines()[-1:] or [""]
     if "Traceback" in text:
         return "traceback", last[0]
+    if code == 2 and "nvironment" not in last[0]:
+        return "unrelated", last[0]
     return {0: "finished", 2: "refused", 3: "garbage", -signal.SIGKILL: "hung"}.get(code, "died"), last[0]
 
 
