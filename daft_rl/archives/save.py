@@ -71,4 +71,4 @@ def _multiplier_in(path: Path) -> float:
         multiplier = json.loads(path.read_text("utf-8"))["multiplier"]
         if type(multiplier) not in (int, float) or not 0 <= multiplier < math.inf:
             raise ValueError(f"multiplier={str(multiplier)[:50]}, expected a number of at least 0")
-    return float(multiplier)
+        return float(multiplier)  # a whole number may be too large

@@ -92,7 +92,7 @@ def test_statistics_that_unfold_in_memory_are_refused(tmp_path: Path) -> None:
     [
         b"", b"{}", b"[]", b"3", b'{"multiplier": null}', b'{"multiplier": NaN}', b'{"multiplier": -1}', b"\xff\xfe",
         b'{"multiplier": "2"}', b'{"multiplier": true}', b'{"multiplier": 1e999}', b"[" * 50_000, b" " * 100_000,
-        pickle.dumps(1),
+        pickle.dumps(1), b'{"multiplier": 1%s}' % (b"0" * 400),
     ],
 )  # fmt: skip
 def test_a_damaged_constraint_is_named(content: bytes, tmp_path: Path) -> None:
