@@ -25,7 +25,8 @@ class WatchedVecEnv(VecEnvWrapper):
     def __init__(self, venv: VecEnv) -> None:
         super().__init__(venv)
         self._seeds_given: list[int | None] = [None] * venv.num_envs
-        self._steps = np.zeros(venv.num_envs, dtype=np.int64)
+        self._clock = 0
+        self._started = np.zeros(venv.num_envs, dtype=np.int64)  # when the episode began, by the clock
         self._episodes = np.ones(venv.num_envs, dtype=np.int64)
 
     def seed(self, seed: int | None = None) -> Any:
@@ -41,7 +42,7 @@ class WatchedVecEnv(VecEnvWrapper):
         :raises DivergenceError: an observation is not finite
         :raises FaultyEnvironmentError: an environment raised, or returned what it should not
         """
-        self._steps[:] = 0
+        self._started[:] = self._clock
         self._episodes += 1
         try:
             observations = self.venv.reset()
@@ -61,7 +62,7 @@ class WatchedVecEnv(VecEnvWrapper):
         :raises DivergenceError: an observation, a reward or a cost is not finite
         :raises FaultyEnvironmentError: an environment raised, or returned what it should not
         """
-        self._steps += 1
+        self._clock += 1
         try:
             observations, rewards, dones, infos = self.venv.step_wait()
         except FaultyEnvironmentError as error:
@@ -69,10 +70,10 @@ class WatchedVecEnv(VecEnvWrapper):
             raise
         if not (_finite(rewards) and all(map(_finite, _arrays(observations)))):
             self._refuse_not_finite(_parts(observations) | {"reward": rewards})
-        if any("cost" in info for info in infos):
+        if "cost" in infos[0]:  # whoever uses costs needs them of all environments
             self._refuse_not_finite({"cost": _costs(infos)})
         if dones.any():
-            self._steps[dones] = 0
+            self._started[dones] = self._clock
             self._episodes[dones] += 1
         return observations, rewards, dones, infos
 
@@ -100,7 +101,7 @@ class WatchedVecEnv(VecEnvWrapper):
 
     def _place(self, i: int) -> str:
         """When it happened, in a sentence."""
-        seed, step, episode = self._seeds_given[i], self._steps[i], self._episodes[i]
+        seed, step, episode = self._seeds_given[i], self._clock - self._started[i], self._episodes[i]
         when = f"at step {step}" if step else "at the start"
         since = "without a seed" if seed is None else f"since seed {seed}"
         return f"It was {when} of episode {episode} {since}."

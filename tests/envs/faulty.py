@@ -137,7 +137,7 @@ class Faulty(gym.Env):
     def step(self, action: Any) -> Any:
         self.life += 1
         self.state = (0.9 * self.state + 0.1 * np.sum(action)).astype(np.float32)
-        info: dict[str, Any] = {}
+        info: dict[str, Any] = {"cost": 0.0}
         observation, reward = self.state.copy(), -float(np.abs(self.state).sum())
         if self.life < self.at:
             return observation, reward, False, False, info
