@@ -14,7 +14,7 @@ from daft_rl.archives import save_agent
 from daft_rl.errors import DivergenceError
 from daft_rl.run.snapshot import Snapshot, not_finite
 
-__all__ = ["DivergenceWatch"]
+__all__ = ["DivergenceWatch", "refused_distribution"]
 
 EVERY = 2048
 """Steps between checks of all weights. Losses are looked at after every update."""
@@ -88,7 +88,7 @@ class DivergenceWatch(BaseCallback):
             self._keep(error)
             raise
         except (ArithmeticError, RuntimeError, ValueError) as error:  # the distributions of PyTorch refuse NaN
-            problem = not_finite(self.model) or _refused_distribution(error)
+            problem = not_finite(self.model) or refused_distribution(error)
             if self._good is None or problem is None:
                 raise
             named = self._error(problem)
@@ -107,7 +107,7 @@ class DivergenceWatch(BaseCallback):
         error.args = (f"{error} The policy of step {kept} is in {self.path.name}.",)
 
 
-def _refused_distribution(error: BaseException) -> str | None:
+def refused_distribution(error: BaseException) -> str | None:
     """What PyTorch's distributions said, if they have raised: a standard deviation may be 0, which is finite."""
     frames = traceback.extract_tb(error.__traceback__)
     if not any("torch/distributions" in Path(frame.filename).as_posix() for frame in frames):

@@ -16,14 +16,14 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, 
 
 from daft_rl.archives import read_multiplier
 from daft_rl.envs.domain import Domain
-from daft_rl.errors import ConfigError
+from daft_rl.errors import ConfigError, DaftError, DivergenceError
 from daft_rl.finetune import Adaptation
 from daft_rl.policy import Distortion
 from daft_rl.rollout.lagrangian import Lagrangian
 from daft_rl.rollout.profile import Profile, TimedVecEnv
 from daft_rl.rollout.returns import Returns
 from daft_rl.run.background import BackgroundCall
-from daft_rl.run.divergence import DivergenceWatch
+from daft_rl.run.divergence import DivergenceWatch, refused_distribution
 from daft_rl.run.environments import Environments
 from daft_rl.run.evaluator import Evaluator
 from daft_rl.run.folder import note_traceback, open_folder
@@ -79,9 +79,16 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        problem = None if error is None else refused_distribution(error)
+        named = None
+        if problem is not None and not isinstance(error, DaftError):
+            named = DivergenceError(f"{problem}. Look at the scale of the observations, and at the policy.")
+            named.__cause__ = error
         if isinstance(error, Exception):
-            note_traceback(self.folder, error)
+            note_traceback(self.folder, named or error)
         self._stack.close()
+        if named is not None:
+            raise named
 
     def learning_env(self, domain: Domain, agent: Path | BaseAlgorithm | None = None) -> VecEnv:
         """Open :attr:`training`, and wrap it for learning: episodes go to ``monitor.csv``, and costs are limited.

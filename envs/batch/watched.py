@@ -73,6 +73,7 @@ class WatchedVecEnv(VecEnvWrapper):
         if "cost" in infos[0]:  # whoever uses costs needs them of all environments
             self._refuse_not_finite({"cost": _costs(infos)})
         if dones.any():
+            self._refuse_objects(dones, infos)
             self._started[dones] = self._clock
             self._episodes[dones] += 1
         return observations, rewards, dones, infos
@@ -94,6 +95,20 @@ class WatchedVecEnv(VecEnvWrapper):
                 f"Environment {i}: the {name} is {value}. {self._place(i)} Such a number would spoil the "
                 "policy: mend the environment, or make the shift smaller."
             )
+
+    def _refuse_objects(self, dones: NDArray[Any], infos: list[dict[str, Any]]) -> None:
+        """The last observation of an episode comes as the environment returned it. PyTorch reads no objects.
+
+        :raises FaultyEnvironmentError: it is an array of objects
+        """
+        for i in np.flatnonzero(dones):
+            for part in _arrays(infos[i].get("terminal_observation")):
+                if isinstance(part, np.ndarray) and part.dtype == object:
+                    error = FaultyEnvironmentError(
+                        f"Environment {i} returned an observation of Python objects, not of numbers.", index=int(i)
+                    )
+                    self._add_place(error)
+                    raise error
 
     def _add_place(self, error: FaultyEnvironmentError) -> None:
         if error.index is not None:
