@@ -81,7 +81,7 @@ def run(source: BaseAlgorithm, fault: str, when: str, vec: str) -> None:
                 settings=settings,
             )
         except DaftError as error:
-            print(error, file=sys.stderr)
+            print(str(error).replace(folder, "."), file=sys.stderr)
             sys.exit(2)
         text = (run_folder / "results.json").read_text()
         json.loads(text, parse_constant=lambda name: sys.exit(f"results.json holds {name}"))
