@@ -29,7 +29,7 @@ class SerialVecEnv(DummyVecEnv):
     def __init__(self, env_fns: Sequence[Callable[[], gym.Env]], step_timeout: float | None = None) -> None:
         self._current, self._size = 0, len(env_fns)
         self.step_timeout = step_timeout
-        makers = [partial(self._make, i, make_one) for i, make_one in enumerate(env_fns)]
+        makers: list[Callable[[], gym.Env]] = [partial(self._make, i, make_one) for i, make_one in enumerate(env_fns)]
         self._guard("__init__", partial(super().__init__, makers), None)
 
     def _make(self, i: int, make_one: Callable[[], gym.Env]) -> gym.Env:
