@@ -30,6 +30,7 @@ from daft_rl.envs.registry import TASKS
 from daft_rl.errors import AgentError, ConfigError, DaftError, DaftWarning
 from daft_rl.imports import load_object
 from daft_rl.method import Method
+from daft_rl.run.orphans import end_with_launcher
 from daft_rl.settings import PretrainSettings, RunSettings, TransferSettings
 from daft_rl.validation import plain_data
 
@@ -53,6 +54,7 @@ KEYS = {
         name: name
         for name in ("total_timesteps", "num_envs", "output_dir", "device", "vec", "evaluate_in_background", "algo")
     },
+    "step_timeout": "env.step_timeout",
     **{name: f"algo.{name}" for name in ("adaptive_kl", "exploration_std", "most_exploration_std", "actor_scale")},
     "elsewhere": "evaluation.elsewhere",
     "least": "algo.exploration_std",
@@ -62,6 +64,9 @@ KEYS = {
     "source": "agent",
 }
 """Python argument -> the key that sets it. Other arguments are the algorithm's hyperparameters."""
+
+FOR_EVERY_TASK = {"env": {"step_timeout": None}}
+"""Settings of a task that no task has a value for."""
 
 
 # -- composing ----------------------------------------------------------------------------------------------
@@ -86,7 +91,7 @@ def _store_defaults() -> None:
         OmegaConf.set_struct(keywords[name], False)  # any keyword may be set
     store = ConfigStore.instance().store
     for name in ("transfer", "pretrain"):
-        store(group="settings", name=name, package="_global_", node=_defaults_of(KINDS[name]))
+        store(group="settings", name=name, package="_global_", node=_defaults_of(KINDS[name]) | FOR_EVERY_TASK)
     store(group="open", name="kwargs", package="env", node=keywords)
     store(group="fields", name="method", package="method", node=method)
     shift_types = {task.family: task.shift_type for task in TASKS.values()}
@@ -265,6 +270,7 @@ def run_command(
     """
 
     def job(cfg: DictConfig) -> None:
+        end_with_launcher()
         try:
             settings = read_settings(KINDS[name], cfg)
         except DaftError as error:

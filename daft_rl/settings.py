@@ -124,6 +124,9 @@ class TaskSettings:
     """Step of the penalty's multiplier, once per batch of finished episodes. Use far less for millions of steps."""
     cost_multiplier: NonNegative | None = None
     """Initial multiplier. ``None`` is the multiplier that the agent learnt under last, or 0."""
+    step_timeout: Positive | None = None
+    """Seconds after which a step or a reset that has not ended stops the run; ``None`` waits for ever. What hangs in a
+    simulator's own machine code is noticed in worker processes only."""
 
     def __post_init__(self) -> None:
         if not (self.name or self.id):

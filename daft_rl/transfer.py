@@ -318,7 +318,8 @@ def _refuse_task_settings(shift: Any, settings: Mapping[str, Any]) -> None:
     """
     :raises TaskError: settings that an environment of the user's own would ignore
     """
-    ignored = [f"env.{key}" for key in settings.get("env", {}) if not key.startswith("cost_")]
+    ours = ("cost_limit", "cost_rate", "cost_multiplier", "step_timeout")
+    ignored = [f"env.{key}" for key in settings.get("env", {}) if key not in ours]
     ignored += ["evaluation.elsewhere"] if "elsewhere" in settings.get("evaluation", {}) else []
     if shift is not None or ignored:
         raise TaskError(

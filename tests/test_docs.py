@@ -17,7 +17,13 @@ from daft_rl.cli import compose_settings
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", *DOCS]
-FROM_ELSEWHERE = {"index.md", "contributing.md", "changelog.md", "benchmarks.md"}  # docs/site_links.py makes them
+FROM_ELSEWHERE = {
+    "index.md",
+    "contributing.md",
+    "changelog.md",
+    "benchmarks.md",
+    "security.md",
+}  # docs/site_links.py makes them
 LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

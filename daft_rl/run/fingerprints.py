@@ -14,7 +14,7 @@ __all__ = ["fingerprint", "fingerprint_agent", "fingerprint_method", "fingerprin
 
 IRRELEVANT = {
     *("output_dir", "progress_bar", "render", "render_steps"),
-    *("device", "vec", "torch_threads", "evaluate_in_background"),
+    *("device", "vec", "torch_threads", "evaluate_in_background", "step_timeout"),
 }
 """Settings that returns do not depend on, or not on purpose."""
 
@@ -54,6 +54,7 @@ def fingerprint_settings(settings: RunSettings, without: tuple[str, ...] = ()) -
     :param without: further settings to leave out
     """
     relevant = {key: value for key, value in settings.as_dict().items() if key not in IRRELEVANT | {*without}}
+    relevant["env"] = {key: value for key, value in relevant["env"].items() if key not in IRRELEVANT}
     for group in {"method", "algo"} & relevant.keys():
         relevant[group] = _published(relevant[group])
     return fingerprint(relevant)

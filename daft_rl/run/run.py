@@ -17,16 +17,17 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, 
 
 from daft_rl.archives import read_multiplier
 from daft_rl.envs.domain import Domain
-from daft_rl.errors import ConfigError
+from daft_rl.errors import ConfigError, DaftError, DivergenceError
 from daft_rl.finetune import Adaptation
 from daft_rl.policy import Distortion
 from daft_rl.rollout.lagrangian import Lagrangian
 from daft_rl.rollout.profile import Profile, TimedVecEnv
 from daft_rl.rollout.returns import Returns
 from daft_rl.run.background import BackgroundCall
+from daft_rl.run.divergence import DivergenceWatch, refused_distribution
 from daft_rl.run.environments import Environments
 from daft_rl.run.evaluator import Evaluator
-from daft_rl.run.folder import open_folder
+from daft_rl.run.folder import note_traceback, open_folder
 from daft_rl.run.monitoring import Monitoring
 from daft_rl.settings import RunSettings
 
@@ -64,7 +65,7 @@ class Run:
         self.settings = settings
         self.folder = Path(settings.output_dir)
         self.profile = Profile()
-        self.environments = Environments(settings.vec, settings.device)
+        self.environments = Environments(settings.vec, settings.device, settings.env.step_timeout)
         self._stack = ExitStack()
 
     def __enter__(self) -> Run:
@@ -82,7 +83,16 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        problem = None if error is None else refused_distribution(error)
+        named = None
+        if problem is not None and not isinstance(error, DaftError):
+            named = DivergenceError(f"{problem}. Look at the scale of the observations, and at the policy.")
+            named.__cause__ = error
+        if isinstance(error, Exception):
+            note_traceback(self.folder, named or error)
         self._stack.close()
+        if named is not None:
+            raise named
 
     def learning_env(self, domain: Domain, agent: Path | BaseAlgorithm | None = None) -> VecEnv:
         """Open :attr:`training`, and wrap it for learning: episodes go to ``monitor.csv``, and costs are limited.
@@ -126,8 +136,10 @@ class Run:
         logger = configure(str(self.folder / "tensorboard"), ["tensorboard"])
         self._stack.callback(logger.close)
         self.model.set_logger(logger)
-        callbacks: list[BaseCallback] = [part for part in (self.adaptation, self.monitoring) if part is not None]
-        self.model.learn(self.settings.total_timesteps, callback=callbacks, progress_bar=self.settings.progress_bar)
+        watch = DivergenceWatch(self.folder / "last_good.zip")
+        callbacks: list[BaseCallback] = [part for part in (watch, self.adaptation, self.monitoring) if part is not None]
+        with watch.keeping_the_good():
+            self.model.learn(self.settings.total_timesteps, callback=callbacks, progress_bar=self.settings.progress_bar)
 
     # -- state ----------------------------------------------------------------------------------------
 

@@ -36,8 +36,8 @@ def test_workers_are_chosen_if_there_are_enough_cores(
 ) -> None:
     monkeypatch.setattr("daft_rl.envs.factory.usable_cores", lambda: cores)
     monkeypatch.setattr("daft_rl.envs.factory.require_installed", lambda package: None)
-    monkeypatch.setattr("stable_baselines3.common.vec_env.DummyVecEnv", lambda fns: "dummy")
-    monkeypatch.setattr("daft_rl.envs.batch.workers.WorkerVecEnv", lambda fns: "workers")
+    monkeypatch.setattr("daft_rl.envs.batch.serial.SerialVecEnv", lambda fns, step_timeout: "dummy")
+    monkeypatch.setattr("daft_rl.envs.batch.workers.WorkerVecEnv", lambda fns, step_timeout: "workers")
     assert make_vec(task) == ("workers" if cores >= workers_from else "dummy")
 
 
