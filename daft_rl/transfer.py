@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -49,19 +48,20 @@ def run(
     :return: what is also written to ``results.json`` in the run folder
     :raises DaftError: a setting names something that does not exist or does not fit
     """
-    started = time.perf_counter()
     domains = domains or read_domains(vars(settings.env), settings.evaluation.elsewhere)
     agent = agent or find_agent(domains.get("source", domains["target"]).name, settings.algo.name, settings.agent.path)
     settings = _resolve(settings)
 
+    from daft_rl.run.folder import Identity
     from daft_rl.run.run import Run
 
-    with Run(settings) as current:
+    with Run(settings, Identity.of(agent)) as current:
         domains = load_and_play(current, settings, domains, agent, zero_shot_cache)
         adapt_to_target(current, settings)
         if settings.method.learns:
             current.learn()
-        result = measure_and_save(current, settings, domains, agent, started)
+        result = measure_and_save(current, settings, domains, agent)
+        current.finish()
         if settings.render:
             _render(current, settings, domains)
     return result
@@ -92,7 +92,7 @@ def load_and_play(
         domains = domains_that_fit(domains, current.model)
     evaluator = current.open_evaluator(dict(domains), _during(domains))
     with current.profile("evaluation"):
-        current.zero_shot = evaluator.start(lambda: cached_returns(cache, settings, agent, domains, evaluator.play))
+        current.start_zero_shot(lambda: cached_returns(cache, settings, agent, domains, evaluator.play))
     return dict(domains)
 
 
@@ -142,7 +142,6 @@ def measure_and_save(
     settings: TransferSettings,
     domains: Mapping[str, Domain],
     agent: Path | BaseAlgorithm,
-    started: float,
 ) -> TransferResult:
     """Play the final episodes, save the agent and ``results.json``."""
     from daft_rl.archives import save_agent
@@ -151,6 +150,7 @@ def measure_and_save(
 
     adaptation, method = current.adaptation, settings.method
     assert adaptation is not None
+    assert current.zero_shot is not None
     with current.profile("evaluation"):
         converted = method.conversion != "none"
         changed = method.learns or adaptation.inserted or adaptation.realigned or converted or method.initializes
@@ -167,9 +167,9 @@ def measure_and_save(
         algo=settings.algo.name,
         seed=settings.seed,
         timesteps=current.model.num_timesteps if method.learns else 0,
-        wall_seconds=time.perf_counter() - started,
+        wall_seconds=current.seconds,
         seconds_by_activity=current.profile.as_dict(),
-        seconds_in_background=current.evaluator.background_seconds,
+        seconds_in_background=current.seconds_in_background,
         shift=domains["target"].changes,
         zero_shot=current.zero_shot.result(),
         final=final,
@@ -260,14 +260,8 @@ def transfer(
         agent=None if archive is None else {"path": str(archive)},
     )
     values = merge(given, further)
-    values.setdefault("output_dir", str(output_dir or _run_folder(name, values)))
+    values.setdefault("output_dir", None if output_dir is None else str(output_dir))
     return run(TransferSettings.from_dict(values), domains, agent)
-
-
-def _run_folder(name: str, values: Mapping[str, Any]) -> Path:
-    """Where a run goes if nobody says so."""
-    method = find_method(values["method"]).name
-    return Path("runs") / name / method / f"seed-{values.get('seed', 0)}" / time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
 def _refuse_conflicts(shift: Any, settings: Mapping[str, Any]) -> None:

@@ -57,12 +57,12 @@ class Domain:
         """Whether :meth:`make_vec` makes a batch that steps in threads, where many environments cost little."""
         return vec == "threads" or (vec == "auto" and self.maker is None and get_task(self.name).vec == "threads")
 
-    def make_vec(self, num_envs: int, vec: str) -> VecEnv:
+    def make_vec(self, num_envs: int, vec: str, replayable: bool = False) -> VecEnv:
         """Make a batch, see :func:`daft_rl.envs.make_vec`.
 
         If ``info`` of a user's environment has the ``cost`` of a step, the batch adds ``episode_cost``.
         """
-        venv = make_vec(self.maker or self.name, num_envs=num_envs, shift=self.shift, vec=vec)
+        venv = make_vec(self.maker or self.name, num_envs=num_envs, shift=self.shift, vec=vec, replayable=replayable)
         if self.is_ours:
             return venv
         from daft_rl.envs.episode_costs import EpisodeCosts  # imports PyTorch, which takes seconds

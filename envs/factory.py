@@ -10,6 +10,7 @@ import gymnasium as gym
 from daft_rl.envs.cores import usable_cores
 from daft_rl.envs.dependencies import require_installed
 from daft_rl.envs.registry import Task, get_task, make_task, read_shift, register_task
+from daft_rl.envs.replay import Replayable
 from daft_rl.envs.shift import Shift
 from daft_rl.errors import TaskError
 from daft_rl.validation import unknown_name
@@ -53,6 +54,7 @@ def make_vec(
     seed: int | None = None,
     shift: Shift | Mapping[str, Any] | str | None = None,
     vec: str = "auto",
+    replayable: bool = False,
 ) -> VecEnv:
     """Make a batch of one task as an SB3 ``VecEnv``.
 
@@ -64,6 +66,8 @@ def make_vec(
         process per core, each with a share of the environments), ``"dummy"`` (one environment after the other), or
         ``"auto"`` (threads for Gymnasium's MuJoCo tasks; workers for robosuite from two cores on and for
         Safety-Gymnasium from three cores on; otherwise ``"dummy"``). All of them give the same numbers
+    :param replayable: whether the environments remember how their episodes came about, so that another process can go
+        on in the middle of them (:mod:`daft_rl.envs.replay`)
     :raises TaskError: as :func:`make`, or ``vec`` does not exist
     :raises WorkerError: an environment could not be made in a worker
     """
@@ -79,7 +83,8 @@ def make_vec(
         make_one, fastest = env, "dummy"
     else:
         raise TaskError(f"shift={shift!r}: a function makes its environments as they are. Put the shift in there.")
-    venv = _batch([make_one] * num_envs, fastest if vec == "auto" else vec)
+    makers = [_replayable(make_one, i) if replayable else make_one for i in range(num_envs)]
+    venv = _batch(makers, fastest if vec == "auto" else vec)
     if seed is not None:
         venv.seed(seed)
         venv.action_space.seed(seed)
@@ -91,6 +96,13 @@ def _maker(name: str, shift: Shift) -> Callable[[], gym.Env]:
         return make(name, shift=shift)
 
     return make_one
+
+
+def _replayable(make_one: Callable[[], gym.Env], number: int) -> Callable[[], gym.Env]:
+    def make_replayable() -> gym.Env:
+        return Replayable(make_one(), number)
+
+    return make_replayable
 
 
 def _fastest_kind(task: Task) -> str:

@@ -286,16 +286,18 @@ class Tuner:
         return self.optimizers.plain_states()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the tuner needs to go on, beside the policy: moments of the optimizers, and L2-SP's start weights."""
+        """What the tuner needs to go on, beside the policy: moments of the optimizers, frozen groups, L2-SP's start."""
         names = {parameter: name for name, parameter in self.anatomy.policy.named_parameters()}
         return {
             "moments": self.optimizers.state_dict(),
+            "frozen": sorted(self.frozen),
             "start": {names[parameter]: start for parameter, start in self._start.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self.optimizers.load_state_dict(state["moments"])
+        self.frozen = set(state["frozen"])
         parameters = dict(self.anatomy.policy.named_parameters())
         self._start = {parameters[name]: start.clone() for name, start in state["start"].items()}
 

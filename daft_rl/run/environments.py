@@ -22,12 +22,13 @@ class Environments:
         self.vec = vec
         self._stack = ExitStack()
 
-    def open(self, domain: Domain, num_envs: int, stack: ExitStack | None = None) -> VecEnv:
+    def open(self, domain: Domain, num_envs: int, stack: ExitStack | None = None, replayable: bool = False) -> VecEnv:
         """A batch of environments, images channels first.
 
         :param stack: closes it, in place of the end of the run
+        :param replayable: whether its episodes can go on in another process
         """
-        venv = domain.make_vec(num_envs, self.vec)
+        venv = domain.make_vec(num_envs, self.vec, replayable)
         (stack or self._stack).callback(venv.close)
         return BaseAlgorithm._wrap_env(venv, verbose=0, monitor_wrapper=False)
 

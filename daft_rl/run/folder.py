@@ -1,30 +1,260 @@
-"""The folder of a run."""
+"""The folder of a run: its name, its lock, what an earlier run has left there, and what goes if the run fails."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import yaml
+from stable_baselines3.common.base_class import BaseAlgorithm
 
-from daft_rl.errors import ConfigError
+from daft_rl.errors import ConfigError, DaftError
+from daft_rl.files import UNFINISHED, write_json, write_text
+from daft_rl.run.fingerprints import IRRELEVANT, fingerprint_agent, fingerprint_weights
+from daft_rl.run.lock import FolderLock
 from daft_rl.settings import RunSettings
 
-__all__ = ["open_folder"]
+__all__ = ["MONITOR_FILE", "TENSORBOARD_FOLDER", "Identity", "RunFolder"]
+
+CONFIG_FILE, IDENTITY_FILE, ERROR_FILE = "config.yaml", "run.json", "error.json"
+MONITOR_FILE, TENSORBOARD_FOLDER = "monitor.csv", "tensorboard"
+RESULT_FILES = ("results.json", "card.json")
+"""Whoever has one of these is finished."""
+OTHER_FILES = (
+    *("agent.zip", "final.zip", "best.zip", "source.zip", "README.md", "error.txt", "target.mp4", "source.mp4"),
+    *(f"{prefix}{name}" for prefix in ("", "best_", "source_") for name in ("vecnormalize.pkl", "constraint.json")),
+)
+FOLDERS = (TENSORBOARD_FOLDER, "checkpoints")
 
 
-def open_folder(settings: RunSettings) -> Path:
-    """Make the run folder, and write ``config.yaml``, which holds every setting.
+@dataclass(frozen=True)
+class Identity:
+    """What tells a run from another of the same settings."""
 
-    Results of an earlier run in the same folder go, since its settings are overwritten.
+    agent: Path | None = None
+    """The archive of the source, if it is one."""
+    agent_fingerprint: tuple[str, ...] = ()
+    """Of the source."""
+    command: tuple[str, ...] = ()
+    """What was given on the command line."""
 
-    :raises ConfigError: nothing can be written there
+    @classmethod
+    def of(cls, agent: Path | BaseAlgorithm, command: tuple[str, ...] = ()) -> Identity:
+        """The identity of a transfer of this agent."""
+        if isinstance(agent, Path):
+            return cls(agent, tuple(fingerprint_agent(agent)), command)
+        return cls(None, (fingerprint_weights(agent),), command)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"agent": list(self.agent_fingerprint), "command": list(self.command)}
+
+
+class RunFolder:
+    """Opens the folder of a run, and writes ``config.yaml``, which holds every setting.
+
+    :param settings: of the run
+    :param identity: of the run
+    :raises ConfigError: nothing can be written there; it holds a finished run, an unfinished one of other settings, or
+        the source; or another process runs there
     """
-    folder = Path(settings.output_dir)
+
+    def __init__(self, settings: RunSettings, identity: Identity) -> None:
+        self.settings, self.identity = settings, identity
+        self.began = False
+        """Whether there is something to lose."""
+        given = settings.output_dir
+        try:
+            self.path, self._made = _make(Path(given)) if given is not None else _make_new(settings)
+            self._refuse_source()
+            self._lock = FolderLock(self.path)
+            self._open()
+        except OSError as error:
+            raise ConfigError(f"output_dir={given}: nothing can be written there: {error}.") from error
+
+    def _open(self) -> None:
+        try:
+            self.goes_on = self._goes_on()
+        except BaseException:
+            self.release()
+            raise
+        if not self.goes_on:
+            self._clear()
+        (self.path / ERROR_FILE).unlink(missing_ok=True)
+        kept = replace(self.settings, output_dir=self.path, overwrite=False).as_dict()
+        write_text(self.path / CONFIG_FILE, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+        write_json(self.path / IDENTITY_FILE, self.identity.as_dict())
+
+    def _refuse_source(self) -> None:
+        """
+        :raises ConfigError: the run would overwrite its source
+        """
+        agent = self.identity.agent
+        if agent is not None and agent.resolve().parent == self.path.resolve():
+            raise ConfigError(
+                f"output_dir={self.path} is the folder of the agent, {agent.name}. Name another folder.",
+                arguments=("output_dir",),
+            )
+
+    def _goes_on(self) -> bool:
+        """Whether the folder holds an unfinished run of the same settings.
+
+        :raises ConfigError: it holds a finished run, or an unfinished one of other settings
+        """
+        before = _read_settings(self.path)
+        if before is None or self.settings.overwrite:
+            return False
+        finished = next((name for name in RESULT_FILES if (self.path / name).exists()), None)
+        if finished is not None:
+            raise ConfigError(
+                f"{self.path} holds a finished run ({finished}). Name another folder, or pass overwrite=True to delete "
+                "it.",
+                arguments=("output_dir", "overwrite"),
+            )
+        changed = [name for name in _changed(before, self.settings.as_dict()) if name not in IRRELEVANT]
+        if self._agent_of_before() != list(self.identity.agent_fingerprint):
+            changed.append("agent")
+        if changed and any((self.path / "checkpoints").glob("*.zip")):
+            raise ConfigError(
+                f"{self.path} holds an unfinished run with another {', '.join(changed)}. Name another folder, or pass "
+                "overwrite=True to delete it.",
+                arguments=("output_dir", "overwrite"),
+            )
+        return not changed
+
+    def _agent_of_before(self) -> Any:
+        with suppress(OSError, ValueError, AttributeError):
+            return json.loads((self.path / IDENTITY_FILE).read_text("utf-8")).get("agent")
+        return None
+
+    def _clear(self) -> None:
+        """Delete what an earlier run has left. Other files stay."""
+        if (self.path / CONFIG_FILE).exists():
+            for name in (*RESULT_FILES, *OTHER_FILES, ERROR_FILE, MONITOR_FILE, IDENTITY_FILE, CONFIG_FILE):
+                (self.path / name).unlink(missing_ok=True)
+            for name in FOLDERS:
+                shutil.rmtree(self.path / name, ignore_errors=True)
+        for leftover in self.path.glob(f"{UNFINISHED}*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+    # -- files that grow ------------------------------------------------------------------------------
+
+    def _journals(self) -> dict[str, Path]:
+        """The files to which a run appends while it learns, by a name for checkpoints."""
+        paths = [self.path / MONITOR_FILE, *sorted((self.path / TENSORBOARD_FOLDER).glob("events.*"))]
+        return {path.name: path for path in paths if path.is_file()}
+
+    def journals(self) -> dict[str, int]:
+        """Their sizes in bytes, after they have reached the disk."""
+        sizes = {}
+        for name, path in self._journals().items():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                sizes[name] = os.fstat(file.fileno()).st_size
+        return sizes
+
+    def cut_journals(self, sizes: Mapping[str, int]) -> None:
+        """Cut them to the sizes that they had at a checkpoint: what follows is written again."""
+        for name, path in self._journals().items():
+            if name not in sizes:
+                path.unlink()
+            elif path.stat().st_size > sizes[name]:
+                os.truncate(path, sizes[name])
+
+    # -- the end --------------------------------------------------------------------------------------
+
+    def note_error(self, error: BaseException | None) -> None:
+        """After an error, write ``error.json``; or leave nothing if the run had not begun and was refused."""
+        if error is None or not isinstance(error, Exception):
+            return
+        if isinstance(error, DaftError) and not self.began and not self.goes_on:
+            self._clear()
+            self._lock.delete()
+            for folder in self._made:
+                with suppress(OSError):  # somebody else has put something there
+                    folder.rmdir()
+            return
+        trace = "".join(traceback.format_exception(error))
+        with suppress(OSError):
+            write_json(
+                self.path / ERROR_FILE,
+                {"error": f"{type(error).__name__}: {error}", "traceback": trace},
+            )
+
+    def release(self) -> None:
+        """Let others have the folder."""
+        self._lock.release()
+
+
+def _make(folder: Path) -> tuple[Path, list[Path]]:
+    """Make a folder.
+
+    :return: the folder, and every folder that was made, the innermost first
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder, missing
+
+
+def _make_new(settings: RunSettings) -> tuple[Path, list[Path]]:
+    """Make ``runs/TASK/METHOD/seed-N/TIME``, with shift and agent in its name, that nobody else has."""
+    parent = Path("runs") / _plain(settings.env.name) / _plain(settings.method.name) / f"seed-{settings.seed}"
+    _, made = _make(parent)
+    name = "_".join([time.strftime("%Y-%m-%d_%H-%M-%S"), *_details(settings)])
+    for number in count(1):
+        folder = parent / (name if number == 1 else f"{name}_{number}")
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder, [folder, *made]
+    raise AssertionError
+
+
+def _details(settings: RunSettings) -> list[str]:
+    """Shift and agent, if they are given by a name."""
+    agent = getattr(settings, "agent", None)
+    named = [settings.env.shift, None if agent is None or agent.path is None else Path(agent.path).stem]
+    return [_plain(text) for text in named if isinstance(text, str)]
+
+
+def _plain(text: str) -> str:
+    """A text as part of a path."""
+    return re.sub(r"[^\w.=-]+", "-", text).strip(".-")[:60] or "unnamed"
+
+
+def _read_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings of the run that a folder holds."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.json").unlink(missing_ok=True)
-        text = yaml.safe_dump(settings.as_dict(), sort_keys=False, allow_unicode=True)
-        (folder / "config.yaml").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"output_dir={folder}: nothing can be written there: {error}.") from error
-    return folder
+        found = yaml.safe_load((folder / CONFIG_FILE).read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        print(f"{folder / CONFIG_FILE} cannot be read: {error}", file=sys.stderr)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that differ, with a dot before those of a group."""
+    plain = json.loads(json.dumps(now))
+    found = []
+    for name in {**before, **plain}:
+        one, other = before.get(name), plain.get(name)
+        if isinstance(one, dict) and isinstance(other, dict) and name not in IRRELEVANT:
+            found += [f"{name}.{key}" for key in {**one, **other} if one.get(key) != other.get(key)]
+        elif one != other:
+            found.append(name)
+    return found

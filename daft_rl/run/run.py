@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -10,11 +12,13 @@ from typing import Any, Protocol
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import TensorBoardOutputFormat, configure
+from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
 from daft_rl.archives import read_multiplier
+from daft_rl.checkpoint import CheckpointStore
 from daft_rl.envs.domain import Domain
 from daft_rl.errors import ConfigError
 from daft_rl.finetune import Adaptation
@@ -23,9 +27,11 @@ from daft_rl.rollout.lagrangian import Lagrangian
 from daft_rl.rollout.profile import Profile, TimedVecEnv
 from daft_rl.rollout.returns import Returns
 from daft_rl.run.background import BackgroundCall
+from daft_rl.run.checkpoints import Checkpoints
 from daft_rl.run.environments import Environments
 from daft_rl.run.evaluator import Evaluator
-from daft_rl.run.folder import open_folder
+from daft_rl.run.folder import MONITOR_FILE, TENSORBOARD_FOLDER, Identity, RunFolder
+from daft_rl.run.interruption import interruption
 from daft_rl.run.monitoring import Monitoring
 from daft_rl.settings import RunSettings
 
@@ -45,8 +51,11 @@ class Stateful(Protocol):
 class Run:
     """Opens the run folder and closes everything at the end. A program fills in the parts.
 
+    If the folder holds an unfinished run of the same settings, this one goes on from its last checkpoint.
+
     :param settings: of the run
-    :raises ConfigError: the device does not exist, or nothing can be written to the folder
+    :param identity: what tells this run from others beside its settings
+    :raises ConfigError: the device does not exist, or the folder cannot be used
     """
 
     model: BaseAlgorithm
@@ -55,30 +64,58 @@ class Run:
     evaluator: Evaluator
     adaptation: Adaptation | None = None
     monitoring: Monitoring
-    zero_shot: BackgroundCall[dict[str, Returns]]
-    """Returns of the source, before anything changes it."""
+    zero_shot: BackgroundCall[dict[str, Returns]] | None = None
+    """Returns of the source, before anything changes it. A pretraining has no source."""
     distortion_on_source: Distortion | None = None
 
-    def __init__(self, settings: RunSettings) -> None:
+    def __init__(self, settings: RunSettings, identity: Identity | None = None) -> None:
         self.settings = settings
-        self.folder = Path(settings.output_dir)
         self.profile = Profile()
         self.environments = Environments(settings.vec)
+        self._identity = identity or Identity()
+        self._started = time.perf_counter()
         self._stack = ExitStack()
 
     def __enter__(self) -> Run:
         _check_device(self.settings.device)
-        open_folder(self.settings)
+        self._opened = RunFolder(self.settings, self._identity)
+        self.folder = self._opened.path
+        self._stack.callback(self._opened.release)
+        with self._close_on_error():
+            self._prepare()
+        return self
+
+    @contextmanager
+    def _close_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def _prepare(self) -> None:
+        self.store = CheckpointStore(self.folder / "checkpoints", self.settings.checkpoint.keep)
+        self._restored = self.store.read() if self._opened.goes_on else None
+        self._earlier = {"seconds": 0.0, "in_background": 0.0}
+        if self._restored is None:
+            self.store.clear()
+            self._opened.cut_journals({})
+        else:
+            progress = self._restored["progress"]
+            self._opened.cut_journals(progress["journals"])
+            self._earlier = progress["times"]
         self._stack.callback(self.environments.close)
         if self.settings.torch_threads is not None:
             torch.set_num_threads(self.settings.torch_threads)
         set_random_seed(self.settings.seed)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        try:
+            self._opened.note_error(error)
+        finally:
+            self._stack.close()
 
     def learning_env(self, domain: Domain, agent: Path | BaseAlgorithm | None = None) -> VecEnv:
         """Open :attr:`training`, and wrap it for learning: episodes go to ``monitor.csv``, and costs are limited.
@@ -86,16 +123,35 @@ class Run:
         :param domain: where to learn
         :param agent: a source; a limit on costs goes on with the multiplier that the source learnt under last
         """
-        self.training = self.environments.open(domain, self.settings.num_envs)
+        self.training = self.environments.open(domain, self.settings.num_envs, replayable=True)
         task = self.settings.env
         logged = ("episode_cost",) if domain.has_cost or task.cost_limit is not None else ()
-        venv: VecEnv = VecMonitor(
-            TimedVecEnv(self.training, self.profile), filename=str(self.folder / "monitor.csv"), info_keywords=logged
-        )
+        venv: VecEnv = VecMonitor(TimedVecEnv(self.training, self.profile), info_keywords=logged)
+        venv.results_writer = self._results_writer(venv)
         if task.cost_limit is None:
             return venv
         start = read_multiplier(agent) or 0.0 if task.cost_multiplier is None else task.cost_multiplier
         return Lagrangian(venv, task.cost_limit, task.cost_rate, start)
+
+    def _results_writer(self, monitor: VecMonitor) -> ResultsWriter:
+        """Writes ``monitor.csv``, or goes on with the one that is there."""
+        path = self.folder / MONITOR_FILE
+        header = {"t_start": monitor.t_start, "env_id": "None"}
+        return ResultsWriter(str(path), header, monitor.info_keywords, override_existing=not path.is_file())
+
+    def start_zero_shot(self, play: Callable[[], dict[str, Returns]]) -> None:
+        """Play the source, unless an earlier process of this run has done so."""
+        played = None if self._restored is None else self._restored["progress"]["zero_shot"]
+        if played is None:
+            self.zero_shot = self.evaluator.start(play)
+            return
+        known = {role: Returns.from_dict(returns) for role, returns in played.items()}
+        self.zero_shot = BackgroundCall(lambda: known, fork=False)
+
+    @property
+    def zero_shot_is_ready(self) -> bool:
+        """Whether nobody plays the source any more."""
+        return self.zero_shot is None or self.zero_shot.ready()
 
     def open_evaluator(self, domains: dict[str, Domain], during: dict[str, Domain]) -> Evaluator:
         """Make the evaluator of :attr:`model`.
@@ -111,21 +167,41 @@ class Run:
 
     def learn(self) -> None:
         """Learn with the adaptation and with monitoring, and with TensorBoard files in the run folder."""
-        logger = configure(str(self.folder / "tensorboard"), ["tensorboard"])
+        self._opened.began = True
+        logger = configure(str(self.folder / TENSORBOARD_FOLDER), ["tensorboard"])
         self._stack.callback(logger.close)
         self.model.set_logger(logger)
-        callbacks: list[BaseCallback] = [part for part in (self.adaptation, self.monitoring) if part is not None]
-        self.model.learn(self.settings.total_timesteps, callback=callbacks, progress_bar=self.settings.progress_bar)
+        if self._restored is not None:  # before it evaluates what it has evaluated
+            self.monitoring.load_state_dict(self._restored["run"]["monitoring"])
+        checkpoints = Checkpoints(self, self.settings.checkpoint, self.store, self._restored)
+        self._restored = None
+        parts = (self.adaptation, self.monitoring, checkpoints)
+        callbacks: list[BaseCallback] = [part for part in parts if part is not None]
+        with interruption.deferred() if checkpoints.works else nullcontext():
+            self.model.learn(self.settings.total_timesteps, callback=callbacks, progress_bar=self.settings.progress_bar)
+
+    def finish(self) -> None:
+        """Delete what nobody needs once the results are written."""
+        self.store.clear()
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, without the time between its processes."""
+        return self._earlier["seconds"] + time.perf_counter() - self._started
+
+    @property
+    def seconds_in_background(self) -> float:
+        """How long other processes have evaluated."""
+        return self._earlier["in_background"] + self.evaluator.background_seconds
 
     # -- state ----------------------------------------------------------------------------------------
 
     def parts(self) -> dict[str, Stateful]:
-        """Everything beside the model that a run needs to go on."""
+        """Everything beside the model that changes while it learns."""
         named: dict[str, Stateful | None] = {
             "profile": self.profile,
             "adaptation": self.adaptation,
             "monitoring": self.monitoring,
-            "distortion_on_source": self.distortion_on_source,
         }
         found = {name: part for name, part in named.items() if part is not None}
         return found | _stateful_wrappers(self.model.get_env())
@@ -138,6 +214,19 @@ class Run:
         """Put the states of :meth:`state_dict` back."""
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the run beside its :meth:`state_dict`."""
+        for output in self.model.logger.output_formats:
+            if isinstance(output, TensorBoardOutputFormat):
+                output.writer.flush()
+        known = self.zero_shot is not None and self.zero_shot.ready()
+        played = self.zero_shot.result() if self.zero_shot is not None and known else {}
+        return {
+            "zero_shot": {role: returns.as_dict() for role, returns in played.items()} if known else None,
+            "journals": self._opened.journals(),
+            "times": {"seconds": self.seconds, "in_background": self.seconds_in_background},
+        }
 
 
 class _Normalization:
@@ -164,6 +253,27 @@ class _Normalization:
         self.normalizer.returns = state["returns"].copy()
 
 
+class _EpisodeSums:
+    """The state of a ``VecMonitor``."""
+
+    def __init__(self, monitor: VecMonitor) -> None:
+        self.monitor = monitor
+
+    def state_dict(self) -> dict[str, Any]:
+        monitor = self.monitor
+        return {
+            "returns": monitor.episode_returns.copy(),
+            "lengths": monitor.episode_lengths.copy(),
+            "count": monitor.episode_count,
+            "seconds": time.time() - monitor.t_start,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        monitor = self.monitor
+        monitor.episode_returns, monitor.episode_lengths = state["returns"].copy(), state["lengths"].copy()
+        monitor.episode_count, monitor.t_start = state["count"], time.time() - state["seconds"]
+
+
 def _stateful_wrappers(venv: VecEnv | None) -> dict[str, Stateful]:
     """The wrappers that hold more than an episode's state, outermost first."""
     found: dict[str, Stateful] = {}
@@ -171,6 +281,8 @@ def _stateful_wrappers(venv: VecEnv | None) -> dict[str, Stateful]:
         name = type(venv).__name__
         if isinstance(venv, VecNormalize):
             found[name] = _Normalization(venv)
+        elif isinstance(venv, VecMonitor):
+            found[name] = _EpisodeSums(venv)
         elif hasattr(type(venv), "state_dict"):  # the wrapper itself passes on the attributes of what it wraps
             found[name] = venv
         venv = venv.venv

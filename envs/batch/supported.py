@@ -8,12 +8,13 @@ import gymnasium as gym
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from daft_rl.envs.mujoco.batched_tasks import BATCHED_TASKS, BatchedTask
+from daft_rl.envs.replay import Replayable
 from daft_rl.envs.wrappers import ActionDelay, ObservationShift
 from daft_rl.errors import TaskError
 
 __all__ = ["find_batched_task", "wrappers_of"]
 
-WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker, ObservationShift, ActionDelay)
+WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker, ObservationShift, ActionDelay, Replayable)
 
 # A BatchedTask replaces these methods, so a subclass must not redefine them. It may redefine how a task is built and
 # reset, and how its physics steps.
