@@ -1,8 +1,9 @@
 """``python -m daft_rl.benchmark preset=mujoco``: a grid of transfers that can be killed and started again.
 
 Each cell is one ordinary transfer in a folder of its own, which is named by the settings of the cell. A cell that is
-finished is not run again; one that failed leaves its error behind, does not stop the others, and is tried again the
-next time. The grid is Hydra's multirun, so its launchers put the cells on as many cores or machines as there are.
+finished is not run again. One that was killed goes on from its last checkpoint. One that failed leaves its error,
+does not stop the others, and is tried again the next time. The grid is Hydra's multirun: its launchers put the cells on
+as many cores or machines as there are.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from daft_rl.envs.domain import read_domains
 from daft_rl.errors import DaftError
 from daft_rl.files import write_json
 from daft_rl.run.fingerprints import fingerprint, fingerprint_agent, fingerprint_settings
+from daft_rl.run.results import RESULTS_FILE
 from daft_rl.settings import TransferSettings
 from daft_rl.transfer import run
 from daft_rl.validation import plain_data
@@ -73,8 +75,10 @@ def _run_cell(settings: TransferSettings, zero_shot_cache: Path) -> dict[str, An
         cell["content"] = _fingerprint_content(settings)
         if before.get("status") == "finished" and before.get("content") == cell["content"]:
             return before
-        write_json(note, {"status": "unfinished", "error": "It is running, or was killed."})
-        run(settings, zero_shot_cache=zero_shot_cache)
+        unfinished = {"status": "unfinished", "error": "It is running, or was killed.", "content": cell["content"]}
+        write_json(note, unfinished)
+        anew = before.get("content") != cell["content"] or (note.parent / RESULTS_FILE).exists()
+        run(replace(settings, overwrite=anew), zero_shot_cache=zero_shot_cache)
         cell["status"] = "finished"
     except Exception as error:  # whatever it is, the other cells go on
         if cell["content"] is None and before.get("status") == "finished":
@@ -139,5 +143,7 @@ def _fingerprint_content(settings: TransferSettings) -> str:
 
 if __name__ == "__main__":
     from daft_rl.cli import run_command
+    from daft_rl.resume import stoppable
 
-    run_command("benchmark", run_cell, refuse_cell)
+    with stoppable("daft_rl.benchmark"):
+        run_command("benchmark", run_cell, refuse_cell)

@@ -174,7 +174,11 @@ def main(settings: PretrainSettings) -> None:
     """Train, and print the returns."""
     from hydra.core.hydra_config import HydraConfig
 
-    card = run(settings, HydraConfig.get().overrides.task)
+    from daft_rl.resume import command_of
+
+    resumed = not HydraConfig.initialized() and settings.output_dir is not None
+    overrides = command_of(Path(settings.output_dir)) if resumed else HydraConfig.get().overrides.task  # type: ignore[arg-type]
+    card = run(settings, overrides)
     returns = card["returns"]
     print(
         f"{card['task']} {card['algo']}: return {returns['mean']:.1f} +- {returns['std']:.1f} in {settings.output_dir}"
@@ -183,5 +187,8 @@ def main(settings: PretrainSettings) -> None:
 
 if __name__ == "__main__":
     from daft_rl.cli import run_command
+    from daft_rl.resume import resume_command, stoppable
 
-    run_command("pretrain", main)
+    with stoppable("daft_rl.pretrain"):
+        if not resume_command(PretrainSettings, main):
+            run_command("pretrain", main)

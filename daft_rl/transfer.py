@@ -20,6 +20,7 @@ from daft_rl.envs.domain import Domain, read_domains, user_domains
 from daft_rl.envs.user_env import UserEnv
 from daft_rl.errors import AgentError, ConfigError, TaskError
 from daft_rl.method import Method, find_method
+from daft_rl.resume import read_run
 from daft_rl.settings import TransferSettings, default_algorithm, merge, nest, read_algorithm, read_task
 
 if TYPE_CHECKING:
@@ -225,6 +226,7 @@ def transfer(
     shift: str | Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     source_env: UserEnv | None = None,
+    resume: str | Path | None = None,
 ) -> TransferResult:
     """Transfer one agent from Python. The command line does the same with the same settings.
 
@@ -242,9 +244,18 @@ def transfer(
         ``{"num_envs": 4, "evaluation.episodes": 5, "algo.settings.n_steps": 64}``
     :param source_env: where the agent comes from, if ``env`` is your own; without it, returns on the source are not
         measured
+    :param resume: the folder of a run that was stopped, which goes on with its own settings. Of the other arguments it
+        takes only environments and agents that are Python objects
     :return: returns before and after, the learning curve, and the run folder
     :raises DaftError: something does not exist or does not fit
     """
+    if resume is not None:
+        domains = None if isinstance(env, str) else user_domains(env, source_env)
+        ignored = _given(total_timesteps=total_timesteps, seed=seed, output_dir=output_dir, algo=algo, shift=shift)
+        if ignored or settings:
+            raise ConfigError(f"resume={str(resume)!r}: leave out {', '.join([*ignored, *(settings or ())])}.")
+        agent = None if isinstance(source, str | Path) else source
+        return run(read_run(TransferSettings, resume), domains, agent)
     further = nest({} if settings is None else settings)
     _refuse_conflicts(shift, further)
     archive, agent = (source, None) if isinstance(source, str | Path) else (None, source)
@@ -344,5 +355,8 @@ sys.modules[__name__].__class__ = _CallableModule
 
 if __name__ == "__main__":
     from daft_rl.cli import run_command
+    from daft_rl.resume import resume_command, stoppable
 
-    run_command("transfer", main)
+    with stoppable("daft_rl.transfer"):
+        if not resume_command(TransferSettings, main):
+            run_command("transfer", main)

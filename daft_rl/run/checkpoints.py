@@ -88,7 +88,7 @@ class Checkpoints(BaseCallback):
             "learning": LearningState(self.model).state_dict(),
             "episodes": RunningEpisodes(self.model, self.run.training).state_dict(),
             "random": RandomState(self.model).state_dict(),
-            "progress": self.run.progress(),
+            "progress": self.run.progress().as_dict(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:

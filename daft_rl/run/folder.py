@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import sys
 import time
@@ -23,6 +22,7 @@ from daft_rl.errors import ConfigError, DaftError
 from daft_rl.files import UNFINISHED, write_json, write_text
 from daft_rl.run.fingerprints import IRRELEVANT, fingerprint_agent, fingerprint_weights
 from daft_rl.run.lock import FolderLock
+from daft_rl.run.names import details, plain
 from daft_rl.settings import RunSettings
 
 __all__ = ["MONITOR_FILE", "TENSORBOARD_FOLDER", "Identity", "RunFolder"]
@@ -31,9 +31,10 @@ CONFIG_FILE, IDENTITY_FILE, ERROR_FILE = "config.yaml", "run.json", "error.json"
 MONITOR_FILE, TENSORBOARD_FOLDER = "monitor.csv", "tensorboard"
 RESULT_FILES = ("results.json", "card.json")
 """Whoever has one of these is finished."""
+SIDE_FILES = ("vecnormalize.pkl", "constraint.json")
 OTHER_FILES = (
     *("agent.zip", "final.zip", "best.zip", "source.zip", "README.md", "error.txt", "target.mp4", "source.mp4"),
-    *(f"{prefix}{name}" for prefix in ("", "best_", "source_") for name in ("vecnormalize.pkl", "constraint.json")),
+    *(f"{prefix}{name}" for prefix in ("", "best_", "source_") for name in SIDE_FILES),
 )
 FOLDERS = (TENSORBOARD_FOLDER, "checkpoints")
 
@@ -101,9 +102,14 @@ class RunFolder:
         :raises ConfigError: the run would overwrite its source
         """
         agent = self.identity.agent
-        if agent is not None and agent.resolve().parent == self.path.resolve():
+        if agent is None or agent.resolve().parent != self.path.resolve():
+            return
+        own = [agent.name, *(name for name in SIDE_FILES if (self.path / name).exists())]
+        taken = [name for name in own if name in (*RESULT_FILES, *OTHER_FILES)]
+        if taken:
             raise ConfigError(
-                f"output_dir={self.path} is the folder of the agent, {agent.name}. Name another folder.",
+                f"output_dir={self.path} holds the agent, and the run would overwrite its {taken[0]}. Name another "
+                "folder.",
                 arguments=("output_dir",),
             )
 
@@ -112,8 +118,7 @@ class RunFolder:
 
         :raises ConfigError: it holds a finished run, or an unfinished one of other settings
         """
-        before = _read_settings(self.path)
-        if before is None or self.settings.overwrite:
+        if self.settings.overwrite:
             return False
         finished = next((name for name in RESULT_FILES if (self.path / name).exists()), None)
         if finished is not None:
@@ -122,6 +127,9 @@ class RunFolder:
                 "it.",
                 arguments=("output_dir", "overwrite"),
             )
+        before = _read_settings(self.path)
+        if before is None:
+            return False
         changed = [name for name in _changed(before, self.settings.as_dict()) if name not in IRRELEVANT]
         if self._agent_of_before() != list(self.identity.agent_fingerprint):
             changed.append("agent")
@@ -140,7 +148,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Delete what an earlier run has left. Other files stay."""
-        if (self.path / CONFIG_FILE).exists():
+        if self.settings.overwrite or (self.path / CONFIG_FILE).exists():
             for name in (*RESULT_FILES, *OTHER_FILES, ERROR_FILE, MONITOR_FILE, IDENTITY_FILE, CONFIG_FILE):
                 (self.path / name).unlink(missing_ok=True)
             for name in FOLDERS:
@@ -212,9 +220,10 @@ def _make(folder: Path) -> tuple[Path, list[Path]]:
 
 def _make_new(settings: RunSettings) -> tuple[Path, list[Path]]:
     """Make ``runs/TASK/METHOD/seed-N/TIME``, with shift and agent in its name, that nobody else has."""
-    parent = Path("runs") / _plain(settings.env.name) / _plain(settings.method.name) / f"seed-{settings.seed}"
+    parent = Path("runs") / plain(settings.env.name) / plain(settings.method.name) / f"seed-{settings.seed}"
     _, made = _make(parent)
-    name = "_".join([time.strftime("%Y-%m-%d_%H-%M-%S"), *_details(settings)])
+    agent = getattr(settings, "agent", None)
+    name = time.strftime("%Y-%m-%d_%H-%M-%S") + details(settings.env.shift, agent and agent.path)
     for number in count(1):
         folder = parent / (name if number == 1 else f"{name}_{number}")
         with suppress(FileExistsError):
@@ -223,20 +232,8 @@ def _make_new(settings: RunSettings) -> tuple[Path, list[Path]]:
     raise AssertionError
 
 
-def _details(settings: RunSettings) -> list[str]:
-    """Shift and agent, if they are given by a name."""
-    agent = getattr(settings, "agent", None)
-    named = [settings.env.shift, None if agent is None or agent.path is None else Path(agent.path).stem]
-    return [_plain(text) for text in named if isinstance(text, str)]
-
-
-def _plain(text: str) -> str:
-    """A text as part of a path."""
-    return re.sub(r"[^\w.=-]+", "-", text).strip(".-")[:60] or "unnamed"
-
-
 def _read_settings(folder: Path) -> dict[str, Any] | None:
-    """The settings of the run that a folder holds."""
+    """The settings of the run that a folder holds; ``None`` if there is none."""
     try:
         found = yaml.safe_load((folder / CONFIG_FILE).read_text("utf-8"))
     except FileNotFoundError:

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 __all__ = ["RESUMABLE", "Interrupted", "Interruption", "interruption"]
@@ -18,8 +19,11 @@ RESUMABLE = 75
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(KeyboardInterrupt):
-    """A signal stopped the run, which can go on later."""
+class Interrupted(BaseException):
+    """A signal stopped the run, which can go on later. Like ``KeyboardInterrupt``, it is no ``Exception``."""
+
+    folder: Path | None = None
+    """Of the run."""
 
 
 class Interruption:

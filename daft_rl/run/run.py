@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat, configure
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from daft_rl.archives import read_multiplier
 from daft_rl.checkpoint import CheckpointStore
@@ -31,21 +31,12 @@ from daft_rl.run.checkpoints import Checkpoints
 from daft_rl.run.environments import Environments
 from daft_rl.run.evaluator import Evaluator
 from daft_rl.run.folder import MONITOR_FILE, TENSORBOARD_FOLDER, Identity, RunFolder
-from daft_rl.run.interruption import interruption
+from daft_rl.run.interruption import Interrupted, interruption
 from daft_rl.run.monitoring import Monitoring
+from daft_rl.run.state import Progress, Stateful, stateful_wrappers
 from daft_rl.settings import RunSettings
 
 __all__ = ["Run", "Stateful"]
-
-
-class Stateful(Protocol):
-    """A part of a run whose state can be taken out and put back, so that a run can go on."""
-
-    def state_dict(self) -> Any:
-        """The state, as plain data, arrays and tensors."""
-
-    def load_state_dict(self, state: Any) -> None:
-        """Go on from a state."""
 
 
 class Run:
@@ -94,17 +85,13 @@ class Run:
             raise
 
     def _prepare(self) -> None:
+        self._stack.callback(self.environments.close)
         self.store = CheckpointStore(self.folder / "checkpoints", self.settings.checkpoint.keep)
         self._restored = self.store.read() if self._opened.goes_on else None
-        self._earlier = {"seconds": 0.0, "in_background": 0.0}
         if self._restored is None:
             self.store.clear()
-            self._opened.cut_journals({})
-        else:
-            progress = self._restored["progress"]
-            self._opened.cut_journals(progress["journals"])
-            self._earlier = progress["times"]
-        self._stack.callback(self.environments.close)
+        self._earlier = Progress.of(self._restored)
+        self._opened.cut_journals(self._earlier.journals)
         if self.settings.torch_threads is not None:
             torch.set_num_threads(self.settings.torch_threads)
         set_random_seed(self.settings.seed)
@@ -112,6 +99,8 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, Interrupted):
+            error.folder = self.folder
         try:
             self._opened.note_error(error)
         finally:
@@ -141,12 +130,8 @@ class Run:
 
     def start_zero_shot(self, play: Callable[[], dict[str, Returns]]) -> None:
         """Play the source, unless an earlier process of this run has done so."""
-        played = None if self._restored is None else self._restored["progress"]["zero_shot"]
-        if played is None:
-            self.zero_shot = self.evaluator.start(play)
-            return
-        known = {role: Returns.from_dict(returns) for role, returns in played.items()}
-        self.zero_shot = BackgroundCall(lambda: known, fork=False)
+        known = self._earlier.zero_shot
+        self.zero_shot = self.evaluator.start(play) if known is None else BackgroundCall(lambda: known, fork=False)
 
     @property
     def zero_shot_is_ready(self) -> bool:
@@ -187,12 +172,12 @@ class Run:
     @property
     def seconds(self) -> float:
         """How long the run has taken, without the time between its processes."""
-        return self._earlier["seconds"] + time.perf_counter() - self._started
+        return self._earlier.seconds + time.perf_counter() - self._started
 
     @property
     def seconds_in_background(self) -> float:
         """How long other processes have evaluated."""
-        return self._earlier["in_background"] + self.evaluator.background_seconds
+        return self._earlier.in_background + self.evaluator.background_seconds
 
     # -- state ----------------------------------------------------------------------------------------
 
@@ -204,7 +189,7 @@ class Run:
             "monitoring": self.monitoring,
         }
         found = {name: part for name, part in named.items() if part is not None}
-        return found | _stateful_wrappers(self.model.get_env())
+        return found | stateful_wrappers(self.model.get_env())
 
     def state_dict(self) -> dict[str, Any]:
         """The states of all parts, by name."""
@@ -215,78 +200,13 @@ class Run:
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> Progress:
         """What a checkpoint keeps of the run beside its :meth:`state_dict`."""
         for output in self.model.logger.output_formats:
             if isinstance(output, TensorBoardOutputFormat):
                 output.writer.flush()
-        known = self.zero_shot is not None and self.zero_shot.ready()
-        played = self.zero_shot.result() if self.zero_shot is not None and known else {}
-        return {
-            "zero_shot": {role: returns.as_dict() for role, returns in played.items()} if known else None,
-            "journals": self._opened.journals(),
-            "times": {"seconds": self.seconds, "in_background": self.seconds_in_background},
-        }
-
-
-class _Normalization:
-    """The state of a ``VecNormalize``."""
-
-    def __init__(self, normalizer: VecNormalize) -> None:
-        self.normalizer: Any = normalizer
-
-    def _running(self) -> dict[str, Any]:
-        observations = getattr(self.normalizer, "obs_rms", None)
-        by_key = observations if isinstance(observations, dict) else {"": observations}
-        return {f"obs {key}": part for key, part in by_key.items() if part is not None} | {
-            "ret": self.normalizer.ret_rms
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        running = {name: (part.mean.copy(), part.var.copy(), part.count) for name, part in self._running().items()}
-        return {"running": running, "returns": self.normalizer.returns.copy()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, part in self._running().items():
-            mean, var, part.count = state["running"][name]
-            part.mean, part.var = mean.copy(), var.copy()
-        self.normalizer.returns = state["returns"].copy()
-
-
-class _EpisodeSums:
-    """The state of a ``VecMonitor``."""
-
-    def __init__(self, monitor: VecMonitor) -> None:
-        self.monitor = monitor
-
-    def state_dict(self) -> dict[str, Any]:
-        monitor = self.monitor
-        return {
-            "returns": monitor.episode_returns.copy(),
-            "lengths": monitor.episode_lengths.copy(),
-            "count": monitor.episode_count,
-            "seconds": time.time() - monitor.t_start,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        monitor = self.monitor
-        monitor.episode_returns, monitor.episode_lengths = state["returns"].copy(), state["lengths"].copy()
-        monitor.episode_count, monitor.t_start = state["count"], time.time() - state["seconds"]
-
-
-def _stateful_wrappers(venv: VecEnv | None) -> dict[str, Stateful]:
-    """The wrappers that hold more than an episode's state, outermost first."""
-    found: dict[str, Stateful] = {}
-    while isinstance(venv, VecEnvWrapper):
-        name = type(venv).__name__
-        if isinstance(venv, VecNormalize):
-            found[name] = _Normalization(venv)
-        elif isinstance(venv, VecMonitor):
-            found[name] = _EpisodeSums(venv)
-        elif hasattr(type(venv), "state_dict"):  # the wrapper itself passes on the attributes of what it wraps
-            found[name] = venv
-        venv = venv.venv
-    return found
+        known = self.zero_shot.result() if self.zero_shot is not None and self.zero_shot.ready() else None
+        return Progress(known, self._opened.journals(), self.seconds, self.seconds_in_background)
 
 
 def _check_device(device: str) -> None:
