@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whatever happens meanwhile: a kill, a full disk, a power cut."""
+"""Files that are written whole or not at all, whatever happens meanwhile; and small files of others, read with care."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
-__all__ = ["UNFINISHED", "replacing", "write_json", "write_text"]
+import yaml
+
+from daft_rl.errors import ConfigError
+
+__all__ = ["UNFINISHED", "read_mapping", "replacing", "write_json", "write_text"]
 
 UNFINISHED = ".unfinished-"
 """How names begin of files and folders that are being written."""
+MAX_YAML_BYTES = 1024**2
+"""Usual are 3 KB."""
 
 
 @contextmanager
@@ -56,3 +62,25 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file whole or not at all."""
     write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file of names with values. Aliases, by which a small file could stand for a huge one, are refused.
+
+    :raises FileNotFoundError: there is no such file
+    :raises ConfigError: the file is no such thing
+    """
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise ConfigError(f"{path} has more than {MAX_YAML_BYTES} bytes, and is not read.")
+        text = path.read_text("utf-8")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ConfigError(f"{path} has aliases, which daft_rl does not write.")
+        found = yaml.safe_load(text)
+    except (FileNotFoundError, ConfigError):
+        raise
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise ConfigError(f"{path} holds no names with values.")
+    return found

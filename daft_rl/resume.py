@@ -9,38 +9,39 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from daft_rl.errors import ConfigError, DaftError
+from daft_rl.files import read_mapping
 from daft_rl.run.interruption import RESUMABLE, Interrupted, interruption
 from daft_rl.settings import RunSettings
 
 __all__ = ["command_of", "read_run", "resume_command", "stoppable"]
 
 Settings = TypeVar("Settings", bound=RunSettings)
-PREFIX = "resume="
-MAX_BYTES = 1024**2
-"""Of a ``config.yaml``; usual are 3 KB."""
+PREFIX, TRUST = "resume=", "agent.trust=true"
 
 
-def read_run(kind: type[Settings], folder: str | Path) -> Settings:
+def read_run(kind: type[Settings], folder: str | Path, trust: bool = False) -> Settings:
     """The settings of the run in a folder.
 
     :param kind: of the program that made the folder
+    :param trust: whether code of the agent's file may be executed, if the run says so; the folder may be somebody else's
     :raises DaftError: the folder holds no such run
     """
     path = Path(folder) / "config.yaml"
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path} is no settings of a run: more than {MAX_BYTES} bytes.")
-        found = yaml.safe_load(path.read_text("utf-8"))
+        found = read_mapping(path)
     except FileNotFoundError:
         raise ConfigError(f"resume: {folder} holds no run: there is no {path.name}.") from None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict) or not {"method", "env"} <= found.keys():
-        raise ConfigError(f"{path} is no settings of a run.")
-    return kind.from_dict(found | {"output_dir": str(folder), "overwrite": False})
+    if not {"method", "env"} <= found.keys():
+        raise ConfigError(f"{path} does not hold the settings of a run.")
+    settings = kind.from_dict(found | {"output_dir": str(folder), "overwrite": False})
+    agent = getattr(settings, "agent", None)
+    if agent is not None and agent.trust and not trust:
+        raise ConfigError(
+            f"{path} has agent.trust=true: the run executes code from {agent.path}. If you trust that file, say so again.",
+            arguments=("trust",),
+        )
+    return settings
 
 
 def command_of(folder: Path) -> list[str]:
@@ -64,10 +65,10 @@ def resume_command(kind: type[RunSettings], run: Callable[[Any], Any], arguments
     if not folders:
         return False
     try:
-        if len(given) > 1:
+        if {*given} - {PREFIX + folders[0], TRUST}:
             raise ConfigError(f"resume={folders[0]}: a run goes on with its own settings. Leave out the others.")
         with hints_on_warnings():
-            run(read_run(kind, folders[0]))
+            run(read_run(kind, folders[0], TRUST in given))
     except DaftError as error:
         print(explain(error), file=sys.stderr)
         sys.exit(2)

@@ -252,10 +252,12 @@ def transfer(
     if resume is not None:
         domains = None if isinstance(env, str) else user_domains(env, source_env)
         ignored = _given(total_timesteps=total_timesteps, seed=seed, output_dir=output_dir, algo=algo, shift=shift)
-        if ignored or settings:
-            raise ConfigError(f"resume={str(resume)!r}: leave out {', '.join([*ignored, *(settings or ())])}.")
+        further = {} if settings is None else dict(settings)
+        trust = further.pop("agent.trust", False) is True
+        if ignored or further:
+            raise ConfigError(f"resume={str(resume)!r}: leave out {', '.join([*ignored, *further])}.")
         agent = None if isinstance(source, str | Path) else source
-        return run(read_run(TransferSettings, resume), domains, agent)
+        return run(read_run(TransferSettings, resume, trust), domains, agent)
     further = nest({} if settings is None else settings)
     _refuse_conflicts(shift, further)
     archive, agent = (source, None) if isinstance(source, str | Path) else (None, source)

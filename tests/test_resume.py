@@ -28,7 +28,10 @@ SETTINGS: dict[str, Any] = {
     **{"evaluation.episodes": 2, "evaluation.episodes_during": 2, "evaluation.every": 120},
 }
 ON_POLICY_SETTINGS = {"algo.settings.n_steps": 16}
-OFF_POLICY_SETTINGS = {"algo.settings.learning_starts": 64, "algo.settings.buffer_size": 256}
+OFF_POLICY_SETTINGS = {
+    **{"algo.settings.learning_starts": 64, "algo.settings.buffer_size": 256},
+    **{"algo.settings.train_freq": 4, "algo.settings.gradient_steps": 1},
+}
 
 
 class StoppedError(RuntimeError):
@@ -160,6 +163,6 @@ def test_every_kind_of_method_goes_on(method: str, tmp_path: Path, monkeypatch: 
 def test_every_simulator_goes_on(
     env: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = {"algo.settings.gradient_steps": 1} if "algo.settings.buffer_size" in settings else ON_POLICY_SETTINGS
+    kind = {} if "algo.settings.buffer_size" in settings else ON_POLICY_SETTINGS
     few = {"evaluation.episodes": 1, "evaluation.episodes_during": 1, "evaluation.every": 400}
     assert_goes_on(tmp_path, monkeypatch, {"env": env, "settings": SETTINGS | few | kind | settings})

@@ -43,7 +43,10 @@ FEW = (
 )
 TRANSFER = ("calibration.held_out=32",)
 ON_POLICY = ("algo.settings.n_steps=32",)
-OFF_POLICY = ("algo.settings.learning_starts=200", "algo.settings.gradient_steps=1", "algo.settings.buffer_size=1000")
+OFF_POLICY = (
+    *("algo.settings.learning_starts=200", "algo.settings.buffer_size=1000"),
+    *("algo.settings.train_freq=8", "algo.settings.gradient_steps=1"),
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ CASES = {
     "crossq": Case("transfer", ("env=HalfCheetah-shifted", "algo=crossq", *OFF_POLICY)),
     "vecnormalize": Case("transfer", ("env=HalfCheetah-shifted", "agent.normalize=update", *ON_POLICY)),
     "background": Case("transfer", ("env=Ant-shifted", "evaluate_in_background=true", *ON_POLICY)),
-    "delay": Case("transfer", ("env=Ant-shifted", "+env.shift.action_delay=2", *ON_POLICY)),
+    "delay": Case("transfer", ("env=Ant-shifted", "env.shift.action_delay=2", *ON_POLICY)),
     "constraint": Case("transfer", ("env=SafetyPointGoal-shifted", "env.cost_limit=5", "vec=dummy", *ON_POLICY)),
     "workers": Case("transfer", ("env=Door-shifted", "vec=workers", *OFF_POLICY)),
     "pretrain": Case("pretrain", ("env=HalfCheetah", "algo=ppo", "recipe.settings.n_steps=32")),

@@ -42,16 +42,16 @@ class _Writer:
         """
         :raises CheckpointError: something other than plain data, arrays and tensors
         """
+        if isinstance(value, np.generic) and value.dtype.kind in KINDS:  # some are Python's numbers too
+            return {"scalar": self._add(np.asarray(value))}
         if value is None or isinstance(value, bool | int | float | str):
-            return value.item() if isinstance(value, np.generic) else value
+            return value
         if isinstance(value, list | tuple):
             return [self.encode(item) for item in value]
         if isinstance(value, dict):
             return {"map": [[self.encode(key), self.encode(item)] for key, item in value.items()]}
         if isinstance(value, torch.Tensor):
             return {"tensor": self._add(value.detach().cpu().numpy())}
-        if isinstance(value, np.generic) and value.dtype.kind in KINDS:
-            return {"scalar": self._add(np.asarray(value))}
         if isinstance(value, np.ndarray) and value.dtype.kind in KINDS:
             return {"array": self._add(value)}
         raise CheckpointError(f"A checkpoint holds numbers, texts and arrays, no {type(value).__name__}.")

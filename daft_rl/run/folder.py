@@ -19,7 +19,7 @@ import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from daft_rl.errors import ConfigError, DaftError
-from daft_rl.files import UNFINISHED, write_json, write_text
+from daft_rl.files import UNFINISHED, read_mapping, write_json, write_text
 from daft_rl.run.fingerprints import IRRELEVANT, fingerprint_agent, fingerprint_weights
 from daft_rl.run.lock import FolderLock
 from daft_rl.run.names import details, plain
@@ -235,13 +235,12 @@ def _make_new(settings: RunSettings) -> tuple[Path, list[Path]]:
 def _read_settings(folder: Path) -> dict[str, Any] | None:
     """The settings of the run that a folder holds; ``None`` if there is none."""
     try:
-        found = yaml.safe_load((folder / CONFIG_FILE).read_text("utf-8"))
+        return read_mapping(folder / CONFIG_FILE)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        print(f"{folder / CONFIG_FILE} cannot be read: {error}", file=sys.stderr)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -207,6 +207,7 @@ def run_worker(descriptor: int) -> None:
     :param descriptor: file descriptor of this end of the connection
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the parent handles it
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # likewise of a job, which then writes a checkpoint
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     del sys.argv[1:]
     connection = Connection(descriptor)

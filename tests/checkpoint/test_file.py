@@ -25,7 +25,7 @@ STATE: dict[str, Any] = {
         "zero": np.array(5),
     },
     "tensor": torch.arange(4, dtype=torch.float16),
-    "scalar": np.float32(0.1),
+    "scalars": [np.float32(0.1), np.float64(0.1), np.int32(3), np.bool_(True)],
 }
 
 
@@ -35,6 +35,10 @@ def assert_same(one: Any, other: Any) -> None:
         assert one.keys() == other.keys()
         for key in one:
             assert_same(one[key], other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for pair in zip(one, other, strict=True):
+            assert_same(*pair)
     elif isinstance(one, torch.Tensor):
         assert one.dtype == other.dtype
         assert torch.equal(one, other)

@@ -102,9 +102,9 @@ def test_the_death_of_a_worker_is_reported(build: Any) -> None:
     venv = build([toy()] * 2, 2)
     venv.reset()
     pid = venv.env_method("process", indices=1)[0]["pid"]
-    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGHUP)
     await_end([pid])
-    with pytest.raises(WorkerError, match="environment 1 was killed by SIGTERM"):
+    with pytest.raises(WorkerError, match="environment 1 was killed by SIGHUP"):
         venv.step(actions_for(venv, 0))
 
 
