@@ -24,7 +24,7 @@ def read_run(kind: type[Settings], folder: str | Path, trust: bool = False) -> S
     """The settings of the run in a folder.
 
     :param kind: of the program that made the folder
-    :param trust: whether code of the agent's file may be executed, if the run says so; the folder may be somebody else's
+    :param trust: whether code of the agent's file may be executed where the run says so: the folder may be of others
     :raises DaftError: the folder holds no such run
     """
     path = Path(folder) / "config.yaml"
@@ -38,7 +38,7 @@ def read_run(kind: type[Settings], folder: str | Path, trust: bool = False) -> S
     agent = getattr(settings, "agent", None)
     if agent is not None and agent.trust and not trust:
         raise ConfigError(
-            f"{path} has agent.trust=true: the run executes code from {agent.path}. If you trust that file, say so again.",
+            f"{path} has agent.trust=true: the run executes code from {agent.path}. Say so again if you trust it.",
             arguments=("trust",),
         )
     return settings

@@ -250,14 +250,8 @@ def transfer(
     :raises DaftError: something does not exist or does not fit
     """
     if resume is not None:
-        domains = None if isinstance(env, str) else user_domains(env, source_env)
-        ignored = _given(total_timesteps=total_timesteps, seed=seed, output_dir=output_dir, algo=algo, shift=shift)
-        further = {} if settings is None else dict(settings)
-        trust = further.pop("agent.trust", False) is True
-        if ignored or further:
-            raise ConfigError(f"resume={str(resume)!r}: leave out {', '.join([*ignored, *further])}.")
-        agent = None if isinstance(source, str | Path) else source
-        return run(read_run(TransferSettings, resume, trust), domains, agent)
+        given = _given(total_timesteps=total_timesteps, seed=seed, output_dir=output_dir, algo=algo, shift=shift)
+        return _go_on(resume, env, source, source_env, given | dict(settings or {}))
     further = nest({} if settings is None else settings)
     _refuse_conflicts(shift, further)
     archive, agent = (source, None) if isinstance(source, str | Path) else (None, source)
@@ -275,6 +269,21 @@ def transfer(
     values = merge(given, further)
     values.setdefault("output_dir", None if output_dir is None else str(output_dir))
     return run(TransferSettings.from_dict(values), domains, agent)
+
+
+def _go_on(
+    folder: str | Path, env: str | UserEnv, source: Any, source_env: UserEnv | None, given: dict[str, Any]
+) -> TransferResult:
+    """Go on with the run in a folder.
+
+    :param given: further arguments; none but ``agent.trust`` has a meaning here
+    """
+    trust = given.pop("agent.trust", False) is True
+    if given:
+        raise ConfigError(f"resume={str(folder)!r}: a run goes on with its own settings. Leave out {', '.join(given)}.")
+    domains = None if isinstance(env, str) else user_domains(env, source_env)
+    agent = None if isinstance(source, str | Path) else source
+    return run(read_run(TransferSettings, folder, trust), domains, agent)
 
 
 def _refuse_conflicts(shift: Any, settings: Mapping[str, Any]) -> None:

@@ -66,7 +66,8 @@ def test_outside_of_learning_a_signal_stops_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "env: {name: Ant}", "a: &b [1]\nenv: *b", "[" * 5000, "x: " + "y" * 2_000_000]
+    "text",
+    ["", "[]", "env: {name: Ant}", "a: &b [1]\nenv: *b", "[" * 5000, "x: " + "y" * 2_000_000, "{env: 1, method: 2}"],
 )
 def test_a_folder_without_a_run_is_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="holds no run"):
@@ -80,7 +81,7 @@ def test_a_folder_without_a_run_is_refused(text: str, tmp_path: Path, capsys: py
 
 def test_code_of_a_folder_is_executed_only_by_ones_own_word(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("{method: ft, env: {name: Ant}, agent: {path: a.zip, trust: true}}")
-    with pytest.raises(ConfigError, match="executes code from a.zip"):
+    with pytest.raises(ConfigError, match=r"executes code from a\.zip"):
         read_run(TransferSettings, tmp_path)
     assert read_run(TransferSettings, tmp_path, trust=True).agent.trust
 
@@ -90,5 +91,5 @@ def test_a_resumed_run_takes_no_other_settings(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         resume_command(TransferSettings, print, ["resume=runs/one", "seed=1"])
     assert "Leave out the others" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="leave out seed, num_envs"):
+    with pytest.raises(ConfigError, match=r"Leave out seed, num_envs"):
         daft_rl.transfer(resume="runs/one", seed=1, settings={"num_envs": 1})
