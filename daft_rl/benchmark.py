@@ -45,7 +45,7 @@ def cell_folder(settings: TransferSettings) -> Path:
     :param settings: of one cell; ``output_dir`` is the folder of the grid
     """
     name = f"seed-{settings.seed}-{fingerprint_settings(settings)[:10]}"
-    return Path(settings.output_dir) / settings.env.name / settings.method.name / name
+    return _grid_folder(settings) / settings.env.name / settings.method.name / name
 
 
 def run_cell(settings: TransferSettings) -> dict[str, Any]:
@@ -61,11 +61,17 @@ def run_cell(settings: TransferSettings) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # freed when the process ends, however it ends
-        return _run_cell(replace(settings, output_dir=folder), Path(settings.output_dir) / "zero_shot")
+        return _run_cell(
+            replace(settings, output_dir=folder), folder / "cell.json", _grid_folder(settings) / "zero_shot"
+        )
 
 
-def _run_cell(settings: TransferSettings, zero_shot_cache: Path) -> dict[str, Any]:
-    note = Path(settings.output_dir) / "cell.json"
+def _grid_folder(settings: TransferSettings) -> Path:
+    assert settings.output_dir is not None  # configs/benchmark.yaml has a default
+    return Path(settings.output_dir)
+
+
+def _run_cell(settings: TransferSettings, note: Path, zero_shot_cache: Path) -> dict[str, Any]:
     cell: dict[str, Any] = {"content": None}
     before: dict[str, Any] = {}
     with suppress(FileNotFoundError, json.JSONDecodeError):

@@ -60,7 +60,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 def assert_equal_runs(one: Path, other: Path) -> None:
     assert outcome(one) == outcome(other)
-    weights = [load_from_zip_file(folder / "final.zip")[1]["policy"] for folder in (one, other)]
+    weights: list[Any] = [load_from_zip_file(folder / "final.zip")[1]["policy"] for folder in (one, other)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 

@@ -133,7 +133,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         if path.name in ("results.json", "card.json"):
             found[name] = {key: value for key, value in json.loads(path.read_text()).items() if key not in TIMES}
         elif path.name in ("final.zip", "agent.zip", "best.zip"):
-            tensors = load_from_zip_file(path)[1]["policy"]
+            tensors: Any = load_from_zip_file(path)[1]["policy"]
             found[name] = {key: tensor.tolist() for key, tensor in tensors.items()}
         elif path.name == "monitor.csv":
             rows = [line.split(",") for line in path.read_text().splitlines()[1:]]

@@ -32,10 +32,11 @@ MONITOR_FILE, TENSORBOARD_FOLDER = "monitor.csv", "tensorboard"
 RESULT_FILES = ("results.json", "card.json")
 """Whoever has one of these is finished."""
 SIDE_FILES = ("vecnormalize.pkl", "constraint.json")
-OTHER_FILES = (
-    *("agent.zip", "final.zip", "best.zip", "source.zip", "README.md", "error.txt", "target.mp4", "source.mp4"),
+OF_TRANSFERS = (
+    *("final.zip", "best.zip", "source.zip", "target.mp4", "source.mp4"),
     *(f"{prefix}{name}" for prefix in ("", "best_", "source_") for name in SIDE_FILES),
 )
+OTHER_FILES = ("agent.zip", "README.md", "error.txt")
 FOLDERS = (TENSORBOARD_FOLDER, "checkpoints")
 
 
@@ -105,7 +106,7 @@ class RunFolder:
         if agent is None or agent.resolve().parent != self.path.resolve():
             return
         own = [agent.name, *(name for name in SIDE_FILES if (self.path / name).exists())]
-        taken = [name for name in own if name in (*RESULT_FILES, *OTHER_FILES)]
+        taken = [name for name in own if name in OF_TRANSFERS]
         if taken:
             raise ConfigError(
                 f"output_dir={self.path} holds the agent, and the run would overwrite its {taken[0]}. Name another "
@@ -122,6 +123,7 @@ class RunFolder:
             return False
         finished = next((name for name in RESULT_FILES if (self.path / name).exists()), None)
         if finished is not None:
+            shutil.rmtree(self.path / "checkpoints", ignore_errors=True)  # it was killed before it could do so
             raise ConfigError(
                 f"{self.path} holds a finished run ({finished}). Name another folder, or pass overwrite=True to delete "
                 "it.",
@@ -149,7 +151,10 @@ class RunFolder:
     def _clear(self) -> None:
         """Delete what an earlier run has left. Other files stay."""
         if self.settings.overwrite or (self.path / CONFIG_FILE).exists():
-            for name in (*RESULT_FILES, *OTHER_FILES, ERROR_FILE, MONITOR_FILE, IDENTITY_FILE, CONFIG_FILE):
+            names = {*RESULT_FILES, *OF_TRANSFERS, *OTHER_FILES, ERROR_FILE, MONITOR_FILE, IDENTITY_FILE, CONFIG_FILE}
+            if self.identity.agent is not None and self.identity.agent.resolve().parent == self.path.resolve():
+                names.discard(self.identity.agent.name)
+            for name in names:
                 (self.path / name).unlink(missing_ok=True)
             for name in FOLDERS:
                 shutil.rmtree(self.path / name, ignore_errors=True)

@@ -115,7 +115,7 @@ class Run:
         self.training = self.environments.open(domain, self.settings.num_envs, replayable=True)
         task = self.settings.env
         logged = ("episode_cost",) if domain.has_cost or task.cost_limit is not None else ()
-        venv: VecEnv = VecMonitor(TimedVecEnv(self.training, self.profile), info_keywords=logged)
+        venv = VecMonitor(TimedVecEnv(self.training, self.profile), info_keywords=logged)
         venv.results_writer = self._results_writer(venv)
         if task.cost_limit is None:
             return venv
@@ -125,7 +125,7 @@ class Run:
     def _results_writer(self, monitor: VecMonitor) -> ResultsWriter:
         """Writes ``monitor.csv``, or goes on with the one that is there."""
         path = self.folder / MONITOR_FILE
-        header = {"t_start": monitor.t_start, "env_id": "None"}
+        header: dict[str, float | str] = {"t_start": monitor.t_start, "env_id": "None"}
         return ResultsWriter(str(path), header, monitor.info_keywords, override_existing=not path.is_file())
 
     def start_zero_shot(self, play: Callable[[], dict[str, Returns]]) -> None:

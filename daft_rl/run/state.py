@@ -28,8 +28,8 @@ class Progress:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
-        played = self.zero_shot and {role: returns.as_dict() for role, returns in self.zero_shot.items()}
-        return vars(self) | {"zero_shot": played}
+        played = None if self.zero_shot is None else {role: one.as_dict() for role, one in self.zero_shot.items()}
+        return {**vars(self), "zero_shot": played}
 
     @classmethod
     def of(cls, checkpoint: dict[str, Any] | None) -> Progress:
