@@ -71,7 +71,8 @@ def _grid_folder(settings: TransferSettings) -> Path:
     return Path(settings.output_dir)
 
 
-def _run_cell(settings: TransferSettings, note: Path, zero_shot_cache: Path) -> dict[str, Any]:
+def _run_cell(settings: TransferSettings, folder: Path, zero_shot_cache: Path) -> dict[str, Any]:
+    note = folder / "cell.json"
     cell: dict[str, Any] = {"content": None}
     before: dict[str, Any] = {}
     with suppress(FileNotFoundError, json.JSONDecodeError):
