@@ -118,11 +118,14 @@ class Process:
     def wait(self) -> int:
         """The exit code."""
         self.process.join(PATIENCE)
-        if self.process.exitcode is None:
-            self.process.kill()
-            self.process.join()
+        code = self.process.exitcode
+        assert self.process.pid is not None
+        with suppress(ProcessLookupError):  # workers of a grid outlive it
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.join()
+        if code is None:
             raise TimeoutError(f"A run has not ended after {PATIENCE} seconds.")
-        return self.process.exitcode
+        return code
 
 
 def outcome(folder: Path) -> dict[str, Any]:
