@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.callbacks import BaseCallback
@@ -39,7 +40,6 @@ class Checkpoints(BaseCallback):
         self.run, self.settings, self.store, self.restored = run, settings, store, restored
         self.works = settings.every is not None
         self._next = settings.every or 0
-        self._cost = 0.0
         self._not_before = 0.0
 
     def _on_step(self) -> bool:
@@ -50,10 +50,16 @@ class Checkpoints(BaseCallback):
             self._restore(self.restored)
             self.restored = None
         if interruption.requested:
+            self._stop()
+        elif self._is_due():
             self._save()
-            raise Interrupted
-        if self._is_due():
-            self._save()
+
+    def _stop(self) -> None:
+        """Write a checkpoint, unless an evaluation is under way: the signal may have reached its process too."""
+        if self.works and not self.run.monitoring.evaluates:
+            with suppress(DaftError):
+                self._save()
+        raise Interrupted
 
     def _is_due(self) -> bool:
         if not self.works or self.model.num_timesteps < self._next or time.perf_counter() < self._not_before:
@@ -63,19 +69,17 @@ class Checkpoints(BaseCallback):
         return late or (self.run.monitoring.idle and self.run.zero_shot_is_ready)
 
     def _save(self) -> None:
-        """Write a checkpoint. If that fails, the run goes on without."""
-        if not self.works:
-            return
+        """Write a checkpoint. If it cannot be written, the run goes on without."""
         started = time.perf_counter()
-        try:
-            with self.run.profile("checkpoint"):
-                self.store.write(self.model, self._state())
-        except (OSError, DaftError) as error:
-            self.works = isinstance(error, OSError)  # a full disk may have room later
-            message = f"No checkpoint at step {self.model.num_timesteps}: {error}"
-            warnings.warn(DaftWarning(message), stacklevel=2)
-        finished = time.perf_counter()
-        self._schedule(finished - started)
+        with self.run.profile("checkpoint"):
+            state = self._state()
+            try:
+                self.store.write(self.model, state)
+            except (OSError, CheckpointError) as error:
+                self.works = isinstance(error, OSError)  # a full disk may have room later
+                message = f"No checkpoint at step {self.model.num_timesteps}: {error}"
+                warnings.warn(DaftWarning(message), stacklevel=2)
+        self._schedule(time.perf_counter() - started)
 
     def _schedule(self, seconds: float) -> None:
         every = self.settings.every or 0
