@@ -34,7 +34,10 @@ def read_run(kind: type[Settings], folder: str | Path, trust: bool = False) -> S
         raise ConfigError(f"resume: {folder} holds no run: there is no {path.name}.") from None
     if not {"method", "env"} <= found.keys():
         raise ConfigError(f"{path} does not hold the settings of a run.")
-    settings = kind.from_dict(found | {"output_dir": str(folder), "overwrite": False})
+    try:
+        settings = kind.from_dict(found | {"output_dir": str(folder), "overwrite": False})
+    except DaftError as error:
+        raise ConfigError(f"{path}: {error}", arguments=error.arguments) from error
     agent = getattr(settings, "agent", None)
     if agent is not None and agent.trust and not trust:
         raise ConfigError(
