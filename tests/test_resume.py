@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from stable_baselines3 import A2C, PPO, SAC, TD3
@@ -17,6 +20,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import daft_rl
+from daft_rl.checkpoint import CheckpointStore
+from daft_rl.errors import DaftWarning
 from daft_rl.run.checkpoints import Checkpoints
 from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, build
 
@@ -119,8 +124,6 @@ def with_state_dependent_exploration(kind: type[BaseAlgorithm]) -> BaseAlgorithm
 
 
 def with_drifting_noise() -> BaseAlgorithm:
-    import numpy as np
-
     noise = OrnsteinUhlenbeckActionNoise(np.zeros(2), np.full(2, 0.3))
     return TD3("MlpPolicy", PointMass(), action_noise=noise, seed=1, device="cpu")
 
@@ -166,3 +169,73 @@ def test_every_simulator_goes_on(
     kind = {} if "algo.settings.buffer_size" in settings else ON_POLICY_SETTINGS
     few = {"evaluation.episodes": 1, "evaluation.episodes_during": 1, "evaluation.every": 400}
     assert_goes_on(tmp_path, monkeypatch, {"env": env, "settings": SETTINGS | few | kind | settings})
+
+
+class Drifting(PointMass):
+    """Has generators of its own, which its episodes share."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        if seed is not None:
+            self.rng, self.dice = np.random.default_rng(seed), random.Random(seed)
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> Any:
+        return super().step(action + self.rng.normal() + self.dice.random())
+
+
+class Moody(PointMass):
+    """Draws from NumPy's global generator, as anybody may."""
+
+    def step(self, action: Any) -> Any:
+        return super().step(action + np.random.normal())
+
+
+def test_an_environment_with_generators_of_its_own_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = {"env": Drifting, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
+    assert_goes_on(tmp_path, monkeypatch, arguments)
+
+
+def test_an_environment_that_cannot_be_replayed_starts_new_episodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {"env": Moody, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
+    with monkeypatch.context() as patch:
+        stop_at(patch, STOP)
+        with pytest.raises(StoppedError):
+            daft_rl.transfer(**arguments, output_dir=tmp_path)
+    with pytest.warns(DaftWarning, match="start new episodes: played again, an episode went another way"):
+        result = daft_rl.transfer(env=Moody, source=arguments["source"], resume=tmp_path)
+    assert result.timesteps == 512
+    assert [point["timesteps"] for point in result.curve] == [0, 120, 240, 360, 480]
+
+
+def test_checkpoints_change_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither those that are written, nor those that a full disk refuses."""
+    without, with_some, full = (tmp_path / name for name in ("without", "with", "full"))
+    settings = SETTINGS | OFF_POLICY_SETTINGS
+    source = build("SAC")
+    daft_rl.transfer(PointMass, source=source, settings=settings | {"checkpoint.every": None}, output_dir=without)
+    daft_rl.transfer(PointMass, source=source, settings=settings, output_dir=with_some)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(CheckpointStore, "write", refuse)
+    with pytest.warns(DaftWarning, match="No checkpoint at step 104: .*No space left"):
+        daft_rl.transfer(PointMass, source=source, settings=settings, output_dir=full)
+    assert_equal_runs(without, with_some)
+    assert_equal_runs(without, full)
+
+
+def test_a_damaged_checkpoint_costs_its_steps_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = {"env": PointMass, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
+    daft_rl.transfer(**arguments, output_dir=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, STOP)
+        with pytest.raises(StoppedError):
+            daft_rl.transfer(**arguments, output_dir=tmp_path / "cut")
+    newest = max((tmp_path / "cut" / "checkpoints").glob("*.zip"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with pytest.warns(DaftWarning, match=f"skipped: .*{newest.name} is damaged"):
+        daft_rl.transfer(**arguments, output_dir=tmp_path / "cut")  # the same command goes on too
+    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
