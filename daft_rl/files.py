@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Any
@@ -20,6 +21,8 @@ UNFINISHED = ".unfinished-"
 """How names begin of files and folders that are being written."""
 MAX_YAML_BYTES = 1024**2
 """Usual are 3 KB."""
+MAX_YAML_DEPTH = 50
+"""Brackets inside of brackets. PyYAML takes minutes for thousands."""
 
 
 @contextmanager
@@ -74,6 +77,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise ConfigError(f"{path} has more than {MAX_YAML_BYTES} bytes, and is not read.")
         text = path.read_text("utf-8")
+        steps = [(char in "[{") - (char in "]}") for char in text if char in "[]{}"]
+        if max(accumulate(steps), default=0) > MAX_YAML_DEPTH:
+            raise ConfigError(f"{path} has more than {MAX_YAML_DEPTH} brackets inside of brackets, and is not read.")
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise ConfigError(f"{path} has aliases, which daft_rl does not write.")
         found = yaml.safe_load(text)

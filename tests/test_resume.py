@@ -154,21 +154,23 @@ def test_every_kind_of_method_goes_on(method: str, tmp_path: Path, monkeypatch: 
     assert_goes_on(tmp_path, monkeypatch, arguments)
 
 
-@pytest.mark.parametrize(
-    ("env", "settings"),
-    [
-        pytest.param("Ant-shifted", {"env.shift.action_delay": 2, "env.shift.observation_noise": 0.1}, id="Ant"),
-        pytest.param("SafetyPointGoal-shifted", {"env.cost_limit": 5, "vec": "dummy"}, id="SafetyPointGoal"),
-        pytest.param("Door-shifted", {"vec": "dummy"} | OFF_POLICY_SETTINGS, id="Door"),
-        pytest.param("Wipe-shifted", {"vec": "workers"} | OFF_POLICY_SETTINGS, id="Wipe in workers"),
-    ],
-)
-def test_every_simulator_goes_on(
-    env: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kind = {} if "algo.settings.buffer_size" in settings else ON_POLICY_SETTINGS
-    few = {"evaluation.episodes": 1, "evaluation.episodes_during": 1, "evaluation.every": 400}
-    assert_goes_on(tmp_path, monkeypatch, {"env": env, "settings": SETTINGS | few | kind | settings})
+def test_a_simulator_in_threads_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are tested without learning, in tests/envs/test_replay.py."""
+    settings = {"env.shift.action_delay": 2, "evaluation.episodes": 1, "evaluation.episodes_during": 1}
+    assert_goes_on(tmp_path, monkeypatch, {"env": "Ant-shifted", "settings": SETTINGS | ON_POLICY_SETTINGS | settings})
+
+
+class Tolled(PointMass):
+    """Steps cost something."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, info | {"cost": float(abs(reward) > 1)}
+
+
+def test_a_limit_on_costs_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SETTINGS | ON_POLICY_SETTINGS | {"env.cost_limit": 5}
+    assert_goes_on(tmp_path, monkeypatch, {"env": Tolled, "source": build("PPO"), "settings": settings})
 
 
 class Drifting(PointMass):

@@ -19,11 +19,19 @@ from daft_rl.settings import TransferSettings
 from tests.conftest import PointMass, build
 from tests.test_resume import ON_POLICY_SETTINGS, SETTINGS, assert_equal_runs
 
-LONG = SETTINGS | ON_POLICY_SETTINGS | {"total_timesteps": 4096, "evaluation.every": 1000}
+LONG = SETTINGS | ON_POLICY_SETTINGS | {"total_timesteps": 1024, "evaluation.every": 500}
 
 
 def transfer(folder: Path) -> None:
     daft_rl.transfer(PointMass, "ft", build("PPO"), settings=LONG, output_dir=folder)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    transfer(folder)
+    return folder
 
 
 def run_in_fork(folder: Path) -> None:
@@ -32,7 +40,7 @@ def run_in_fork(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_process_that_was_stopped_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_process_that_was_stopped_goes_on(number: signal.Signals, whole: Path, tmp_path: Path) -> None:
     context: Any = multiprocessing.get_context("fork")
     process = context.Process(target=run_in_fork, args=(tmp_path / "cut",))
     process.start()
@@ -43,8 +51,7 @@ def test_a_process_that_was_stopped_goes_on(number: signal.Signals, tmp_path: Pa
     process.join()
     assert process.exitcode == (-signal.SIGKILL if number == signal.SIGKILL else RESUMABLE)
     daft_rl.transfer(PointMass, source=build("PPO"), resume=tmp_path / "cut")
-    transfer(tmp_path / "whole")
-    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
+    assert_equal_runs(whole, tmp_path / "cut")
 
 
 def test_a_first_signal_waits_for_the_end_of_the_rollout_and_a_second_does_not() -> None:
