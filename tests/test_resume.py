@@ -103,12 +103,12 @@ def discrete() -> PointMass:
 def test_every_algorithm_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env = discrete if name in DISCRETE else PointMass
     kind = OFF_POLICY_SETTINGS if name in OFF_POLICY else ON_POLICY_SETTINGS
-    arguments = {"env": env, "source_env": env, "source": build(name), "settings": SETTINGS | kind}
+    arguments: dict[str, Any] = {"env": env, "source_env": env, "source": build(name), "settings": SETTINGS | kind}
     assert_goes_on(tmp_path, monkeypatch, arguments)
 
 
 def test_tensorboard_shows_each_point_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = {"env": PointMass, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
+    arguments: dict[str, Any] = {"env": PointMass, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
     assert_goes_on(tmp_path, monkeypatch, arguments)
     assert curves(tmp_path / "cut") == curves(tmp_path / "whole")
 
@@ -142,13 +142,18 @@ def test_whatever_an_agent_remembers_goes_on(
     source: Any, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = {} if "algo.settings.buffer_size" in settings else ON_POLICY_SETTINGS
-    arguments = {"env": PointMass, "source_env": PointMass, "source": source(), "settings": SETTINGS | kind | settings}
+    arguments: dict[str, Any] = {
+        "env": PointMass,
+        "source_env": PointMass,
+        "source": source(),
+        "settings": SETTINGS | kind | settings,
+    }
     assert_goes_on(tmp_path, monkeypatch, arguments)
 
 
 @pytest.mark.parametrize("method", ["daft_paper", "l2_sp", "lp_ft", "scratch"])
 def test_every_kind_of_method_goes_on(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = {
+    arguments: dict[str, Any] = {
         "env": PointMass, "source": build("SAC"), "method": method, "settings": SETTINGS | OFF_POLICY_SETTINGS,
     }  # fmt: skip
     assert_goes_on(tmp_path, monkeypatch, arguments)
@@ -193,14 +198,14 @@ class Moody(PointMass):
 
 
 def test_an_environment_with_generators_of_its_own_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = {"env": Drifting, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
+    arguments: dict[str, Any] = {"env": Drifting, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
     assert_goes_on(tmp_path, monkeypatch, arguments)
 
 
 def test_an_environment_that_cannot_be_replayed_starts_new_episodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = {"env": Moody, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
+    arguments: dict[str, Any] = {"env": Moody, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
     with monkeypatch.context() as patch:
         stop_at(patch, STOP)
         with pytest.raises(StoppedError):
@@ -230,7 +235,7 @@ def test_checkpoints_change_no_result(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_damaged_checkpoint_costs_its_steps_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = {"env": PointMass, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
+    arguments: dict[str, Any] = {"env": PointMass, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
     daft_rl.transfer(**arguments, output_dir=tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_at(patch, STOP)

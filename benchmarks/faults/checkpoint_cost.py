@@ -41,7 +41,7 @@ def measure_run(folder: Path, steps: int) -> dict[str, Any]:
         sizes.append(size_of(store.folder))
         clear(store)
 
-    CheckpointStore.clear = measure_and_clear  # type: ignore[method-assign]
+    CheckpointStore.clear = measure_and_clear  # type: ignore[method-assign, assignment]
     result = transfer("Ant-shifted", total_timesteps=steps, output_dir=folder, settings={"overwrite": True})
     CheckpointStore.clear = clear  # type: ignore[method-assign]
     seconds = result.seconds_by_activity.get("checkpoint", 0.0)
