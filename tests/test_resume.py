@@ -142,12 +142,8 @@ def test_whatever_an_agent_remembers_goes_on(
     source: Any, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = {} if "algo.settings.buffer_size" in settings else ON_POLICY_SETTINGS
-    arguments: dict[str, Any] = {
-        "env": PointMass,
-        "source_env": PointMass,
-        "source": source(),
-        "settings": SETTINGS | kind | settings,
-    }
+    further = SETTINGS | kind | settings
+    arguments: dict[str, Any] = {"env": PointMass, "source_env": PointMass, "source": source(), "settings": further}
     assert_goes_on(tmp_path, monkeypatch, arguments)
 
 

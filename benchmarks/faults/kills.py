@@ -174,7 +174,7 @@ def kill_one(case: Case, number: int, folder: Path, sources: Path, seconds: floa
     for kill in range(draw.choice([1, 1, 2])):
         process = Process(case.program, arguments, log)
         sent = SIGNALS[(number + kill) % len(SIGNALS)]
-        after = draw.uniform(0.02, 1.0) * seconds
+        after = draw.uniform(0.1, 1.0) * seconds
         if process.kill(after, sent):
             kills.append([sent.name, round(after, 2)])
         codes.append(process.wait())
