@@ -81,16 +81,16 @@ class RunFolder:
             self.path, self._made = _make(Path(given)) if given is not None else _make_new(settings)
             self._refuse_source()
             self._lock = FolderLock(self.path)
-            self._open()
+            try:
+                self._open()
+            except BaseException:
+                self.release()
+                raise
         except OSError as error:
             raise ConfigError(f"output_dir={given}: nothing can be written there: {error}.") from error
 
     def _open(self) -> None:
-        try:
-            self.goes_on = self._goes_on()
-        except BaseException:
-            self.release()
-            raise
+        self.goes_on = self._goes_on()
         if not self.goes_on:
             self._clear()
         (self.path / ERROR_FILE).unlink(missing_ok=True)
