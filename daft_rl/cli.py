@@ -30,6 +30,7 @@ from daft_rl.envs.registry import TASKS
 from daft_rl.errors import AgentError, ConfigError, DaftError, DaftWarning
 from daft_rl.imports import load_object
 from daft_rl.method import Method
+from daft_rl.run.names import details
 from daft_rl.run.orphans import end_with_launcher
 from daft_rl.settings import PretrainSettings, RunSettings, TransferSettings
 from daft_rl.validation import plain_data
@@ -92,6 +93,7 @@ def _store_defaults() -> None:
     store = ConfigStore.instance().store
     for name in ("transfer", "pretrain"):
         store(group="settings", name=name, package="_global_", node=_defaults_of(KINDS[name]) | FOR_EVERY_TASK)
+    OmegaConf.register_new_resolver("run_details", details, replace=True)
     store(group="open", name="kwargs", package="env", node=keywords)
     store(group="fields", name="method", package="method", node=method)
     shift_types = {task.family: task.shift_type for task in TASKS.values()}

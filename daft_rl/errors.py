@@ -7,6 +7,7 @@ from collections.abc import Sequence
 __all__ = [
     "AgentError",
     "BatchNormError",
+    "CheckpointError",
     "ConfigError",
     "DaftError",
     "DaftWarning",
@@ -61,6 +62,10 @@ class MethodError(DaftError, ValueError):
 
 class AgentError(DaftError, ValueError):
     """An agent's file cannot be used: missing, damaged, or of the wrong kind."""
+
+
+class CheckpointError(DaftError, ValueError):
+    """A checkpoint of a run is damaged, or does not fit the run."""
 
 
 class DivergenceError(DaftError, ArithmeticError):

@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field
 
 from daft_rl.errors import ConfigError
 from daft_rl.method import Method, find_method
 from daft_rl.validation import Count, Flag, NonNegative, Positive, Seed, Text, checked, plain_data, unknown_name
 
 __all__ = [
-    *("AgentSettings", "AlgorithmSettings", "Calibration", "Evaluation", "PretrainSettings", "Recipe", "RunSettings"),
+    *("AgentSettings", "AlgorithmSettings", "Calibration", "Checkpoint", "Evaluation", "PretrainSettings", "Recipe"),
     *(
+        "RunSettings",
         "TaskSettings",
         "TransferSettings",
         "algorithm_names",
@@ -173,14 +175,28 @@ class TransferEvaluation(Evaluation):
 
 
 @checked()
+class Checkpoint:
+    """What a run keeps on disk while it learns, to go on after it was stopped."""
+
+    every: Count | None = 20_000
+    """Steps between checkpoints; ``None`` keeps none."""
+    keep: Count = 2
+    """How many are kept. Each is a few megabytes; steps in a replay buffer are kept once."""
+    share: Annotated[Positive, Field(le=1)] = 0.01
+    """Most of the time that checkpoints may take. If they would take more, fewer are made."""
+
+
+@checked()
 class RunSettings:
     """What a transfer and the training of a source share."""
 
     env: TaskSettings
     method: Method
     algo: AlgorithmSettings = field(default_factory=AlgorithmSettings)
-    output_dir: Path
-    """The run folder."""
+    output_dir: Path | None = None
+    """The run folder. ``None`` makes a new one under ``runs/``."""
+    overwrite: Flag = False
+    """Whether to delete what an earlier run has left in the run folder."""
     total_timesteps: Count = 200_000
     """Steps to learn from."""
     seed: Seed = 0
@@ -201,6 +217,7 @@ class RunSettings:
     """Whether to show SB3's progress bar."""
     calibration: Calibration = field(default_factory=Calibration)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
     @property
     def exploration_std(self) -> float | None:
@@ -210,7 +227,7 @@ class RunSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, with the keys of the command line."""
-        return plain_data(self) | {"output_dir": str(self.output_dir)}
+        return plain_data(self) | {"output_dir": None if self.output_dir is None else str(self.output_dir)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Any:
@@ -218,7 +235,7 @@ class RunSettings:
 
         :raises DaftError: an unknown key, or a value of another kind
         """
-        if not str(values.get("output_dir", "")):
+        if values.get("output_dir") == "":
             raise ConfigError("output_dir is empty: name a folder.", arguments=("output_dir",))
         return cls(**{str(key): value for key, value in values.items()} | {"method": find_method(values["method"])})
 

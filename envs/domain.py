@@ -58,7 +58,14 @@ class Domain:
         """Whether :meth:`make_vec` makes a batch that steps in threads, where many environments cost little."""
         return vec == "threads" or (vec == "auto" and self.maker is None and get_task(self.name).vec == "threads")
 
-    def make_vec(self, num_envs: int, vec: str, device: str = "cuda", step_timeout: float | None = None) -> VecEnv:
+    def make_vec(
+        self,
+        num_envs: int,
+        vec: str,
+        device: str = "cuda",
+        step_timeout: float | None = None,
+        replayable: bool = False,
+    ) -> VecEnv:
         """Make a batch, see :func:`daft_rl.envs.make_vec`.
 
         If ``info`` of a user's environment has the ``cost`` of a step, the batch adds ``episode_cost``.
@@ -70,6 +77,7 @@ class Domain:
             vec=vec,
             device=device,
             step_timeout=step_timeout,
+            replayable=replayable,
         )
         if self.is_ours or vec == "cuda":
             return venv

@@ -11,6 +11,7 @@ from daft_rl.envs.cores import usable_cores
 from daft_rl.envs.dependencies import require_installed
 from daft_rl.envs.randomization import BANK, ShiftRange, draw_shifts
 from daft_rl.envs.registry import Task, get_task, make_task, read_shift, register_task
+from daft_rl.envs.replay import Replayable
 from daft_rl.envs.shift import Shift
 from daft_rl.errors import TaskError
 from daft_rl.validation import unknown_name
@@ -58,6 +59,7 @@ def make_vec(
     vec: str = "auto",
     device: str = "cuda",
     step_timeout: float | None = None,
+    replayable: bool = False,
 ) -> VecEnv:
     """Make a batch of one task as an SB3 ``VecEnv``.
 
@@ -75,6 +77,8 @@ def make_vec(
     :param step_timeout: seconds after which a step or a reset that has not ended is an error; ``None`` waits for ever.
         In workers it is noticed in any case. In this process only where Python runs or waits in the main thread, not
         while a simulator loops in machine code of its own
+    :param replayable: whether the environments remember how their episodes came about, so that another process can go
+        on in the middle of them (:mod:`daft_rl.envs.replay`)
     :raises TaskError: as :func:`make`, or ``vec`` does not exist
     :raises FaultyEnvironmentError: an environment could not be made; later, one that raised or returned nonsense
     """
@@ -92,7 +96,10 @@ def make_vec(
         makers, fastest = [env], "dummy"
     else:
         raise TaskError(f"shift={shift!r}: a function makes its environments as they are. Put the shift in there.")
-    venv = _batch([makers[i % len(makers)] for i in range(num_envs)], fastest if vec == "auto" else vec, step_timeout)
+    makers = [makers[i % len(makers)] for i in range(num_envs)]
+    if replayable:
+        makers = [_replayable(make_one, i) for i, make_one in enumerate(makers)]
+    venv = _batch(makers, fastest if vec == "auto" else vec, step_timeout)
     if seed is not None:
         venv.seed(seed)
         venv.action_space.seed(seed)
@@ -127,6 +134,13 @@ def _worlds(
     from daft_rl.envs.cuda.vec_env import WorldsVecEnv
 
     return WorldsVecEnv(make_worlds(env, num_envs, _bank(env, shift, num_envs), device, seed))
+
+
+def _replayable(make_one: Callable[[], gym.Env], number: int) -> Callable[[], gym.Env]:
+    def make_replayable() -> gym.Env:
+        return Replayable(make_one(), number)
+
+    return make_replayable
 
 
 def _fastest_kind(task: Task) -> str:

@@ -143,6 +143,9 @@ def test_every_command_gives_valid_settings(command: Command, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     words = shlex.split(command.arguments.replace("--cfg job", ""), comments=True)
     overrides = [word for word in words if not word.startswith("-")]
+    if any(word.startswith("resume=") for word in overrides):  # the settings are those of the folder
+        assert len(overrides) == 1
+        return
     # their defaults need a running program
     folders = ["output_dir=run", *(["benchmark.folder=grid"] if command.program == "benchmark" else [])]
     for run in single_runs(overrides):

@@ -135,20 +135,12 @@ class Adaptation(BaseCallback):
         self.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the adaptation needs to go on, beside the policy."""
-        return {
-            "tuner": self.tuner.state_dict(),
-            "drift": self.drift.state_dict(),
-            "distortion": None if self.distortion is None else self.distortion.state_dict(),
-            "conversions": (self._next_conversion, self._conversions),
-        }
+        """What changes while the model learns, beside the policy. :attr:`drift` and :attr:`distortion` do not."""
+        return {"tuner": self.tuner.state_dict(), "conversions": (self._next_conversion, self._conversions)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Go on from :meth:`state_dict`, on a model that was adapted in the same way."""
         self.tuner.load_state_dict(state["tuner"])
-        self.drift.load_state_dict(state["drift"])
-        if self.distortion is not None:
-            self.distortion.load_state_dict(state["distortion"])
         self._next_conversion, self._conversions = state["conversions"]
 
 

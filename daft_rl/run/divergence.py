@@ -19,6 +19,9 @@ __all__ = ["DivergenceWatch", "refused_distribution"]
 EVERY = 2048
 """Steps between checks of all weights. Losses are looked at after every update."""
 
+MANY = 32
+"""With thousands of worlds, the least number of steps of all of them between these checks."""
+
 LOSSES = ("loss", "objective")
 """Parts of the names under which algorithms log what they minimise or maximise. Others may be NaN on purpose, such as
 the explained variance of constant returns."""
@@ -55,7 +58,7 @@ class DivergenceWatch(BaseCallback):
         losses = self._bad_losses()
         if not losses and self.num_timesteps < self._next:
             return
-        self._next = self.num_timesteps + EVERY
+        self._next = self.num_timesteps + max(EVERY, MANY * self.model.n_envs)
         problem = not_finite(self.model) or next(iter(losses), None)
         if problem is not None:
             raise self._error(problem)

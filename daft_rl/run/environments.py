@@ -30,14 +30,17 @@ class Environments:
 
     def open_for_learning(self, domain: Domain, num_envs: int) -> VecEnv:
         """A batch of environments to learn in: worlds, if there are any."""
-        return domain.make_vec(num_envs, "cuda", self.device) if self.has_worlds else self.open(domain, num_envs)
+        if self.has_worlds:
+            return domain.make_vec(num_envs, "cuda", self.device)
+        return self.open(domain, num_envs, replayable=True)
 
-    def open(self, domain: Domain, num_envs: int, stack: ExitStack | None = None) -> VecEnv:
+    def open(self, domain: Domain, num_envs: int, stack: ExitStack | None = None, replayable: bool = False) -> VecEnv:
         """A batch of environments, images channels first.
 
         :param stack: closes it, in place of the end of the run
+        :param replayable: whether its episodes can go on in another process
         """
-        venv = WatchedVecEnv(domain.make_vec(num_envs, self.vec, step_timeout=self.step_timeout))
+        venv = WatchedVecEnv(domain.make_vec(num_envs, self.vec, step_timeout=self.step_timeout, replayable=replayable))
         (stack or self._stack).callback(venv.close)
         return BaseAlgorithm._wrap_env(venv, verbose=0, monitor_wrapper=False)
 

@@ -24,6 +24,7 @@ from daft_rl.envs.batch.step_threads import StepThreads
 from daft_rl.envs.batch.supported import find_rules, wrappers_of
 from daft_rl.envs.cores import usable_cores
 from daft_rl.envs.mujoco.batched_tasks import BatchedTask
+from daft_rl.envs.replay import Replayable
 from daft_rl.envs.wrappers import ActionDelay
 from daft_rl.errors import TaskError
 
@@ -78,6 +79,7 @@ class ThreadedMujocoVecEnv(SerialVecEnv):
             return [(i, wrapper) for i, stack in enumerate(stacks) for wrapper in stack if isinstance(wrapper, kind)]
 
         self._orders, self._limits, self._delays = wrappers(OrderEnforcing), wrappers(TimeLimit), wrappers(ActionDelay)
+        self._replayable = wrappers(Replayable)
         self._shifts = batch_observation_shifts(stacks)
         self._stale = False
 
@@ -111,6 +113,8 @@ class ThreadedMujocoVecEnv(SerialVecEnv):
         actions = np.array(actions)  # a copy, since threads and delays use it after the caller may have changed it
         if actions.shape != expected:
             raise TaskError(f"Action dimension mismatch. Expected {expected}, found {actions.shape}.")
+        for i, replayable in self._replayable:
+            replayable.actions.append(actions[i])
         if self._delays:
             rows = list(actions)
             for i, delay in self._delays:
