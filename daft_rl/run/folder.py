@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from daft_rl.errors import ConfigError, DaftError
+from daft_rl.errors import ConfigError, DaftError, DivergenceError, FaultyEnvironmentError
 from daft_rl.files import UNFINISHED, read_mapping, write_json, write_text
 from daft_rl.run.fingerprints import IRRELEVANT, fingerprint_agent, fingerprint_weights
 from daft_rl.run.lock import FolderLock
@@ -192,10 +192,11 @@ class RunFolder:
     # -- the end --------------------------------------------------------------------------------------
 
     def note_error(self, error: BaseException | None) -> None:
-        """After an error, write ``error.json`` and ``error.txt``; leave nothing of a run that was refused before it began."""
+        """Tell of an error in ``error.json`` and ``error.txt``; leave nothing of a run that was refused at its start."""
         if error is None or not isinstance(error, Exception):
             return
-        if isinstance(error, DaftError) and not self.began and not self.goes_on:
+        refused = isinstance(error, DaftError) and not isinstance(error, FaultyEnvironmentError | DivergenceError)
+        if refused and not self.began and not self.goes_on:
             self._clear()
             self._lock.delete()
             for folder in self._made:
