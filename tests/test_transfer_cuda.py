@@ -13,7 +13,9 @@ from daft_rl import transfer
 from daft_rl.cli import compose_settings
 from daft_rl.pretrain import run as pretrain
 
-pytest.importorskip("mujoco_warp")
+pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
+
+pytestmark = pytest.mark.usefixtures("kernels")
 
 WORLDS: dict[str, Any] = {
     "vec": "cuda",

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import warp as wp
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
+
+pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
+pytest.importorskip("safety_gymnasium")
+
+import warp as wp
 
 from daft_rl.envs.cuda.layouts import AGENT, FIRST_HAZARD, GOAL, DeviceRoom, Room, draw_goal, draw_layout
 from daft_rl.envs.safety.environment import make_safety
@@ -19,6 +23,9 @@ from daft_rl.envs.safety.shift import SafetyShift
 
 ROOM = Room((-1.5, -1.5, 1.5, 1.5), margin=0.0, agent=0.4, goal=0.305, hazard=0.18, vase=0.15)
 """Of level 1."""
+
+
+wp.set_module_options({"enable_backward": False})
 
 
 @wp.kernel

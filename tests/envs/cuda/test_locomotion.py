@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
+
 from daft_rl.envs.cuda.build import make_worlds as make_worlds_of
 from daft_rl.envs.registered import RegisteredShift
 from daft_rl.errors import TaskError

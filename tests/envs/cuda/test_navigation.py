@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
+pytest.importorskip("safety_gymnasium")
+
 from daft_rl.envs.cuda.layouts import AGENT, FIRST_HAZARD
 from daft_rl.envs.cuda.navigation import NavigationWorlds
 from daft_rl.envs.safety.shift import SafetyShift

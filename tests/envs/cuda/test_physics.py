@@ -6,6 +6,8 @@ import mujoco
 import numpy as np
 import pytest
 
+pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
+
 from daft_rl.envs.cuda.physics import Physics
 from daft_rl.errors import TaskError
 
