@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
-pytest.importorskip("safety_gymnasium")
 
 from daft_rl.envs.cuda.navigation import NavigationBlueprint, NavigationWorlds
 from daft_rl.envs.safety.environment import make_safety

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
 pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
-pytest.importorskip("safety_gymnasium")
 
 import warp as wp
 
@@ -21,9 +21,9 @@ from daft_rl.envs.cuda.layouts import AGENT, FIRST_HAZARD, GOAL, DeviceRoom, Roo
 from daft_rl.envs.safety.environment import make_safety
 from daft_rl.envs.safety.shift import SafetyShift
 
+pytestmark = pytest.mark.skipif(find_spec("safety_gymnasium") is None, reason="safety_gymnasium is not installed")
 ROOM = Room((-1.5, -1.5, 1.5, 1.5), margin=0.0, agent=0.4, goal=0.305, hazard=0.18, vase=0.15)
 """Of level 1."""
-
 
 wp.set_module_options({"enable_backward": False})
 

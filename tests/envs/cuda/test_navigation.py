@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ import pytest
 import torch
 
 pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
-pytest.importorskip("safety_gymnasium")
 
 from daft_rl.envs.cuda.layouts import AGENT, FIRST_HAZARD
 from daft_rl.envs.cuda.navigation import NavigationWorlds
@@ -20,6 +20,7 @@ from daft_rl.envs.safety.shift import SafetyShift
 from daft_rl.errors import SimulationError, TaskError
 from tests.envs.cuda.navigation_twins import APPROACHES, CAR, POINT, blueprint, build, compare, parts
 
+pytestmark = pytest.mark.skipif(find_spec("safety_gymnasium") is None, reason="safety_gymnasium is not installed")
 SHIFTED: dict[str, Any] = {"gear": 3.0, "mass": 2.0, "damping": 2.0, "hazards": 12, "hazard_size": 1.5}
 
 

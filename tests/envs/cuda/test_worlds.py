@@ -54,6 +54,7 @@ def test_delays_and_shifts_of_observations_are_those_of_the_wrappers() -> None:
     first = worlds.reset()
     twins = Twins(worlds, "HalfCheetah")
     last: Any = twins.envs[2]
+    assert worlds.observation_space == last.observation_space
     np.testing.assert_allclose(first[2], last.observation(last.unwrapped._get_obs()), rtol=1e-5, atol=1e-5)
     for action in random_actions(worlds, 8):
         step, results = twins.step(action)
