@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, call-overload, arg-type, attr-defined"
 """MuJoCo Warp, imported once, with what differs from MuJoCo's C code mended."""
 
 from __future__ import annotations

@@ -139,10 +139,10 @@ class Worlds(ABC):
 
     @classmethod
     @abstractmethod
-    def blueprint(cls, shift: Shift, **kwargs: Any) -> Blueprint:
+    def blueprint(cls, shift: Any, *args: Any, **kwargs: Any) -> Blueprint:
         """Read what worlds need from the family's C environment.
 
-        :param shift: of the family
+        :param shift: a shift of the family
         :param kwargs: keywords of the task's entry point, see :class:`daft_rl.envs.registry.Task`
         """
 

@@ -1,6 +1,5 @@
 """Layouts are drawn as Safety-Gymnasium draws them: equal distributions, distances kept, new goals where free."""
 
-# mypy: disable-error-code="valid-type,arg-type,no-untyped-def,call-overload,operator,assignment,attr-defined,index"
 from __future__ import annotations
 
 from dataclasses import replace
