@@ -56,3 +56,9 @@ def test_impossible_arguments_are_errors() -> None:
         make_vec("Ant", num_envs=0)
     with pytest.raises(TaskError, match="Put the shift in there"):
         make_vec(lambda: make("Ant"), shift={"gravity": 0.5})
+
+
+def test_worlds_say_which_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daft_rl.envs.dependencies.find_spec", lambda name: None if name == "mujoco_warp" else object())
+    with pytest.raises(TaskError, match=r"mujoco_warp, which is not installed: pip install 'daft-rl\[cuda\]'"):
+        make_vec("Ant", vec="cuda", device="cpu")
