@@ -61,9 +61,7 @@ def run_cell(settings: TransferSettings) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # freed when the process ends, however it ends
-        return _run_cell(
-            replace(settings, output_dir=folder), folder / "cell.json", _grid_folder(settings) / "zero_shot"
-        )
+        return _run_cell(replace(settings, output_dir=folder), folder, _grid_folder(settings) / "zero_shot")
 
 
 def _grid_folder(settings: TransferSettings) -> Path:

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from stable_baselines3 import A2C, SAC
+from sb3_contrib import CrossQ
+from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.save_util import load_from_zip_file
 
 import daft_rl.benchmark  # noqa: F401 (before the forks)
@@ -49,27 +50,35 @@ OFF_POLICY = (
 )
 
 
+SOURCES: dict[str, tuple[Any, str]] = {
+    **{f"{kind.__name__}-HalfCheetah": (kind, "HalfCheetah") for kind in (A2C, SAC)},
+    **{f"{kind.__name__}-Pendulum": (kind, "Pendulum-v1") for kind in (A2C, CrossQ, PPO, SAC)},
+}
+"""Small sources that are made here: name -> algorithm and task."""
+
+
 @dataclass(frozen=True)
 class Case:
     """A command line that is killed."""
 
     program: str
     overrides: tuple[str, ...]
-    source: type[A2C] | type[SAC] | None = None
-    """A small source on HalfCheetah of this algorithm is made, since none is shipped."""
+    source: str | None = None
+    """One of :data:`SOURCES`; ``None`` takes a shipped one."""
 
     def command(self, folder: Path, sources: Path) -> list[str]:
         """The arguments that begin a run in this folder."""
         few = FEW + (() if self.program == "pretrain" else TRANSFER)
         place = f"benchmark.folder={folder}" if self.program == "benchmark" else f"output_dir={folder}"
-        agent = [] if self.source is None else [f"agent={sources / self.source.__name__}.zip"]
+        agent = [] if self.source is None else [f"agent={sources / self.source}.zip"]
         return [*self.overrides, *few, *agent, place]
 
 
+PENDULUM = ("env=gymnasium", "env.id=Pendulum-v1", "env.kwargs.g=5.0")
 CASES = {
     "ppo": Case("transfer", ("env=Ant-shifted", *ON_POLICY)),
-    "a2c": Case("transfer", ("env=HalfCheetah-shifted", *ON_POLICY), A2C),
-    "sac": Case("transfer", ("env=HalfCheetah-shifted", *OFF_POLICY), SAC),
+    "a2c": Case("transfer", ("env=HalfCheetah-shifted", *ON_POLICY), "A2C-HalfCheetah"),
+    "sac": Case("transfer", ("env=HalfCheetah-shifted", *OFF_POLICY), "SAC-HalfCheetah"),
     "crossq": Case("transfer", ("env=HalfCheetah-shifted", "algo=crossq", *OFF_POLICY)),
     "vecnormalize": Case("transfer", ("env=HalfCheetah-shifted", "agent.normalize=update", *ON_POLICY)),
     "background": Case("transfer", ("env=Ant-shifted", "evaluate_in_background=true", *ON_POLICY)),
@@ -77,6 +86,10 @@ CASES = {
     "constraint": Case("transfer", ("env=SafetyPointGoal-shifted", "env.cost_limit=5", "vec=dummy", *ON_POLICY)),
     "workers": Case("transfer", ("env=Door-shifted", "vec=workers", *OFF_POLICY)),
     "pretrain": Case("pretrain", ("env=HalfCheetah", "algo=ppo", "recipe.settings.n_steps=32")),
+    "pendulum-ppo": Case("transfer", (*PENDULUM, *ON_POLICY), "PPO-Pendulum"),
+    "pendulum-a2c": Case("transfer", (*PENDULUM, *ON_POLICY), "A2C-Pendulum"),
+    "pendulum-sac": Case("transfer", (*PENDULUM, *OFF_POLICY), "SAC-Pendulum"),
+    "pendulum-crossq": Case("transfer", (*PENDULUM, *OFF_POLICY), "CrossQ-Pendulum"),
     "grid": Case("benchmark", ("preset=smoke", "method=ft,daft", "seed=0", *ON_POLICY)),
 }
 
@@ -188,13 +201,11 @@ def kill_one(case: Case, number: int, folder: Path, sources: Path, seconds: floa
 
 
 def make_sources(folder: Path) -> None:
-    """Small sources of the algorithms that none is shipped of."""
+    """Make :data:`SOURCES`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for kind in (A2C, SAC):
-        if not (folder / f"{kind.__name__}.zip").is_file():
-            kind("MlpPolicy", make("HalfCheetah"), policy_kwargs={"net_arch": [32]}, seed=0, device="cpu").save(
-                folder / f"{kind.__name__}.zip"
-            )
+    for name, (kind, task) in SOURCES.items():
+        if not (folder / f"{name}.zip").is_file():
+            kind("MlpPolicy", make(task), policy_kwargs={"net_arch": [32]}, seed=0, device="cpu").save(folder / name)
 
 
 def reference(name: str, case: Case, folder: Path, sources: Path) -> tuple[dict[str, Any], float]:
