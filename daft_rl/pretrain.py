@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from daft_rl.rollout.returns import Returns
     from daft_rl.run.run import Run
 
-__all__ = ["run"]
+__all__ = ["refuse_overrides", "run"]
 
 SIMULATORS = {"robosuite": ("robosuite",), "safety": ("safety-gymnasium",)}
 PACKAGES = ("daft-rl", "torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "numpy")
@@ -39,11 +39,7 @@ def run(settings: PretrainSettings, overrides: Sequence[str] = ()) -> dict[str, 
     :raises DaftError: a setting names something that does not exist or does not fit
     """
     started = time.perf_counter()
-    ignored = [item for item in overrides if item.lstrip("+").startswith("algo.")]
-    if ignored:
-        raise ConfigError(
-            f"{ignored[0]} is for fine-tuning. A source learns as its recipe says: set recipe.settings.NAME=... there."
-        )
+    refuse_overrides(overrides)
     domain = read_domains(vars(settings.env))["target"]
 
     from daft_rl.archives import save_agent
@@ -61,6 +57,18 @@ def run(settings: PretrainSettings, overrides: Sequence[str] = ()) -> dict[str, 
         card = _card(current, settings, returns, overrides, domain.changes, time.perf_counter() - started)
         _write_card(card, current.folder)
     return card
+
+
+def refuse_overrides(overrides: Sequence[str]) -> None:
+    """
+    :param overrides: of the command line
+    :raises ConfigError: one is for fine-tuning
+    """
+    ignored = [item for item in overrides if item.lstrip("+").startswith("algo.")]
+    if ignored:
+        raise ConfigError(
+            f"{ignored[0]} is for fine-tuning. A source learns as its recipe says: set recipe.settings.NAME=... there."
+        )
 
 
 def prepare(current: Run, settings: PretrainSettings, domain: Domain) -> None:
@@ -187,4 +195,4 @@ def main(settings: PretrainSettings) -> None:
 if __name__ == "__main__":
     from daft_rl.cli import run_command
 
-    run_command("pretrain", main)
+    run_command("pretrain", main, check=refuse_overrides)

@@ -6,16 +6,31 @@ Hydra's configuration.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field, StrictInt
 
 from daft_rl.errors import ConfigError
+from daft_rl.hyperparameters import check_extractor, check_hyperparameters, check_policy
 from daft_rl.method import Method, find_method
-from daft_rl.validation import Count, Flag, NonNegative, Positive, Seed, Text, checked, plain_data, unknown_name
+from daft_rl.validation import (
+    LARGEST,
+    PLAIN,
+    Count,
+    Flag,
+    NonNegative,
+    Positive,
+    Seed,
+    Text,
+    checked,
+    plain_data,
+    unknown_name,
+)  # fmt: skip
 
 __all__ = [
     *("AgentSettings", "AlgorithmSettings", "Calibration", "Evaluation", "PretrainSettings", "Recipe", "RunSettings"),
@@ -86,6 +101,9 @@ class AlgorithmSettings:
     settings: dict[str, Any] = field(default_factory=dict)
     """Arguments of the algorithm's constructor. ``None`` keeps what the source was trained with."""
 
+    def __post_init__(self) -> None:
+        check_hyperparameters(self.name, self.settings, "algo.settings")
+
     def hyperparameters(self, num_envs: int) -> dict[str, Any]:
         """Arguments of the constructor that differ from the source's.
 
@@ -93,9 +111,14 @@ class AlgorithmSettings:
         """
         given = {name: value for name, value in self.settings.items() if value is not None}
         if self.steps_per_update is not None and "gradient_steps" not in given:
-            steps = given.get("train_freq", 1) * num_envs
+            steps = _steps_of(given.get("train_freq", 1)) * num_envs
             given["gradient_steps"] = max(1, round(steps / self.steps_per_update))
         return given
+
+
+def _steps_of(train_freq: Any) -> int:
+    """The number in ``train_freq``, which SB3 also takes as ``[4, "step"]``."""
+    return train_freq[0] if isinstance(train_freq, list | tuple) else train_freq
 
 
 @checked()
@@ -128,6 +151,8 @@ class TaskSettings:
     def __post_init__(self) -> None:
         if not (self.name or self.id):
             raise ConfigError("env.name is missing: name a task, or an id that is registered with Gymnasium.")
+        if self.id and self.name not in ("", self.id):
+            raise ConfigError(f"env.id={self.id} and env.name={self.name}: name one of them.")
         object.__setattr__(self, "name", self.name or self.id)
 
 
@@ -135,7 +160,7 @@ class TaskSettings:
 class Calibration:
     """How many states are visited before learning."""
 
-    steps: Count = 8192
+    steps: Annotated[StrictInt, Field(ge=2, le=LARGEST), PLAIN] = 8192
     """States of the target from which BatchNorm statistics are measured."""
 
 
@@ -168,6 +193,11 @@ class TransferEvaluation(Evaluation):
     elsewhere: tuple[Text, ...] = ()
     """Levels of other shifts, such as ``gravity-2.0``, in which the policy also plays before and after learning."""
 
+    def __post_init__(self) -> None:
+        twice = next((level for level in self.elsewhere if self.elsewhere.count(level) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"elsewhere: '{twice}' is there twice. Name it once.", arguments=("elsewhere",))
+
 
 @checked()
 class RunSettings:
@@ -184,12 +214,12 @@ class RunSettings:
     """Seed of everything random."""
     device: Text = "auto"
     """``auto``, ``cpu``, or ``cuda``. ``auto`` is the GPU if ``vec`` is ``cuda``."""
-    num_envs: Count = 16
+    num_envs: Annotated[StrictInt, Field(ge=1, le=10**6), PLAIN] = 16
     """Environments that step together."""
     vec: Text = "auto"
     """How environments run: ``threads`` (Gymnasium's MuJoCo tasks), ``workers`` (processes), ``dummy``, ``cuda``
     (thousands of worlds that learning steps on the GPU; evaluations stay on the CPU), or ``auto``."""
-    torch_threads: Count | None = 1
+    torch_threads: Annotated[StrictInt, Field(ge=1, le=1024), PLAIN] | None = 1
     """Threads of PyTorch; ``None`` leaves the number alone. More than one is hardly faster, and slows down runs side by
     side (CrossQ with two: 1.0 to 1.4 times)."""
     evaluate_in_background: Literal["auto"] | Flag = "auto"
@@ -198,6 +228,12 @@ class RunSettings:
     """Whether to show SB3's progress bar."""
     calibration: Calibration = field(default_factory=Calibration)
     evaluation: Evaluation = field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device={self.device}: expected auto, cpu, cuda, or one of several, cuda:1.")
+        hyperparameters = self.algo.hyperparameters(self.num_envs)
+        _check_samples(self.algo.name, hyperparameters, self.num_envs, "algo.settings")
 
     @property
     def exploration_std(self) -> float | None:
@@ -215,9 +251,10 @@ class RunSettings:
 
         :raises DaftError: an unknown key, or a value of another kind
         """
-        if not str(values.get("output_dir", "")):
+        given = {str(key): value for key, value in values.items()}
+        if not str(given.get("output_dir") or "").strip():
             raise ConfigError("output_dir is empty: name a folder.", arguments=("output_dir",))
-        return cls(**{str(key): value for key, value in values.items()} | {"method": find_method(values["method"])})
+        return cls(**given | {"method": find_method(given.get("method"))})
 
 
 @checked()
@@ -251,12 +288,36 @@ class Recipe:
     policy: dict[str, Any]
     """Arguments of the policy."""
 
+    def __post_init__(self) -> None:
+        check_policy(self.policy, "recipe.policy")
+        if self.extractor is not None:
+            check_extractor(self.extractor, "recipe.extractor")
+
 
 @checked()
 class PretrainSettings(RunSettings):
     """Everything that the training of a source can be told."""
 
     recipe: Recipe
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_hyperparameters(self.algo.name, self.recipe.settings, "recipe.settings")
+        _check_samples(self.algo.name, self.recipe.settings, self.num_envs, "recipe.settings")
+
+
+def _check_samples(algo: str, given: Mapping[str, Any], num_envs: int, where: str) -> None:
+    """
+    :raises ConfigError: rollouts of one sample, or episodes of several environments as units of learning
+    """
+    if algo in ("ppo", "trpo") and (given.get("n_steps") or 2) * num_envs < 2:
+        raise ConfigError(f"{where}.n_steps=1 with num_envs=1: a rollout of one sample has no advantages to compare.")
+    unit = given.get("train_freq")
+    if isinstance(unit, list | tuple) and unit[1] == "episode" and num_envs > 1:
+        raise ConfigError(
+            f"{where}.train_freq={list(unit)} with num_envs={num_envs}: episodes of several environments do not end "
+            "together. Use num_envs=1, or steps."
+        )
 
 
 def read_task(name: str) -> dict[str, Any]:

@@ -38,12 +38,25 @@ def find_registered(id: str) -> gym.envs.registration.EnvSpec:
         if module:
             import_module(module)
         return gym.spec(name)
-    except (ImportError, gym.error.Error) as error:
+    except Exception as error:  # a module may raise anything while it is imported
         raise TaskError(
             f"'{id}': {' '.join(str(error).split())} Expected an id that is registered with Gymnasium, as "
             "'my_package:MyEnv-v0' if a module has to be imported for that.",
             arguments=("env",),
         ) from error
+
+
+def _load_wrapper(path: str) -> type[gym.Wrapper]:
+    """A settings file may come from a stranger, so nothing but a wrapper is called.
+
+    :raises TaskError: there is no such object, or it is none
+    """
+    found = load_object(path, TaskError)
+    if not (isinstance(found, type) and issubclass(found, gym.Wrapper)):
+        raise TaskError(
+            f"wrappers: '{path}' is no class derived from gymnasium.Wrapper, got {found!r}.", arguments=("wrappers",)
+        )
+    return found
 
 
 def make_registered(id: str, shift: RegisteredShift, render_mode: str | None = None) -> gym.Env:
@@ -54,7 +67,7 @@ def make_registered(id: str, shift: RegisteredShift, render_mode: str | None = N
     :param render_mode: passed on unless it is ``None``
     :raises TaskError: a wrapper cannot be imported, or the environment does not take the keywords
     """
-    wrappers = [load_object(path, TaskError) for path in shift.wrappers]
+    wrappers = [_load_wrapper(path) for path in shift.wrappers]
     keywords: dict[str, Any] = {**shift.kwargs, **({"render_mode": render_mode} if render_mode else {})}
     try:
         env = gym.make(id, disable_env_checker=True, **keywords)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from daft_rl.errors import AgentError
 from daft_rl.files import write_json
 from daft_rl.rollout.lagrangian import find_constraint
 
@@ -44,11 +46,26 @@ def read_multiplier(agent: Path | BaseAlgorithm | None) -> float | None:
     """The last multiplier of the limit on costs under which an agent learnt; ``None`` if there was no limit.
 
     :param agent: an agent, or its archive, beside which :func:`save_agent` has left the multiplier
+    :raises AgentError: the file beside the archive is damaged
     """
     if not isinstance(agent, Path):
         constraint = agent and find_constraint(agent.get_env())
         return constraint.multiplier if constraint else None
     for path in (agent.with_name(f"{agent.stem}_constraint.json"), agent.with_name("constraint.json")):
         if path.is_file():
-            return float(json.loads(path.read_text("utf-8"))["multiplier"])
+            return _read_multiplier(path)
     return None
+
+
+def _read_multiplier(path: Path) -> float:
+    try:
+        with path.open("rb") as opened:
+            multiplier = json.loads(opened.read(2**16))["multiplier"]
+        if isinstance(multiplier, bool) or not (isinstance(multiplier, int | float) and 0 <= multiplier < math.inf):
+            raise ValueError(f"multiplier={multiplier!r} is no number of at least 0")
+        return float(multiplier)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise AgentError(
+            f"{path} is damaged: {error}. Delete it, or say where the multiplier starts.",
+            arguments=("cost_multiplier",),
+        ) from error

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
+from daft_rl.errors import ReportError
 from daft_rl.report.content import ReportContent
 from daft_rl.report.tables import markdown
 
@@ -18,11 +19,15 @@ def write_report(content: ReportContent, folder: Path) -> Path:
     """Write both files.
 
     :return: path of ``report.html``
+    :raises ReportError: nothing can be written there
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
-    path.write_text(_html(content), encoding="utf-8")
-    (folder / "report.md").write_text(_markdown_with_figures(content, folder), encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(_html(content), encoding="utf-8")
+        (folder / "report.md").write_text(_markdown_with_figures(content, folder), encoding="utf-8")
+    except OSError as error:
+        raise ReportError(f"The report cannot be written to {folder}: {error}.") from error
     return path
 
 

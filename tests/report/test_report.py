@@ -236,7 +236,7 @@ def test_the_command_works_without_references(
 
     assert "mistyped.json" in refused("--references", "mistyped.json")
     assert "--scores recovered" in refused("--scores", "references")
-    (tmp_path / "others.json").write_text(json.dumps({"Door: no shift": {}}))
+    (tmp_path / "others.json").write_text(json.dumps({"Door: no shift": REFERENCES["Ant: friction 2"]}))
     assert "Ant: friction 2" in refused("--references", "others.json"), "a file that was named is not ignored"
     command = [sys.executable, "-m", "daft_rl.report", str(grid)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
