@@ -95,20 +95,22 @@ def compose_settings(name: str, overrides: Sequence[str]) -> Any:
     return read_settings(KINDS[name], compose_config(name, overrides))
 
 
-def compose_job(name: str, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+def compose_job(name: str, overrides: Sequence[str], file: str | None = None) -> tuple[Any, dict[str, Any]]:
     """The settings that a job of Hydra would get.
 
+    :param name: of the program's configuration
     :param overrides: expanded, without sweeps
+    :param file: a configuration in place of the program's, as ``--config-name``
     :return: the settings, and Hydra's own part of the configuration as plain data
     :raises DaftError: a name or a key does not exist, or a value is impossible
     """
-    cfg = compose_parts(name, overrides, with_hydra=True)
+    cfg = compose_parts(file or name, overrides, with_hydra=True)
     with beside_outer_hydra():
         try:
             HydraConfig.instance().set_config(cfg)
-            _set_output_dir(cfg, "unknown")
+            _set_output_dir("unknown")
             read_settings(KINDS[name], cfg)  # a mistake is named before the folder that it would be part of
-            _set_output_dir(cfg, str(cfg.hydra.run.dir))
+            _set_output_dir(str(cfg.hydra.run.dir))
             hydra_part: Any = OmegaConf.to_container(cfg.hydra, resolve=False)
             return read_settings(KINDS[name], cfg), hydra_part
         except DaftError:
@@ -117,10 +119,11 @@ def compose_job(name: str, overrides: Sequence[str]) -> tuple[Any, dict[str, Any
             raise ConfigError(explain_hydra(error)) from error
 
 
-def _set_output_dir(cfg: DictConfig, folder: str) -> None:
-    with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
-        cfg.hydra.runtime.output_dir = folder
-    HydraConfig.instance().set_config(cfg)
+def _set_output_dir(folder: str) -> None:
+    """What ``${hydra:runtime.output_dir}`` stands for."""
+    runtime = HydraConfig.get().runtime
+    with read_write(runtime), open_dict(runtime):
+        runtime.output_dir = folder
 
 
 def read_settings(kind: type[RunSettings], cfg: DictConfig) -> Any:
@@ -130,15 +133,18 @@ def read_settings(kind: type[RunSettings], cfg: DictConfig) -> Any:
     :param cfg: the composed configuration
     :raises DaftError: a value of another kind
     """
-    keys = [str(key) for key in cfg if key != "hydra"]
     try:
-        plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True, throw_on_missing=True)
+        plain = {str(key): _plain(cfg[key]) for key in cfg if key != "hydra"}
     except OmegaConfBaseException as error:
         raise ConfigError(explain_hydra(error)) from error
     grid = plain.pop("benchmark", {"folder": ""})
     if not isinstance(grid, dict) or [*grid] != ["folder"]:
         raise ConfigError(f"benchmark: expected a folder, benchmark.folder=..., got {grid!r}.")
     return kind.from_dict(plain)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
 
 
 @contextmanager

@@ -32,6 +32,8 @@ AtLeastTwo = Annotated[StrictInt, Field(ge=2, le=10**9), PLAIN]
 PositiveFraction = Annotated[Number, Field(gt=0, le=1), PLAIN]
 BufferSize = Annotated[StrictInt, Field(ge=1, le=10**9), PLAIN]
 OrNever = Literal[-1] | Count
+LearningRate = Annotated[Number, Field(ge=0, le=100), PLAIN]
+"""Beyond the bound it is a typing error: one step of Adam would move each weight by more than 100."""
 
 
 Activation = Literal[
@@ -77,7 +79,7 @@ class ReplayBufferArguments:
 class Common:
     """Every algorithm."""
 
-    learning_rate: Fraction | None = None
+    learning_rate: LearningRate | None = None
     gamma: Fraction | None = None
     stats_window_size: Count | None = None
 
@@ -114,7 +116,7 @@ class A2C(PolicyGradient):
 class PPO(PolicyGradient):
     """See SB3."""
 
-    batch_size: AtLeastTwo | None = None  # advantages of one sample cannot be normalized
+    batch_size: Count | None = None
     n_epochs: Count | None = None
     clip_range: Positive | None = None
     clip_range_vf: Positive | None = None
@@ -125,7 +127,7 @@ class PPO(PolicyGradient):
 class TRPO(OnPolicy):
     """See sb3-contrib."""
 
-    batch_size: AtLeastTwo | None = None
+    batch_size: Count | None = None
     target_kl: Positive | None = None
     cg_max_steps: Count | None = None
     cg_damping: NonNegative | None = None
@@ -143,7 +145,7 @@ class OffPolicy(Common):
     learning_starts: Whole | None = None
     batch_size: Count | None = None
     train_freq: Count | tuple[Count, Literal["step", "episode"]] | None = None
-    gradient_steps: OrNever | None = None
+    gradient_steps: Literal[-1] | Whole | None = None  # -1: as many as steps; 0: only collect
     n_steps: Count | None = None
     optimize_memory_usage: Flag | None = None
     replay_buffer_kwargs: ReplayBufferArguments | None = None
@@ -185,6 +187,7 @@ class TQC(SAC):
 class CrossQ(Entropy):
     """See sb3-contrib."""
 
+    batch_size: AtLeastTwo | None = None  # its BatchNorm normalizes batches
     policy_delay: Count | None = None
 
 
@@ -269,6 +272,12 @@ def check_hyperparameters(algo: str, values: Mapping[str, Any], where: str) -> N
             raise ConfigError(f"{where}.{name} is no setting of the algorithm: {OTHERWISE[name]}.")
     if algo in TABLE:
         _check(TABLE[algo], values, where)
+    # SB3 asserts it when the agent is built
+    if algo == "ppo" and values.get("batch_size") == 1 and values.get("normalize_advantage") is not False:
+        raise ConfigError(
+            f"{where}.batch_size=1: the advantage of one sample cannot be normalized. Set at least 2, or "
+            "normalize_advantage=false."
+        )
     if values.get("optimize_memory_usage"):
         buffer = values.get("replay_buffer_kwargs") or {}
         if buffer.get("handle_timeout_termination") is not False or (values.get("n_steps") or 1) > 1:

@@ -14,10 +14,12 @@ from hydra.errors import HydraException
 from daft_rl.archives import find_agent
 from daft_rl.errors import AgentError, ConfigError
 from daft_rl.hydra_messages import explain_hydra
+from daft_rl.settings import cuda_names
+from daft_rl.validation import unknown_name
 
 __all__ = ["axes_of_sweep", "expand", "first_of_sweep"]
 
-GROUPS = ("algo", "env", "method", "preset", "recipe")
+GROUPS = ("algo", "cuda", "env", "method", "preset", "recipe")
 """Groups of the configuration, of which one file is chosen by name."""
 
 MOST_VALUES = 100
@@ -40,6 +42,7 @@ def expand(overrides: Sequence[str], name: str = "transfer") -> list[str]:
     _refuse_two_shifts(expanded)
     _refuse_mixtures(expanded)
     _refuse_twice(expanded)
+    _refuse_unknown_cuda(expanded)
     settings = [index for index, item in enumerate(expanded, 1) if "=" in item and not item.startswith("-")]
     last = settings[-1] if settings else len(expanded)  # a flag may follow
     implied = [*_algorithm_of_agents(expanded), *_settings_of_cuda(expanded, name)]
@@ -70,7 +73,7 @@ def _refuse_mixtures(overrides: Sequence[str]) -> None:
             raise ConfigError(f"{item}: choose it by {group}={value}, so that the settings that belong to it hold.")
         if key in GROUPS and not re.match(r"['\"]?[\w.]", value.replace("null", "")):
             raise ConfigError(f"{item}: expected a name.")
-        if re.fullmatch(r"~\w+", key):
+        if re.fullmatch(r"~\w+", key) and key != "~cuda":  # what cuda=none means
             raise ConfigError(f"{item}: a setting cannot be deleted. Without the setting, its default holds.")
 
 
@@ -79,6 +82,15 @@ def _refuse_twice(overrides: Sequence[str]) -> None:
     twice = next((key for key in keys if keys.count(key) > 1), None)
     if twice is not None:
         raise ConfigError(f"{twice} is set {keys.count(twice)} times. Set it once.")
+
+
+def _refuse_unknown_cuda(overrides: Sequence[str]) -> None:
+    """The group is optional, so Hydra would ignore a name that does not exist. A folder of the user's may have more."""
+    own = any(item.startswith(("--config-dir", "-cd", "hydra.searchpath")) for item in overrides)
+    for item in () if own else overrides:
+        for value in _values(item) if item.startswith("cuda=") and "${" not in item else ():
+            if value not in cuda_names():
+                raise ConfigError(unknown_name("cuda", value, cuda_names()))
 
 
 def _algorithm_of_agents(overrides: Sequence[str]) -> list[str]:
@@ -99,10 +111,21 @@ def _algorithm_of_agents(overrides: Sequence[str]) -> list[str]:
 
 
 def _settings_of_cuda(overrides: Sequence[str], name: str) -> list[str]:
-    """The settings that ``vec=cuda`` has of its own, by algorithm; a recipe for the training of a source."""
+    """The settings that ``vec=cuda`` has of its own, by algorithm; a recipe for the training of a source.
+
+    :raises ConfigError: a sweep over ``cuda`` and others
+    """
     key, choice = ("recipe", "${env}-${algo}-cuda") if name == "pretrain" else ("cuda", "${algo}")
-    chosen = any(item.startswith(f"{key}=") for item in overrides)
-    return [f"{key}={choice}"] if "vec=cuda" in overrides and not chosen else []
+    chosen = any(re.match(rf"[+~]*{key}(=|$)", item) for item in overrides)
+    kinds = [value for item in overrides if re.match(r"\+*vec=", item) for value in _values(item)]
+    if chosen or "cuda" not in kinds:
+        return []
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"vec={','.join(map(str, kinds))}: vec=cuda has settings of its own. Sweep one at a time, or choose them, "
+            f"{key}=..."
+        )
+    return [f"{key}={choice}"]
 
 
 def _values(override: str) -> list[Any]:

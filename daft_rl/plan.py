@@ -6,15 +6,17 @@ PyTorch, which takes seconds, is imported only where a setting needs it.
 from __future__ import annotations
 
 import math
+import random
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import gymnasium as gym
+import numpy as np
 
 from daft_rl.archives import find_agent
+from daft_rl.envs.dependencies import require_installed
 from daft_rl.envs.domain import Domain, read_domains
 from daft_rl.envs.factory import VEC_KINDS
 from daft_rl.errors import ConfigError, DaftError, DaftWarning, TaskError
@@ -46,26 +48,30 @@ def check_plan(settings: RunSettings) -> None:
         find_agent(domains["source"].name, settings.algo.name, settings.agent.path)
         _check_classes(settings)
         _warn_exploration(settings)
-    _check_device(settings.device)
+    _check_device(settings)
     check_domains(domains)
 
 
 def check_domains(domains: Mapping[str, Domain]) -> None:
-    """Make each environment that somebody else wrote once. Warn of shifts that are hardly meant.
+    """Make each environment of somebody else's registration once. Warn of shifts that are hardly meant.
+
+    The user's own objects are left alone: a function may make another environment each time it is called.
 
     :param domains: role -> domain
-    :raises TaskError: an environment cannot be made, or is no environment of Gymnasium
+    :raises TaskError: an environment cannot be made
     """
     tried: list[Domain] = []
     for role, domain in domains.items():
         if domain not in tried:
             tried.append(domain)
             _warn_implausible(role, domain.changes)
-            if not domain.is_ours:
+            if not domain.is_ours and domain.maker is None:
                 _try_to_make(domain)
 
 
 def _try_to_make(domain: Domain) -> None:
+    """Random numbers that its constructor draws are drawn again by the run."""
+    states = random.getstate(), np.random.get_state()
     try:
         env = domain.make()
     except DaftError:
@@ -74,8 +80,9 @@ def _try_to_make(domain: Domain) -> None:
         raise TaskError(
             f"The environment '{domain.name}' cannot be made: {type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
-    if not isinstance(env, gym.Env):
-        raise TaskError(f"'{domain.name}' makes no Gymnasium environment, got {type(env).__name__}.")
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
     try:
         env.close()
     except Exception as error:  # it is of no use any more
@@ -131,7 +138,13 @@ def _warn_exploration(settings: TransferSettings) -> None:
         )
 
 
-def _check_device(device: str) -> None:
+def _check_device(settings: RunSettings) -> None:
+    device = settings.device
+    if settings.vec == "cuda":
+        from daft_rl.run.engine import with_device
+
+        require_installed("mujoco_warp")
+        with_device(settings)
     if device.startswith("cuda"):
         import torch
 

@@ -1,7 +1,7 @@
 """Every setting of a run, with its type and default. Hydra's configuration and Python's arguments both become these.
 
-The command line stores the defaults of this file with Hydra (:mod:`daft_rl.cli`). Nothing below the command line sees
-Hydra's configuration.
+The command line stores the defaults of this file with Hydra (:mod:`daft_rl.composing`). Nothing below the command line
+sees Hydra's configuration.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field, StrictInt
 
 from daft_rl.errors import ConfigError
-from daft_rl.hyperparameters import check_extractor, check_hyperparameters, check_policy
+from daft_rl.hyperparameters import TABLE, check_extractor, check_hyperparameters, check_policy
 from daft_rl.method import Method, find_method
 from daft_rl.validation import (
     LARGEST,
@@ -38,6 +38,7 @@ __all__ = [
         "TaskSettings",
         "TransferSettings",
         "algorithm_names",
+        "cuda_names",
         "default_algorithm",
         "merge",
         "nest",
@@ -103,6 +104,7 @@ class AlgorithmSettings:
 
     def __post_init__(self) -> None:
         check_hyperparameters(self.name, self.settings, "algo.settings")
+        _check_adaptive_kl(self.name, self.adaptive_kl)
 
     def hyperparameters(self, num_envs: int) -> dict[str, Any]:
         """Arguments of the constructor that differ from the source's.
@@ -134,7 +136,8 @@ class TaskSettings:
     source_shift: Any = None
     """A shift of the source. ``None`` is no shift."""
     wrappers: tuple[Text, ...] = ()
-    """Import paths of wrappers around a registered environment, the innermost first."""
+    """Import paths of wrappers around a registered environment, the innermost first. A wrapper is a class derived from
+    ``gymnasium.Wrapper``, or a function of yours that takes an environment and returns one."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Keywords of a registered environment's constructor, for the target."""
     source_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -303,7 +306,20 @@ class PretrainSettings(RunSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_hyperparameters(self.algo.name, self.recipe.settings, "recipe.settings")
+        _check_adaptive_kl(self.algo.name, self.recipe.adaptive_kl)
         _check_samples(self.algo.name, self.recipe.settings, self.num_envs, "recipe.settings")
+
+
+def _check_adaptive_kl(algo: str, adaptive_kl: float | None) -> None:
+    """
+    :raises ConfigError: the algorithm is known not to measure what its learning rate would follow
+    """
+    if adaptive_kl is not None and algo in TABLE and algo != "ppo":
+        raise ConfigError(
+            f"adaptive_kl={adaptive_kl:g} is for ppo, whose updates measure a KL divergence; this is {algo}. Leave it "
+            "out.",
+            arguments=("adaptive_kl",),
+        )
 
 
 def _check_samples(algo: str, given: Mapping[str, Any], num_envs: int, where: str) -> None:
@@ -350,6 +366,11 @@ def read_algorithm(name: str) -> dict[str, Any]:
     if name not in algorithm_names():
         raise ConfigError(unknown_name("algorithm", name, algorithm_names()))
     return dict(yaml.safe_load((CONFIGS / "algo" / f"{name}.yaml").read_text("utf-8")))
+
+
+def cuda_names() -> list[str]:
+    """What ``cuda=`` takes: algorithms that have settings for ``vec="cuda"`` (``configs/cuda``), or ``none``."""
+    return [*sorted(path.stem for path in (CONFIGS / "cuda").glob("*.yaml")), "none"]
 
 
 def read_cuda(algorithm: str) -> dict[str, Any]:

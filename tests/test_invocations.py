@@ -11,15 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
+import numpy as np
 import pytest
 
 from daft_rl import adapt, levels, load_agent, transfer
+from daft_rl.archives import find_agent
 from daft_rl.cli import compose_settings, run_command
 from daft_rl.errors import ConfigError, DaftError
 from daft_rl.plan import check_plan
 from daft_rl.pretrain import refuse_overrides
 from daft_rl.settings import TransferSettings
+from tests.faulty import Draws
 from tests.invocations import ROOT, Invocation, read_table, write_files
 
 TABLE = read_table()
@@ -109,8 +111,6 @@ def test_a_run_folder_that_is_named_is_the_only_one(tmp_path: Path, monkeypatch:
     "call",
     [
         lambda: levels(None),  # type: ignore[arg-type]
-        lambda: transfer(lambda: 3, source="Ant-ppo", output_dir="out"),  # type: ignore[arg-type, return-value]
-        lambda: transfer(_raising, source="Ant-ppo", output_dir="out"),
         lambda: transfer(shift=5, output_dir="out"),  # type: ignore[arg-type]
         lambda: transfer(source=3, output_dir="out"),  # type: ignore[arg-type]
         lambda: transfer(algo=[], output_dir="out"),  # type: ignore[arg-type]
@@ -130,8 +130,50 @@ def test_the_python_doors_refuse_in_our_words(
     assert not list(tmp_path.iterdir())
 
 
-def _raising() -> gym.Env:
-    raise RuntimeError("init boom")
+ACCEPTED = [
+    "transfer algo.settings.learning_rate=1.5",
+    "transfer algo.settings.batch_size=1 +algo.settings.normalize_advantage=false",
+    "transfer env=HalfCheetah-shifted algo=crossq algo.settings.gradient_steps=-1",
+    "transfer env=HalfCheetah-shifted algo=crossq algo.settings.gradient_steps=0",
+    "transfer env=gymnasium env.id=Pendulum-v1 env.wrappers=['tests.faulty:as_it_is'] agent=AGENT algo=ppo",
+    "transfer ~env.shift.friction ~algo.settings.n_steps",
+    "transfer vec=cuda device=cpu num_envs=2 algo.adaptive_kl=0.02",
+    "transfer vec=cuda device=cpu ~cuda",
+    "transfer vec=cuda device=cpu cuda=none algo.adaptive_kl=0.02",
+    "transfer cuda=ppo",
+    "pretrain vec=cuda device=cpu",
+    "pretrain env=HalfCheetah recipe=HalfCheetah-ppo-cuda recipe.adaptive_kl=0.02",
+]
+"""What somebody may mean."""
+
+
+@pytest.mark.parametrize("line", ACCEPTED)
+def test_what_somebody_may_mean_is_accepted(line: str) -> None:
+    if "vec=cuda" in line:
+        pytest.importorskip("mujoco_warp")
+    program, *arguments = line.replace("AGENT", str(find_agent("Ant", "ppo"))).split()
+    check_plan(compose_settings(program, [*arguments, "output_dir=out"]))
+
+
+def test_a_configuration_of_ones_own_extends_the_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [transfer, _self_]\nseed: 3\n")
+    seeds: list[int] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["transfer", "--config-dir", str(tmp_path), "--config-name", "mine"])
+    run_command("transfer", lambda settings: seeds.append(settings.seed))
+    assert seeds == [3]
+
+
+def test_an_environment_that_is_tried_leaves_random_numbers_alone() -> None:
+    agent = find_agent("Ant", "ppo")
+    settings = compose_settings(
+        "transfer", ["env=gymnasium", "env.id=tests.faulty:Draws-v0", f"agent={agent}", "algo=ppo", "output_dir=out"]
+    )
+    np.random.seed(1)
+    before = np.random.get_state()[1].tolist()  # type: ignore[union-attr, index]
+    check_plan(settings)
+    assert np.random.get_state()[1].tolist() == before  # type: ignore[union-attr, index]
+    assert Draws.open == 0
 
 
 @pytest.mark.parametrize(("shift", "warned"), [("gravity=-1", 1), ("mass=1e-30", 1), ("gravity=0.5", 0)])

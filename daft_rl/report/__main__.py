@@ -15,7 +15,7 @@ from daft_rl.report.reading import Reference, check, read_json
 from daft_rl.report.runs import run_table
 from daft_rl.report.scales import MEANINGS
 from daft_rl.report.storage import read_cells, read_failures, save_cells
-from daft_rl.report.tables import markdown
+from daft_rl.report.tables import markdown, printable
 
 REFERENCES = Path("benchmarks/references.json")
 
@@ -31,10 +31,10 @@ def main() -> None:
         else:
             _write(arguments)
     except DaftError as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         with suppress(DaftError):  # the error that is told already
             for failure in read_failures(path for path in arguments.folders if path.is_dir()):
-                print(f"{failure.folder}: {failure.error}", file=sys.stderr)
+                print(printable(f"{failure.folder}: {failure.error}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

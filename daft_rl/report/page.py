@@ -10,7 +10,7 @@ from pathlib import Path
 
 from daft_rl.errors import ReportError
 from daft_rl.report.content import ReportContent
-from daft_rl.report.tables import markdown
+from daft_rl.report.tables import escaped, markdown
 
 __all__ = ["write_report"]
 
@@ -51,9 +51,9 @@ def _markdown_with_figures(content: ReportContent, folder: Path) -> str:
     text += ["Scores by target, mean ± standard deviation over seeds:", markdown(content.scores)]
     text += _write_figures(content.figures, "all", folder)
     if content.failures:
-        text += ["# Failed", *(f"- `{failure.folder}`: {failure.error}" for failure in content.failures)]
+        text += ["# Failed", *(f"- {escaped(f'{failure.folder}: {failure.error}')}" for failure in content.failures)]
     for part in content.targets:
-        text += [f"# {part.target}", markdown(part.rows)]
+        text += [f"# {escaped(part.target)}", markdown(part.rows)]
         text += _write_figures(part.figures, part.target, folder)
     return "\n\n".join(text) + "\n"
 

@@ -7,9 +7,9 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, StrictFloat, StrictInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, ValidationError
 
 from daft_rl.errors import ReportError
 from daft_rl.validation import Text
@@ -20,7 +20,19 @@ MOST_BYTES = 2**23
 """Of one file of JSON, or of one line. A finished transfer takes a thousandth of it."""
 MOST_LINES = 100_000
 
-Real = StrictInt | StrictFloat
+LARGEST = 1e30
+"""Statistics square what they average, which must not overflow."""
+Real = Annotated[StrictInt | StrictFloat, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+
+
+def _bounded(value: int | float) -> int | float:
+    if abs(value) > LARGEST:
+        raise ValueError(f"a number of at most {LARGEST:g}")
+    return value
+
+
+Distance = Annotated[StrictInt | StrictFloat, AfterValidator(_bounded)]
+"""NaN where features are constant."""
 
 
 class ReturnsData(BaseModel):
@@ -35,10 +47,22 @@ class ReturnsData(BaseModel):
 
 
 class Point(BaseModel):
-    """One evaluation during learning."""
+    """One evaluation during learning, with its distances by name."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Distance | None]
 
     timesteps: Real
     target: Real
+
+
+class Machine(BaseModel):
+    """Where a transfer ran."""
+
+    processor: Text
+    cores: StrictInt | None
+    python: Text
+    versions: dict[Text, Text]
 
 
 class Result(BaseModel):
@@ -55,9 +79,9 @@ class Result(BaseModel):
     zero_shot: dict[Text, ReturnsData]
     final: dict[Text, ReturnsData]
     phases: dict[Text, Real] | None = None
-    distortion: dict[Text, dict[Text, Real]] | None = None
-    distortion_on_source: dict[Text, dict[Text, Real]] | None = None
-    machine: dict[Text, Any] | None = None
+    distortion: dict[Text, dict[Text, Distance]] | None = None
+    distortion_on_source: dict[Text, dict[Text, Distance]] | None = None
+    machine: Machine | Annotated[dict[Text, Any], Field(max_length=0)] | None = None
     compared: Text | None = None
     method_digest: Text | None = None
     source: Text | None = None
