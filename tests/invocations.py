@@ -5,13 +5,23 @@ from __future__ import annotations
 import gzip
 import json
 import shlex
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+from hydra._internal import config_loader_impl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.defaults_list import DefaultsList, Overrides
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
 from daft_rl.archives import find_agent
 
-__all__ = ["Invocation", "read_table", "write_files"]
+__all__ = ["Invocation", "groups_composed_once", "read_table", "write_files"]
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "benchmarks" / "faults" / "invocations.txt"
@@ -82,6 +92,36 @@ def write_files(folder: Path) -> None:
         path = report / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+
+
+@contextmanager
+def groups_composed_once() -> Iterator[None]:
+    """Hydra merges the files of each choice of groups once, and puts single values on top as ever.
+
+    Most lines of the table differ in single values, and merging takes three quarters of the time.
+    """
+    create, merge_files = config_loader_impl.create_defaults_list, ConfigLoaderImpl._compose_config_from_defaults_list
+    lists: dict[Any, DefaultsList] = {}
+    merged: dict[int, DictConfig] = {}
+
+    def create_once(repo: Any, config_name: str, overrides_list: list[Override], **flags: bool) -> DefaultsList:
+        values = Overrides(repo, overrides_list).config_overrides
+        groups = [override for override in overrides_list if override not in values]
+        sources = tuple(source.path for source in repo.get_sources())
+        key = config_name, sources, *(group.input_line for group in groups)
+        if key not in lists:
+            lists[key] = create(repo, config_name, groups, **flags)
+        return replace(lists[key], config_overrides=values)
+
+    def merge_once(self: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> DictConfig:
+        if id(defaults) not in merged:
+            merged[id(defaults)] = merge_files(self, defaults, repo)
+        return deepcopy(merged[id(defaults)])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config_loader_impl, "create_defaults_list", create_once)
+        patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_once)
+        yield
 
 
 def _some_lines(path: Path, count: int) -> bytes:

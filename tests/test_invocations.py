@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,16 @@ from daft_rl.plan import check_plan
 from daft_rl.pretrain import refuse_overrides
 from daft_rl.settings import TransferSettings
 from tests.faulty import Draws
-from tests.invocations import ROOT, Invocation, read_table, write_files
+from tests.invocations import ROOT, Invocation, groups_composed_once, read_table, write_files
 
 TABLE = read_table()
 CHECKS: dict[str, Any] = {"pretrain": {"check": refuse_overrides}}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick() -> Iterator[None]:
+    with groups_composed_once():
+        yield
 
 
 @pytest.fixture(scope="session")
