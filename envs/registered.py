@@ -67,7 +67,7 @@ def _load_wrapper(path: str) -> Callable[[gym.Env], gym.Env]:
 
 
 def _top_module(function: Callable[..., Any]) -> str:
-    return function.__module__.partition(".")[0]
+    return str(function.__module__).partition(".")[0]
 
 
 def _wrap(env: gym.Env, path: str, wrapper: Callable[[gym.Env], gym.Env]) -> gym.Env:
