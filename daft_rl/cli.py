@@ -109,8 +109,11 @@ def check_command(name: str, check: Callable[[Sequence[str]], None]) -> list[Pat
     asked = [flag for flag in ("cfg", "info", "shell_completion", "run", "multirun") if getattr(given, flag)]
     if len(asked) > 1:
         parser.error(f"--{asked[0]} and --{asked[1].replace('_', '-')} do not go together.")
-    if given.config_path:
-        parser.error("--config-path would hide the configurations of daft_rl. Use --config-dir, which adds to them.")
+    if given.config_name or given.config_path:
+        parser.error(
+            "--config-name and --config-path would replace the configuration of the program. To add to it, write "
+            "FOLDER/my/NAME.yaml with '# @package _global_' on top, and pass --config-dir FOLDER +my=NAME."
+        )
     if given.resolve and not (given.cfg or given.help):
         parser.error("--resolve goes with --cfg.")
     if given.help or given.hydra_help or given.cfg or given.info or given.shell_completion:
@@ -118,9 +121,9 @@ def check_command(name: str, check: Callable[[Sequence[str]], None]) -> list[Pat
     overrides = [*given.overrides, *_searchpath(given.config_dir, given.overrides)]
     check(given.overrides)
     if name == "benchmark" or given.multirun:
-        _check_sweep(name, overrides, given.config_name)
+        _check_sweep(name, overrides)
         return []
-    settings, hydra_part = compose_job(name, overrides, given.config_name)
+    settings, hydra_part = compose_job(name, overrides)
     refuse_targets(hydra_part, overrides)
     check_plan(settings)
     folder = Path(settings.output_dir)
@@ -141,24 +144,21 @@ def _searchpath(folder: str | None, overrides: Sequence[str]) -> list[str]:
     return [f"hydra.searchpath=['file://{Path(folder).resolve()}']"]
 
 
-def _check_sweep(name: str, overrides: Sequence[str], file: str | None) -> None:
-    """Check the first job of a sweep, and one job for each further value of each axis. See :func:`check_command`.
-
-    :param file: a configuration in place of the program's
-    """
-    hydra_part = compose_parts(file or name, first_of_sweep(overrides, {}), with_hydra=True).hydra
+def _check_sweep(name: str, overrides: Sequence[str]) -> None:
+    """Check the first job of a sweep, and one job for each further value of each axis. See :func:`check_command`."""
+    hydra_part = compose_parts(name, first_of_sweep(overrides, {}), with_hydra=True).hydra
     refuse_targets(OmegaConf.to_container(hydra_part, resolve=False), overrides)
     params: Any = OmegaConf.to_container(hydra_part.sweeper, resolve=False)
     axes = axes_of_sweep(overrides, params.get("params") or {})
     first = [values[0] for values in axes]
-    refused = _refused(name, first, overrides, file)
+    refused = _refused(name, first, overrides)
     if name == "benchmark" and refused is None:
         return  # the other cells tell about themselves
     for index, values in enumerate(axes):
         for value in values[1:]:
             if refused is not None and name != "benchmark":
                 break
-            error = _refused(name, [*first[:index], value, *first[index + 1 :]], overrides, file)
+            error = _refused(name, [*first[:index], value, *first[index + 1 :]], overrides)
             if error is None and name == "benchmark":
                 return
             if error is not None and str(error) == str(refused):
@@ -168,10 +168,10 @@ def _check_sweep(name: str, overrides: Sequence[str], file: str | None) -> None:
         raise refused
 
 
-def _refused(name: str, job: Sequence[str], overrides: Sequence[str], file: str | None) -> DaftError | None:
+def _refused(name: str, job: Sequence[str], overrides: Sequence[str]) -> DaftError | None:
     """Why a job of a sweep cannot run, with the values that are its own."""
     try:
-        check_plan(compose_job(name, job, file)[0])
+        check_plan(compose_job(name, job)[0])
     except DaftError as error:
         named = [item for item in job if item not in overrides and item.partition("=")[0] in str(error)]
         return type(error)(f"{' '.join(named)}: {explain(error)}" if named else explain(error))

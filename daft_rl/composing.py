@@ -95,16 +95,15 @@ def compose_settings(name: str, overrides: Sequence[str]) -> Any:
     return read_settings(KINDS[name], compose_config(name, overrides))
 
 
-def compose_job(name: str, overrides: Sequence[str], file: str | None = None) -> tuple[Any, dict[str, Any]]:
+def compose_job(name: str, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     """The settings that a job of Hydra would get.
 
     :param name: of the program's configuration
     :param overrides: expanded, without sweeps
-    :param file: a configuration in place of the program's, as ``--config-name``
     :return: the settings, and Hydra's own part of the configuration as plain data
     :raises DaftError: a name or a key does not exist, or a value is impossible
     """
-    cfg = compose_parts(file or name, overrides, with_hydra=True)
+    cfg = compose_parts(name, overrides, with_hydra=True)
     with beside_outer_hydra():
         try:
             HydraConfig.instance().set_config(cfg)
@@ -121,7 +120,7 @@ def compose_job(name: str, overrides: Sequence[str], file: str | None = None) ->
 
 def _set_output_dir(folder: str) -> None:
     """What ``${hydra:runtime.output_dir}`` stands for."""
-    runtime = HydraConfig.get().runtime
+    runtime: Any = HydraConfig.get().runtime
     with read_write(runtime), open_dict(runtime):
         runtime.output_dir = folder
 

@@ -108,7 +108,7 @@ def groups_composed_once() -> Iterator[None]:
         values = Overrides(repo, overrides_list).config_overrides
         groups = [override for override in overrides_list if override not in values]
         sources = tuple(source.path for source in repo.get_sources())
-        key = config_name, sources, *(group.input_line for group in groups)
+        key = config_name, sources, *flags.values(), *(group.input_line for group in groups)
         if key not in lists:
             lists[key] = create(repo, config_name, groups, **flags)
         return replace(lists[key], config_overrides=values)

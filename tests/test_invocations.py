@@ -25,6 +25,8 @@ from tests.faulty import Draws
 from tests.invocations import ROOT, Invocation, groups_composed_once, read_table, write_files
 
 TABLE = read_table()
+QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none")
+"""Logging is set up once per process: again, absl's handler would close the stream that pytest captures."""
 CHECKS: dict[str, Any] = {"pretrain": {"check": refuse_overrides}}
 
 
@@ -99,7 +101,7 @@ def test_a_late_refusal_leaves_no_folder(
         raise ConfigError("too late")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["transfer", "output_dir=some/where"])
+    monkeypatch.setattr(sys, "argv", ["transfer", "output_dir=some/where", *QUIET])
     with pytest.raises(SystemExit, match="2"):
         run_command("transfer", refuse)
     assert capsys.readouterr().err == "too late\n"
@@ -108,7 +110,7 @@ def test_a_late_refusal_leaves_no_folder(
 
 def test_a_run_folder_that_is_named_is_the_only_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["transfer", "output_dir=here"])
+    monkeypatch.setattr(sys, "argv", ["transfer", "output_dir=here", *QUIET])
     run_command("transfer", lambda settings: None)
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
@@ -162,10 +164,11 @@ def test_what_somebody_may_mean_is_accepted(line: str) -> None:
 
 
 def test_a_configuration_of_ones_own_extends_the_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.yaml").write_text("defaults: [transfer, _self_]\nseed: 3\n")
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "run.yaml").write_text("# @package _global_\nseed: 3\nevaluation: {episodes: 2}\n")
     seeds: list[int] = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["transfer", "--config-dir", str(tmp_path), "--config-name", "mine"])
+    monkeypatch.setattr(sys, "argv", ["transfer", "--config-dir", str(tmp_path), "+my=run", "output_dir=out", *QUIET])
     run_command("transfer", lambda settings: seeds.append(settings.seed))
     assert seeds == [3]
 

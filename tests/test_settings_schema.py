@@ -19,7 +19,7 @@ from daft_rl.errors import ConfigError, DaftError
 from daft_rl.hyperparameters import OTHERWISE, TABLE, Extractor, check_extractor, check_hyperparameters
 from daft_rl.settings import PretrainSettings, TransferSettings, algorithm_names
 
-PROGRAMS = {"transfer": TransferSettings, "pretrain": PretrainSettings}
+PROGRAMS: dict[str, Any] = {"transfer": TransferSettings, "pretrain": PretrainSettings}
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from(["auto", "cuda:1"])
 )

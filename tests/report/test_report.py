@@ -382,7 +382,9 @@ def test_names_of_a_stranger_are_text_in_every_format(grid: Path, tmp_path: Path
     assert len({line.count(" | ") for line in text.splitlines() if line.startswith("|") and "IQM" in line}) == 1
 
 
-values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just([]) | st.just({})
+values: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just([]) | st.just({})
+)
 
 
 def _places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
