@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import gc
-import json
 import resource
 import sys
 import traceback
@@ -27,6 +26,7 @@ from daft_rl.archives import find_agent
 from daft_rl.envs.domain import read_domains
 from daft_rl.errors import DaftError
 from daft_rl.files import write_json
+from daft_rl.report.storage import read_note
 from daft_rl.run.fingerprints import fingerprint, fingerprint_agent, fingerprint_settings
 from daft_rl.run.results import RESULTS_FILE
 from daft_rl.settings import TransferSettings
@@ -73,8 +73,8 @@ def _run_cell(settings: TransferSettings, folder: Path, zero_shot_cache: Path) -
     note = folder / "cell.json"
     cell: dict[str, Any] = {"content": None}
     before: dict[str, Any] = {}
-    with suppress(FileNotFoundError, json.JSONDecodeError):
-        before = json.loads(note.read_text("utf-8"))
+    with suppress(DaftError):  # without a note, or with a damaged one, the cell is run again
+        before = read_note(note)
     fresh = _forget_peak()
     try:
         cell["content"] = _fingerprint_content(settings)
@@ -115,14 +115,22 @@ class Summary(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Ends the process with status 1 if a cell has failed."""
         notes = sorted(Path(config.benchmark.folder).rglob("cell.json"))
-        cells = [(path.parent, json.loads(path.read_text("utf-8"))) for path in notes]
-        failed = [(folder, cell["error"]) for folder, cell in cells if cell["status"] == "failed"]
+        cells = [(path.parent, _read_note(path)) for path in notes]
+        failed = [(folder, cell.get("error", "")) for folder, cell in cells if cell["status"] == "failed"]
         finished = sum(cell["status"] == "finished" for _, cell in cells)
         print(f"{config.benchmark.folder}: {finished} finished, {len(failed)} failed")
         for folder, error in failed:
             print(f"failed: {folder}: {error}")
         if failed:
             sys.exit(1)
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    """A damaged note counts as that of a cell that failed."""
+    try:
+        return read_note(path)
+    except DaftError as error:
+        return {"status": "failed", "error": str(error)}
 
 
 def _forget_peak() -> bool:

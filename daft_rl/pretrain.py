@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from daft_rl.rollout.returns import Returns
     from daft_rl.run.run import Run
 
-__all__ = ["run"]
+__all__ = ["refuse_overrides", "run"]
 
 SIMULATORS = {"robosuite": ("robosuite",), "safety": ("safety-gymnasium",)}
 PACKAGES = ("daft-rl", "torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "numpy")
@@ -37,11 +37,7 @@ def run(settings: PretrainSettings, overrides: Sequence[str] = ()) -> dict[str, 
     :return: what ``card.json`` holds
     :raises DaftError: a setting names something that does not exist or does not fit
     """
-    ignored = [item for item in overrides if item.lstrip("+").startswith("algo.")]
-    if ignored:
-        raise ConfigError(
-            f"{ignored[0]} is for fine-tuning. A source learns as its recipe says: set recipe.settings.NAME=... there."
-        )
+    refuse_overrides(overrides)
     domain = read_domains(vars(settings.env))["target"]
 
     from daft_rl.archives import save_agent
@@ -61,6 +57,18 @@ def run(settings: PretrainSettings, overrides: Sequence[str] = ()) -> dict[str, 
         _write_card(card, current.folder)
         current.finish()
     return card
+
+
+def refuse_overrides(overrides: Sequence[str]) -> None:
+    """
+    :param overrides: of the command line
+    :raises ConfigError: one is for fine-tuning
+    """
+    ignored = [item for item in overrides if item.lstrip("+").startswith("algo.")]
+    if ignored:
+        raise ConfigError(
+            f"{ignored[0]} is for fine-tuning. A source learns as its recipe says: set recipe.settings.NAME=... there."
+        )
 
 
 def prepare(current: Run, settings: PretrainSettings, domain: Domain) -> None:
@@ -193,4 +201,4 @@ if __name__ == "__main__":
 
     with stoppable("daft_rl.pretrain"):
         if not resume_command(PretrainSettings, main):
-            run_command("pretrain", main)
+            run_command("pretrain", main, check=refuse_overrides)

@@ -20,6 +20,7 @@ from daft_rl.envs.domain import Domain, read_domains, user_domains
 from daft_rl.envs.user_env import UserEnv
 from daft_rl.errors import AgentError, ConfigError, TaskError
 from daft_rl.method import Method, find_method
+from daft_rl.plan import check_domains
 from daft_rl.resume import read_run
 from daft_rl.settings import TransferSettings, default_algorithm, merge, nest, read_algorithm, read_cuda, read_task
 
@@ -261,7 +262,7 @@ def transfer(
     domains = _domains_of_user(env, source, source_env, shift, further)
     name = str(env) if domains is None else domains["target"].name
     found = find_method(method)
-    algorithm = algo or _algorithm_of(source, name)
+    algorithm = _algorithm_of(source, name) if algo is None else algo
     defaults = merge(
         {"env": read_task(name), "algo": read_algorithm(algorithm), "method": found.as_dict()},
         read_cuda(algorithm) if further.get("vec") == "cuda" else {},
@@ -274,7 +275,10 @@ def transfer(
     )
     values = merge(given, further)
     values.setdefault("output_dir", None if output_dir is None else str(output_dir))
-    return run(TransferSettings.from_dict(values), domains, agent)
+    checked = TransferSettings.from_dict(values)
+    domains = domains or read_domains(vars(checked.env), checked.evaluation.elsewhere)
+    check_domains(domains)
+    return run(checked, domains, agent)
 
 
 def _go_on(
@@ -348,6 +352,8 @@ def _algorithm_of(source: str | Path | BaseAlgorithm | None, task: str) -> str:
     """The algorithm of an agent; without one, the task's default."""
     if source is None:
         return default_algorithm(task)
+    if isinstance(source, str | Path):
+        find_agent("", "", source)  # refuses at once
     from daft_rl.run.agents import algorithm_of_agent, algorithm_of_archive
 
     return algorithm_of_archive(str(source)) if isinstance(source, str | Path) else algorithm_of_agent(source)

@@ -192,7 +192,7 @@ class RunFolder:
     # -- the end --------------------------------------------------------------------------------------
 
     def note_error(self, error: BaseException | None) -> None:
-        """Tell of an error in ``error.json`` and ``error.txt``; leave nothing of a run that was refused at its start."""
+        """Tell of an error in ``error.json`` and ``error.txt``; leave nothing of a run refused at its start."""
         if error is None or not isinstance(error, Exception):
             return
         refused = isinstance(error, DaftError) and not isinstance(error, FaultyEnvironmentError | DivergenceError)
