@@ -53,6 +53,8 @@ class Algorithm:
     """Factor on the learning rate of a pretrained actor."""
     line_search: bool = False
     """Whether a line search moves the actor, so that its parameters have no learning rate."""
+    adapts: bool = True
+    """Whether its agents can be moved to another domain; others are only loaded."""
     explores_by_noise: bool = False
     """Whether it explores only by ``action_noise`` on a deterministic action."""
     default_optimizer: Mapping[str, Any] = field(default_factory=dict)
@@ -113,7 +115,7 @@ _TABLE = (
     ),
     Algorithm(cls=DQN, layout=Q_NETWORK, recognize=_has("exploration_fraction")),
     Algorithm(cls=QRDQN, layout=QUANTILE_NETWORK, recognize=_is_qrdqn),
-    Algorithm(cls=MaskablePPO, layout=ACTOR_CRITIC, recognize=_is_maskable_ppo),
+    Algorithm(cls=MaskablePPO, layout=ACTOR_CRITIC, recognize=_is_maskable_ppo, adapts=False),
 )
 ALGORITHMS: dict[str, Algorithm] = {entry.name: entry for entry in _TABLE}
 """Name -> entry. To recognize an archive, later entries are tried first: a special case follows the general one."""
@@ -145,9 +147,12 @@ def find_algorithm(which: BaseAlgorithm | type[BaseAlgorithm] | str) -> Algorith
         by_class = {entry.cls: entry for entry in ALGORITHMS.values()}
         found = next((by_class[base] for base in cls.__mro__ if base in by_class), None)
     if found is None:
+        if not isinstance(which, str | type | BaseAlgorithm):
+            raise AgentError(f"Expected an agent such as PPO.load(...), or an algorithm, got {which!r}.")
         name = repr(which) if isinstance(which, str | type) else type(which).__name__
+        supported = ", ".join(entry.name for entry in ALGORITHMS.values() if entry.adapts)
         raise AgentError(
-            f"Algorithm {name} is not supported. What is: {', '.join(ALGORITHMS)}. Add your own with "
+            f"Algorithm {name} is not supported. What is: {supported}. Add your own with "
             "daft_rl.agents.register_algorithm.",
             arguments=("algo",),
         )

@@ -125,6 +125,11 @@ class Statistics:
         self.count = total
 
     @property
+    def finite(self) -> bool:
+        """Whether all values were finite."""
+        return self._m2 is None or bool(torch.isfinite(self._m2).all())
+
+    @property
     def mean(self) -> Tensor:
         """Mean per channel, float64, shape ``(C,)``."""
         if self._mean is None:
@@ -165,7 +170,7 @@ def measure_statistics(
     :param forward: what to call with them; ``module`` itself by default
     :return: layer name -> pooled statistics of its input. Layers that the forward pass never reached
         are left out; a layer called several times pools all its inputs.
-    :raises BatchNormError: when ``batches`` is empty
+    :raises BatchNormError: when ``batches`` is empty, or a layer gets NaN or infinite values
     """
     forward = module if forward is None else forward
     layers = batchnorm_layers(module)
@@ -191,6 +196,12 @@ def measure_statistics(
             handle.remove()
     if not seen:
         raise BatchNormError("`batches` is empty: BatchNorm statistics need calibration data.")
+    for name, statistics in pooled.items():
+        if statistics.count and not statistics.finite:
+            raise BatchNormError(
+                f"BatchNorm layer '{name}' gets values that are NaN or infinite: one such row of the data spoils the "
+                "statistics. Leave out those rows; if there are none, the weights are not finite."
+            )
     return {name: statistics for name, statistics in pooled.items() if statistics.count}
 
 

@@ -1,8 +1,9 @@
 """``python -m daft_rl.benchmark preset=mujoco``: a grid of transfers that can be killed and started again.
 
 Each cell is one ordinary transfer in a folder of its own, which is named by the settings of the cell. A cell that is
-finished is not run again; one that failed leaves its error behind, does not stop the others, and is tried again the
-next time. The grid is Hydra's multirun, so its launchers put the cells on as many cores or machines as there are.
+finished is not run again. One that was killed goes on from its last checkpoint. One that failed leaves its error,
+does not stop the others, and is tried again the next time. The grid is Hydra's multirun: its launchers put the cells on
+as many cores or machines as there are.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import gc
-import json
 import resource
 import sys
 import traceback
@@ -26,7 +26,9 @@ from daft_rl.archives import find_agent
 from daft_rl.envs.domain import read_domains
 from daft_rl.errors import DaftError
 from daft_rl.files import write_json
+from daft_rl.report.storage import read_note
 from daft_rl.run.fingerprints import fingerprint, fingerprint_agent, fingerprint_settings
+from daft_rl.run.results import RESULTS_FILE
 from daft_rl.settings import TransferSettings
 from daft_rl.transfer import run
 from daft_rl.validation import plain_data
@@ -43,7 +45,7 @@ def cell_folder(settings: TransferSettings) -> Path:
     :param settings: of one cell; ``output_dir`` is the folder of the grid
     """
     name = f"seed-{settings.seed}-{fingerprint_settings(settings)[:10]}"
-    return Path(settings.output_dir) / settings.env.name / settings.method.name / name
+    return _grid_folder(settings) / settings.env.name / settings.method.name / name
 
 
 def run_cell(settings: TransferSettings) -> dict[str, Any]:
@@ -59,22 +61,29 @@ def run_cell(settings: TransferSettings) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # freed when the process ends, however it ends
-        return _run_cell(replace(settings, output_dir=folder), Path(settings.output_dir) / "zero_shot")
+        return _run_cell(replace(settings, output_dir=folder), folder, _grid_folder(settings) / "zero_shot")
 
 
-def _run_cell(settings: TransferSettings, zero_shot_cache: Path) -> dict[str, Any]:
-    note = Path(settings.output_dir) / "cell.json"
+def _grid_folder(settings: TransferSettings) -> Path:
+    assert settings.output_dir is not None  # configs/benchmark.yaml has a default
+    return Path(settings.output_dir)
+
+
+def _run_cell(settings: TransferSettings, folder: Path, zero_shot_cache: Path) -> dict[str, Any]:
+    note = folder / "cell.json"
     cell: dict[str, Any] = {"content": None}
     before: dict[str, Any] = {}
-    with suppress(FileNotFoundError, json.JSONDecodeError):
-        before = json.loads(note.read_text("utf-8"))
+    with suppress(DaftError):  # without a note, or with a damaged one, the cell is run again
+        before = read_note(note)
     fresh = _forget_peak()
     try:
         cell["content"] = _fingerprint_content(settings)
         if before.get("status") == "finished" and before.get("content") == cell["content"]:
             return before
-        write_json(note, {"status": "unfinished", "error": "It is running, or was killed."})
-        run(settings, zero_shot_cache=zero_shot_cache)
+        unfinished = {"status": "unfinished", "error": "It is running, or was killed.", "content": cell["content"]}
+        write_json(note, unfinished)
+        anew = before.get("content") != cell["content"] or (note.parent / RESULTS_FILE).exists()
+        run(replace(settings, overwrite=anew), zero_shot_cache=zero_shot_cache)
         cell["status"] = "finished"
     except Exception as error:  # whatever it is, the other cells go on
         if cell["content"] is None and before.get("status") == "finished":
@@ -106,14 +115,22 @@ class Summary(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Ends the process with status 1 if a cell has failed."""
         notes = sorted(Path(config.benchmark.folder).rglob("cell.json"))
-        cells = [(path.parent, json.loads(path.read_text("utf-8"))) for path in notes]
-        failed = [(folder, cell["error"]) for folder, cell in cells if cell["status"] == "failed"]
+        cells = [(path.parent, _read_note(path)) for path in notes]
+        failed = [(folder, cell.get("error", "")) for folder, cell in cells if cell["status"] == "failed"]
         finished = sum(cell["status"] == "finished" for _, cell in cells)
         print(f"{config.benchmark.folder}: {finished} finished, {len(failed)} failed")
         for folder, error in failed:
             print(f"failed: {folder}: {error}")
         if failed:
             sys.exit(1)
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    """A damaged note counts as that of a cell that failed."""
+    try:
+        return read_note(path)
+    except DaftError as error:
+        return {"status": "failed", "error": str(error)}
 
 
 def _forget_peak() -> bool:
@@ -139,5 +156,7 @@ def _fingerprint_content(settings: TransferSettings) -> str:
 
 if __name__ == "__main__":
     from daft_rl.cli import run_command
+    from daft_rl.resume import stoppable
 
-    run_command("benchmark", run_cell, refuse_cell)
+    with stoppable("daft_rl.benchmark"):
+        run_command("benchmark", run_cell, refuse_cell)

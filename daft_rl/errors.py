@@ -7,10 +7,14 @@ from collections.abc import Sequence
 __all__ = [
     "AgentError",
     "BatchNormError",
+    "CheckpointError",
     "ConfigError",
     "DaftError",
     "DaftWarning",
+    "DivergenceError",
+    "FaultyEnvironmentError",
     "MethodError",
+    "RemoteError",
     "RenderError",
     "ReportError",
     "SimulationError",
@@ -60,8 +64,32 @@ class AgentError(DaftError, ValueError):
     """An agent's file cannot be used: missing, damaged, or of the wrong kind."""
 
 
-class WorkerError(DaftError, RuntimeError):
-    """An environment in a worker process raised, or the process ended."""
+class CheckpointError(DaftError, ValueError):
+    """A checkpoint of a run is damaged, or does not fit the run."""
+
+
+class DivergenceError(DaftError, ArithmeticError):
+    """Learning has left the finite numbers, or an environment gave one that is NaN or infinite."""
+
+
+class FaultyEnvironmentError(DaftError, RuntimeError):
+    """An environment raised, returned something of another form than it should, or did not answer in time.
+
+    :param message: one line; the traceback is the cause of this error
+    :param index: of the environment in its batch; ``None`` if it is not known which one it was
+    """
+
+    def __init__(self, message: str = "", *, arguments: Sequence[str] = (), index: int | None = None) -> None:
+        super().__init__(message, arguments=arguments)
+        self.index = index
+
+
+class WorkerError(FaultyEnvironmentError):
+    """An environment in a worker process is faulty, or the process ended."""
+
+
+class RemoteError(Exception):
+    """The traceback of an error in another process, as text: the cause of the error that this process raises."""
 
 
 class ReportError(DaftError, ValueError):

@@ -1,21 +1,102 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, whatever happens meanwhile; and small files of others, read with care."""
 
 from __future__ import annotations
 
 import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import IO, Any
 
-__all__ = ["write_json"]
+import yaml
+
+from daft_rl.errors import ConfigError
+
+__all__ = ["UNFINISHED", "read_mapping", "replacing", "write_json", "write_text"]
+
+UNFINISHED = ".unfinished-"
+"""How names begin of files and folders that are being written."""
+MAX_YAML_BYTES = 1024**2
+"""Usual are 3 KB."""
+MAX_YAML_DEPTH = 50
+"""Brackets inside of brackets. PyYAML takes minutes for thousands."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of ``path`` at the end of the block. After an error ``path`` is as it was.
+
+    :param path: its folder is made if it does not exist
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # several processes, maybe on several machines, may write the same file
+    with NamedTemporaryFile(dir=path.parent, prefix=f"{UNFINISHED}{path.name}.", delete=False) as unfinished:
+        try:
+            yield unfinished  # type: ignore[misc]
+            unfinished.flush()
+            os.fsync(unfinished.fileno())  # or the name may reach the disk before the content
+            Path(unfinished.name).chmod(0o644)
+            Path(unfinished.name).replace(path)
+        except BaseException:
+            Path(unfinished.name).unlink(missing_ok=True)
+            raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write a file whole or not at all."""
-    text = json.dumps(data, indent=1) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # runs of a grid, maybe on several machines, may write the same file
-    with NamedTemporaryFile("w", dir=path.parent, prefix=f"{path.name}.", encoding="utf-8", delete=False) as unfinished:
-        unfinished.write(text)
-    Path(unfinished.name).chmod(0o644)
-    Path(unfinished.name).replace(path)
+    """Write a file whole or not at all. A number that is NaN or infinite becomes ``null``: JSON has no such numbers."""
+    write_text(path, json.dumps(_strict(data), indent=1, allow_nan=False) + "\n")
+
+
+def _strict(data: Any) -> Any:
+    """Plain data without NaN and infinite numbers."""
+    if isinstance(data, dict):
+        return {key: _strict(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_strict(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file of names with values. Aliases, by which a small file could stand for a huge one, are refused.
+
+    :raises FileNotFoundError: there is no such file
+    :raises ConfigError: the file is no such thing
+    """
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise ConfigError(f"{path} has more than {MAX_YAML_BYTES} bytes, and is not read.")
+        text = path.read_text("utf-8")
+        steps = [(char in "[{") - (char in "]}") for char in text if char in "[]{}"]
+        if max(accumulate(steps), default=0) > MAX_YAML_DEPTH:
+            raise ConfigError(f"{path} has more than {MAX_YAML_DEPTH} brackets inside of brackets, and is not read.")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ConfigError(f"{path} has aliases, which daft_rl does not write.")
+        found = yaml.safe_load(text)
+    except (FileNotFoundError, ConfigError):
+        raise
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise ConfigError(f"{path} holds no names with values.")
+    return found

@@ -20,5 +20,5 @@ def load_object(path: str, error: type[DaftError] = ConfigError) -> Any:
     module, _, name = path.partition(":")
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as problem:
+    except Exception as problem:  # a module may raise anything while it is imported
         raise error(f"'{path}' cannot be imported: {problem}. Expected module:name.") from problem

@@ -105,6 +105,13 @@ class Method:
     critic_head: Group = field(default_factory=Group)
 
     def __post_init__(self) -> None:
+        if (
+            not self.name.strip(" .")
+            or len(self.name) > 100
+            or not self.name.isprintable()
+            or set("/\\") & {*self.name}
+        ):
+            raise MethodError(f"method.name: expected a name that a folder can have, got {self.name[:200]!r}.")
         if self.realign is not None and self.from_scratch:
             raise MethodError(
                 "realign moves inputs back to the range that the source's actor knows, so keep the actor."

@@ -6,7 +6,6 @@ It uses the same parts as a transfer: the method ``scratch`` on a fresh agent, w
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from daft_rl.rollout.returns import Returns
     from daft_rl.run.run import Run
 
-__all__ = ["run"]
+__all__ = ["refuse_overrides", "run"]
 
 SIMULATORS = {"robosuite": ("robosuite",), "safety": ("safety-gymnasium",)}
 PACKAGES = ("daft-rl", "torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "numpy")
@@ -38,29 +37,38 @@ def run(settings: PretrainSettings, overrides: Sequence[str] = ()) -> dict[str, 
     :return: what ``card.json`` holds
     :raises DaftError: a setting names something that does not exist or does not fit
     """
-    started = time.perf_counter()
-    ignored = [item for item in overrides if item.lstrip("+").startswith("algo.")]
-    if ignored:
-        raise ConfigError(
-            f"{ignored[0]} is for fine-tuning. A source learns as its recipe says: set recipe.settings.NAME=... there."
-        )
+    refuse_overrides(overrides)
     domain = read_domains(vars(settings.env))["target"]
 
     from daft_rl.archives import save_agent
     from daft_rl.run.engine import choose_engine
+    from daft_rl.run.folder import Identity
     from daft_rl.run.run import Run
 
     settings = choose_engine(settings, domain)
-    with Run(settings) as current:
+    with Run(settings, Identity(command=tuple(overrides))) as current:
         prepare(current, settings, domain)
         current.learn()
         current.monitoring.finish()
         _clear_moments(current)
         returns = current.evaluator.play()["source"]
         save_agent(current.model, current.folder / "agent.zip")
-        card = _card(current, settings, returns, overrides, domain.changes, time.perf_counter() - started)
+        card = _card(current, settings, returns, overrides, domain.changes)
         _write_card(card, current.folder)
+        current.finish()
     return card
+
+
+def refuse_overrides(overrides: Sequence[str]) -> None:
+    """
+    :param overrides: of the command line
+    :raises ConfigError: one is for fine-tuning
+    """
+    ignored = [item for item in overrides if item.lstrip("+").startswith("algo.")]
+    if ignored:
+        raise ConfigError(
+            f"{ignored[0]} is for fine-tuning. A source learns as its recipe says: set recipe.settings.NAME=... there."
+        )
 
 
 def prepare(current: Run, settings: PretrainSettings, domain: Domain) -> None:
@@ -97,7 +105,6 @@ def _card(
     returns: Returns,
     overrides: Sequence[str],
     shift: dict[str, Any],
-    seconds: float,
 ) -> dict[str, Any]:
     """What is known of the agent, as plain data."""
     from daft_rl.validation import plain_data
@@ -112,7 +119,7 @@ def _card(
         "seed": settings.seed,
         "command": " ".join(["python -m daft_rl.pretrain", *overrides]),
         "timesteps": current.model.num_timesteps,
-        "wall_seconds": seconds,
+        "wall_seconds": current.seconds,
         "returns": returns.as_dict(),
         "recipe": plain_data(settings.recipe),
         "method": current.adaptation.method.as_dict(),
@@ -122,10 +129,10 @@ def _card(
 
 
 def _write_card(card: dict[str, Any], folder: Path) -> None:
-    from daft_rl.files import write_json
+    from daft_rl.files import write_json, write_text
 
-    write_json(folder / "card.json", card)
-    (folder / "README.md").write_text(card_text(card), encoding="utf-8")
+    write_text(folder / "README.md", card_text(card))
+    write_json(folder / "card.json", card)  # last: it says that the run is finished
 
 
 def card_text(card: dict[str, Any]) -> str:
@@ -177,7 +184,11 @@ def main(settings: PretrainSettings) -> None:
     """Train, and print the returns."""
     from hydra.core.hydra_config import HydraConfig
 
-    card = run(settings, HydraConfig.get().overrides.task)
+    from daft_rl.resume import command_of
+
+    resumed = not HydraConfig.initialized() and settings.output_dir is not None
+    overrides = command_of(Path(settings.output_dir)) if resumed else HydraConfig.get().overrides.task  # type: ignore[arg-type]
+    card = run(settings, overrides)
     returns = card["returns"]
     print(
         f"{card['task']} {card['algo']}: return {returns['mean']:.1f} +- {returns['std']:.1f} in {settings.output_dir}"
@@ -186,5 +197,8 @@ def main(settings: PretrainSettings) -> None:
 
 if __name__ == "__main__":
     from daft_rl.cli import run_command
+    from daft_rl.resume import resume_command, stoppable
 
-    run_command("pretrain", main)
+    with stoppable("daft_rl.pretrain"):
+        if not resume_command(PretrainSettings, main):
+            run_command("pretrain", main, check=refuse_overrides)

@@ -1,28 +1,45 @@
 """Every setting of a run, with its type and default. Hydra's configuration and Python's arguments both become these.
 
-The command line stores the defaults of this file with Hydra (:mod:`daft_rl.cli`). Nothing below the command line sees
-Hydra's configuration.
+The command line stores the defaults of this file with Hydra (:mod:`daft_rl.composing`). Nothing below the command line
+sees Hydra's configuration.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field, StrictInt
 
 from daft_rl.errors import ConfigError
+from daft_rl.hyperparameters import TABLE, check_extractor, check_hyperparameters, check_policy
 from daft_rl.method import Method, find_method
-from daft_rl.validation import Count, Flag, NonNegative, Positive, Seed, Text, checked, plain_data, unknown_name
+from daft_rl.validation import (
+    LARGEST,
+    PLAIN,
+    Count,
+    Flag,
+    NonNegative,
+    Positive,
+    Seed,
+    Text,
+    checked,
+    plain_data,
+    unknown_name,
+)  # fmt: skip
 
 __all__ = [
-    *("AgentSettings", "AlgorithmSettings", "Calibration", "Evaluation", "PretrainSettings", "Recipe", "RunSettings"),
+    *("AgentSettings", "AlgorithmSettings", "Calibration", "Checkpoint", "Evaluation", "PretrainSettings", "Recipe"),
     *(
+        "RunSettings",
         "TaskSettings",
         "TransferSettings",
         "algorithm_names",
+        "cuda_names",
         "default_algorithm",
         "merge",
         "nest",
@@ -86,6 +103,10 @@ class AlgorithmSettings:
     settings: dict[str, Any] = field(default_factory=dict)
     """Arguments of the algorithm's constructor. ``None`` keeps what the source was trained with."""
 
+    def __post_init__(self) -> None:
+        check_hyperparameters(self.name, self.settings, "algo.settings")
+        _check_adaptive_kl(self.name, self.adaptive_kl)
+
     def hyperparameters(self, num_envs: int) -> dict[str, Any]:
         """Arguments of the constructor that differ from the source's.
 
@@ -93,9 +114,14 @@ class AlgorithmSettings:
         """
         given = {name: value for name, value in self.settings.items() if value is not None}
         if self.steps_per_update is not None and "gradient_steps" not in given:
-            steps = given.get("train_freq", 1) * num_envs
+            steps = _steps_of(given.get("train_freq", 1)) * num_envs
             given["gradient_steps"] = max(1, round(steps / self.steps_per_update))
         return given
+
+
+def _steps_of(train_freq: Any) -> int:
+    """The number in ``train_freq``, which SB3 also takes as ``[4, "step"]``."""
+    return train_freq[0] if isinstance(train_freq, list | tuple) else train_freq
 
 
 @checked()
@@ -111,7 +137,8 @@ class TaskSettings:
     source_shift: Any = None
     """A shift of the source. ``None`` is no shift."""
     wrappers: tuple[Text, ...] = ()
-    """Import paths of wrappers around a registered environment, the innermost first."""
+    """Import paths of wrappers around a registered environment, the innermost first. A wrapper is a class derived from
+    ``gymnasium.Wrapper``, or a function of yours that takes an environment and returns one."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Keywords of a registered environment's constructor, for the target."""
     source_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -124,10 +151,15 @@ class TaskSettings:
     """Step of the penalty's multiplier, once per batch of finished episodes. Use far less for millions of steps."""
     cost_multiplier: NonNegative | None = None
     """Initial multiplier. ``None`` is the multiplier that the agent learnt under last, or 0."""
+    step_timeout: Positive | None = None
+    """Seconds after which a step or a reset that has not ended stops the run; ``None`` waits for ever. What hangs in a
+    simulator's own machine code is noticed in worker processes only."""
 
     def __post_init__(self) -> None:
         if not (self.name or self.id):
             raise ConfigError("env.name is missing: name a task, or an id that is registered with Gymnasium.")
+        if self.id and self.name not in ("", self.id):
+            raise ConfigError(f"env.id={self.id} and env.name={self.name}: name one of them.")
         object.__setattr__(self, "name", self.name or self.id)
 
 
@@ -135,7 +167,7 @@ class TaskSettings:
 class Calibration:
     """How many states are visited before learning."""
 
-    steps: Count = 8192
+    steps: Annotated[StrictInt, Field(ge=2, le=LARGEST), PLAIN] = 8192
     """States of the target from which BatchNorm statistics are measured."""
 
 
@@ -168,6 +200,23 @@ class TransferEvaluation(Evaluation):
     elsewhere: tuple[Text, ...] = ()
     """Levels of other shifts, such as ``gravity-2.0``, in which the policy also plays before and after learning."""
 
+    def __post_init__(self) -> None:
+        twice = next((level for level in self.elsewhere if self.elsewhere.count(level) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"elsewhere: '{twice}' is there twice. Name it once.", arguments=("elsewhere",))
+
+
+@checked()
+class Checkpoint:
+    """What a run keeps on disk while it learns, to go on after it was stopped."""
+
+    every: Count | None = 20_000
+    """Steps between checkpoints; ``None`` keeps none."""
+    keep: Count = 2
+    """How many are kept. Each is a few megabytes; steps in a replay buffer are kept once."""
+    share: Annotated[Positive, Field(le=1)] = 0.01
+    """Most of the time that checkpoints may take. If they would take more, fewer are made."""
+
 
 @checked()
 class RunSettings:
@@ -176,20 +225,22 @@ class RunSettings:
     env: TaskSettings
     method: Method
     algo: AlgorithmSettings = field(default_factory=AlgorithmSettings)
-    output_dir: Path
-    """The run folder."""
+    output_dir: Path | None = None
+    """The run folder. ``None`` makes a new one under ``runs/``."""
+    overwrite: Flag = False
+    """Whether to delete what an earlier run has left in the run folder."""
     total_timesteps: Count = 200_000
     """Steps to learn from."""
     seed: Seed = 0
     """Seed of everything random."""
     device: Text = "auto"
     """``auto``, ``cpu``, or ``cuda``. ``auto`` is the GPU if ``vec`` is ``cuda``."""
-    num_envs: Count = 16
+    num_envs: Annotated[StrictInt, Field(ge=1, le=10**6), PLAIN] = 16
     """Environments that step together."""
     vec: Text = "auto"
     """How environments run: ``threads`` (Gymnasium's MuJoCo tasks), ``workers`` (processes), ``dummy``, ``cuda``
     (thousands of worlds that learning steps on the GPU; evaluations stay on the CPU), or ``auto``."""
-    torch_threads: Count | None = 1
+    torch_threads: Annotated[StrictInt, Field(ge=1, le=1024), PLAIN] | None = 1
     """Threads of PyTorch; ``None`` leaves the number alone. More than one is hardly faster, and slows down runs side by
     side (CrossQ with two: 1.0 to 1.4 times)."""
     evaluate_in_background: Literal["auto"] | Flag = "auto"
@@ -198,6 +249,13 @@ class RunSettings:
     """Whether to show SB3's progress bar."""
     calibration: Calibration = field(default_factory=Calibration)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device={self.device}: expected auto, cpu, cuda, or one of several, cuda:1.")
+        hyperparameters = self.algo.hyperparameters(self.num_envs)
+        _check_samples(self.algo.name, hyperparameters, self.num_envs, "algo.settings")
 
     @property
     def exploration_std(self) -> float | None:
@@ -207,7 +265,7 @@ class RunSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, with the keys of the command line."""
-        return plain_data(self) | {"output_dir": str(self.output_dir)}
+        return plain_data(self) | {"output_dir": None if self.output_dir is None else str(self.output_dir)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Any:
@@ -215,9 +273,10 @@ class RunSettings:
 
         :raises DaftError: an unknown key, or a value of another kind
         """
-        if not str(values.get("output_dir", "")):
+        given = {str(key): value for key, value in values.items()}
+        if given.get("output_dir") is not None and not str(given["output_dir"]).strip():
             raise ConfigError("output_dir is empty: name a folder.", arguments=("output_dir",))
-        return cls(**{str(key): value for key, value in values.items()} | {"method": find_method(values["method"])})
+        return cls(**given | {"method": find_method(given.get("method"))})
 
 
 @checked()
@@ -251,12 +310,49 @@ class Recipe:
     policy: dict[str, Any]
     """Arguments of the policy."""
 
+    def __post_init__(self) -> None:
+        check_policy(self.policy, "recipe.policy")
+        if self.extractor is not None:
+            check_extractor(self.extractor, "recipe.extractor")
+
 
 @checked()
 class PretrainSettings(RunSettings):
     """Everything that the training of a source can be told."""
 
     recipe: Recipe
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_hyperparameters(self.algo.name, self.recipe.settings, "recipe.settings")
+        _check_adaptive_kl(self.algo.name, self.recipe.adaptive_kl)
+        _check_samples(self.algo.name, self.recipe.settings, self.num_envs, "recipe.settings")
+
+
+def _check_adaptive_kl(algo: str, adaptive_kl: float | None) -> None:
+    """
+    :raises ConfigError: the algorithm is known not to measure what its learning rate would follow
+    """
+    if adaptive_kl is not None and algo in TABLE and algo != "ppo":
+        raise ConfigError(
+            f"adaptive_kl={adaptive_kl:g} is for ppo, whose updates measure a KL divergence; this is {algo}. Leave it "
+            "out.",
+            arguments=("adaptive_kl",),
+        )
+
+
+def _check_samples(algo: str, given: Mapping[str, Any], num_envs: int, where: str) -> None:
+    """
+    :raises ConfigError: rollouts of one sample, or episodes of several environments as units of learning
+    """
+    if algo in ("ppo", "trpo") and (given.get("n_steps") or 2) * num_envs < 2:
+        raise ConfigError(f"{where}.n_steps=1 with num_envs=1: a rollout of one sample has no advantages to compare.")
+    unit = given.get("train_freq")
+    if isinstance(unit, list | tuple) and unit[1] == "episode" and num_envs > 1:
+        raise ConfigError(
+            f"{where}.train_freq={list(unit)} with num_envs={num_envs}: episodes of several environments do not end "
+            "together. Use num_envs=1, or steps."
+        )
 
 
 def read_task(name: str) -> dict[str, Any]:
@@ -289,6 +385,11 @@ def read_algorithm(name: str) -> dict[str, Any]:
     if name not in algorithm_names():
         raise ConfigError(unknown_name("algorithm", name, algorithm_names()))
     return dict(yaml.safe_load((CONFIGS / "algo" / f"{name}.yaml").read_text("utf-8")))
+
+
+def cuda_names() -> list[str]:
+    """What ``cuda=`` takes: algorithms that have settings for ``vec="cuda"`` (``configs/cuda``), or ``none``."""
+    return [*sorted(path.stem for path in (CONFIGS / "cuda").glob("*.yaml")), "none"]
 
 
 def read_cuda(algorithm: str) -> dict[str, Any]:

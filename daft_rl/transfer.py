@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -21,6 +20,8 @@ from daft_rl.envs.domain import Domain, read_domains, user_domains
 from daft_rl.envs.user_env import UserEnv
 from daft_rl.errors import AgentError, ConfigError, TaskError
 from daft_rl.method import Method, find_method
+from daft_rl.plan import check_domains
+from daft_rl.resume import read_run
 from daft_rl.settings import TransferSettings, default_algorithm, merge, nest, read_algorithm, read_cuda, read_task
 
 if TYPE_CHECKING:
@@ -49,19 +50,20 @@ def run(
     :return: what is also written to ``results.json`` in the run folder
     :raises DaftError: a setting names something that does not exist or does not fit
     """
-    started = time.perf_counter()
     domains = domains or read_domains(vars(settings.env), settings.evaluation.elsewhere)
     agent = agent or find_agent(domains.get("source", domains["target"]).name, settings.algo.name, settings.agent.path)
     settings = _resolve(settings, domains["target"])
 
+    from daft_rl.run.folder import Identity
     from daft_rl.run.run import Run
 
-    with Run(settings) as current:
+    with Run(settings, Identity.of(agent)) as current:
         domains = load_and_play(current, settings, domains, agent, zero_shot_cache)
         adapt_to_target(current, settings)
         if settings.method.learns:
             current.learn()
-        result = measure_and_save(current, settings, domains, agent, started)
+        result = measure_and_save(current, settings, domains, agent)
+        current.finish()
         if settings.render:
             _render(current, settings, domains)
     return result
@@ -92,7 +94,7 @@ def load_and_play(
         domains = domains_that_fit(domains, current.model)
     evaluator = current.open_evaluator(dict(domains), _during(domains))
     with current.profile("evaluation"):
-        current.zero_shot = evaluator.start(lambda: cached_returns(cache, settings, agent, domains, evaluator.play))
+        current.start_zero_shot(lambda: cached_returns(cache, settings, agent, domains, evaluator.play))
     return dict(domains)
 
 
@@ -143,7 +145,6 @@ def measure_and_save(
     settings: TransferSettings,
     domains: Mapping[str, Domain],
     agent: Path | BaseAlgorithm,
-    started: float,
 ) -> TransferResult:
     """Play the final episodes, save the agent and ``results.json``."""
     from daft_rl.archives import save_agent
@@ -152,6 +153,7 @@ def measure_and_save(
 
     adaptation, method = current.adaptation, settings.method
     assert adaptation is not None
+    assert current.zero_shot is not None
     with current.profile("evaluation"):
         converted = method.conversion != "none"
         changed = method.learns or adaptation.inserted or adaptation.realigned or converted or method.initializes
@@ -168,9 +170,9 @@ def measure_and_save(
         algo=settings.algo.name,
         seed=settings.seed,
         timesteps=current.model.num_timesteps if method.learns else 0,
-        wall_seconds=time.perf_counter() - started,
+        wall_seconds=current.seconds,
         seconds_by_activity=current.profile.as_dict(),
-        seconds_in_background=current.evaluator.background_seconds,
+        seconds_in_background=current.seconds_in_background,
         shift=domains["target"].changes,
         zero_shot=current.zero_shot.result(),
         final=final,
@@ -228,6 +230,7 @@ def transfer(
     shift: str | Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     source_env: UserEnv | None = None,
+    resume: str | Path | None = None,
 ) -> TransferResult:
     """Transfer one agent from Python. The command line does the same with the same settings.
 
@@ -245,16 +248,21 @@ def transfer(
         ``{"num_envs": 4, "evaluation.episodes": 5, "algo.settings.n_steps": 64}``
     :param source_env: where the agent comes from, if ``env`` is your own; without it, returns on the source are not
         measured
+    :param resume: the folder of a run that was stopped, which goes on with its own settings. Of the other arguments it
+        takes only environments and agents that are Python objects
     :return: returns before and after, the learning curve, and the run folder
     :raises DaftError: something does not exist or does not fit
     """
+    if resume is not None:
+        given = _given(total_timesteps=total_timesteps, seed=seed, output_dir=output_dir, algo=algo, shift=shift)
+        return _go_on(resume, env, source, source_env, given | dict(settings or {}))
     further = nest({} if settings is None else settings)
     _refuse_conflicts(shift, further)
     archive, agent = (source, None) if isinstance(source, str | Path) else (None, source)
     domains = _domains_of_user(env, source, source_env, shift, further)
     name = str(env) if domains is None else domains["target"].name
     found = find_method(method)
-    algorithm = algo or _algorithm_of(source, name)
+    algorithm = _algorithm_of(source, name) if algo is None else algo
     defaults = merge(
         {"env": read_task(name), "algo": read_algorithm(algorithm), "method": found.as_dict()},
         read_cuda(algorithm) if further.get("vec") == "cuda" else {},
@@ -266,14 +274,26 @@ def transfer(
         agent=None if archive is None else {"path": str(archive)},
     )
     values = merge(given, further)
-    values.setdefault("output_dir", str(output_dir or _run_folder(name, values)))
-    return run(TransferSettings.from_dict(values), domains, agent)
+    values.setdefault("output_dir", None if output_dir is None else str(output_dir))
+    checked = TransferSettings.from_dict(values)
+    domains = domains or read_domains(vars(checked.env), checked.evaluation.elsewhere)
+    check_domains(domains)
+    return run(checked, domains, agent)
 
 
-def _run_folder(name: str, values: Mapping[str, Any]) -> Path:
-    """Where a run goes if nobody says so."""
-    method = find_method(values["method"]).name
-    return Path("runs") / name / method / f"seed-{values.get('seed', 0)}" / time.strftime("%Y-%m-%d_%H-%M-%S")
+def _go_on(
+    folder: str | Path, env: str | UserEnv, source: Any, source_env: UserEnv | None, given: dict[str, Any]
+) -> TransferResult:
+    """Go on with the run in a folder.
+
+    :param given: further arguments; none but ``agent.trust`` has a meaning here
+    """
+    trust = given.pop("agent.trust", False) is True
+    if given:
+        raise ConfigError(f"resume={str(folder)!r}: a run goes on with its own settings. Leave out {', '.join(given)}.")
+    domains = None if isinstance(env, str) else user_domains(env, source_env)
+    agent = None if isinstance(source, str | Path) else source
+    return run(read_run(TransferSettings, folder, trust), domains, agent)
 
 
 def _refuse_conflicts(shift: Any, settings: Mapping[str, Any]) -> None:
@@ -318,7 +338,8 @@ def _refuse_task_settings(shift: Any, settings: Mapping[str, Any]) -> None:
     """
     :raises TaskError: settings that an environment of the user's own would ignore
     """
-    ignored = [f"env.{key}" for key in settings.get("env", {}) if not key.startswith("cost_")]
+    ours = ("cost_limit", "cost_rate", "cost_multiplier", "step_timeout")
+    ignored = [f"env.{key}" for key in settings.get("env", {}) if key not in ours]
     ignored += ["evaluation.elsewhere"] if "elsewhere" in settings.get("evaluation", {}) else []
     if shift is not None or ignored:
         raise TaskError(
@@ -331,6 +352,8 @@ def _algorithm_of(source: str | Path | BaseAlgorithm | None, task: str) -> str:
     """The algorithm of an agent; without one, the task's default."""
     if source is None:
         return default_algorithm(task)
+    if isinstance(source, str | Path):
+        find_agent("", "", source)  # refuses at once
     from daft_rl.run.agents import algorithm_of_agent, algorithm_of_archive
 
     return algorithm_of_archive(str(source)) if isinstance(source, str | Path) else algorithm_of_agent(source)
@@ -356,5 +379,8 @@ sys.modules[__name__].__class__ = _CallableModule
 
 if __name__ == "__main__":
     from daft_rl.cli import run_command
+    from daft_rl.resume import resume_command, stoppable
 
-    run_command("transfer", main)
+    with stoppable("daft_rl.transfer"):
+        if not resume_command(TransferSettings, main):
+            run_command("transfer", main)

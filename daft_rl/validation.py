@@ -21,8 +21,11 @@ from daft_rl.errors import ConfigError, DaftError
 
 __all__ = [
     *("Count", "Flag", "Fraction", "NonNegative", "Number", "Positive", "Seed", "Text", "Whole"),
-    *("checked", "plain_data", "unknown_name"),
+    *("checked", "did_you_mean", "plain_data", "unknown_name"),
 ]
+
+LARGEST = 10**15
+"""Counts end here: no run is as long, and beyond 2**53 floating-point numbers skip some."""
 
 PLAIN = BeforeValidator(lambda value: value.item() if isinstance(value, np.generic) else value)
 """NumPy's scalars are as good as Python's."""
@@ -33,9 +36,9 @@ Number = StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0), PLAIN]
 NonNegative = Annotated[Number, Field(ge=0), PLAIN]
 Fraction = Annotated[Number, Field(ge=0, le=1), PLAIN]
-Whole = Annotated[StrictInt, Field(ge=0), PLAIN]
+Whole = Annotated[StrictInt, Field(ge=0, le=LARGEST), PLAIN]
 """A whole number of at least 0."""
-Count = Annotated[StrictInt, Field(ge=1), PLAIN]
+Count = Annotated[StrictInt, Field(ge=1, le=LARGEST), PLAIN]
 """A whole number of at least 1."""
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**32), PLAIN]
 
@@ -87,9 +90,13 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     :param name: what was given
     """
     existing = list(known)
-    guess = difflib.get_close_matches(str(name), existing, n=1)
-    hint = f" Did you mean '{guess[0]}'?" if guess else ""
-    return f"Unknown {kind} '{name}'.{hint} What exists: {', '.join(existing)}."
+    return f"Unknown {kind} '{name}'.{did_you_mean(name, existing)} What exists: {', '.join(existing)}."
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """A guess as the next sentence of a message; empty without one."""
+    guess = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" Did you mean '{guess[0]}'?" if guess else ""
 
 
 def _raised(problems: ValidationError) -> DaftError | None:
@@ -106,7 +113,8 @@ def _explain(problems: ValidationError, cls: type, where: str) -> str:
     path = _path(first, cls)
     name = ".".join([where, *path] if where else path)
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{name} does not exist. What exists: {', '.join(_known(cls, path[:-1]) or [])}."
+        known = _known(cls, path[:-1]) or []
+        return f"{name} does not exist.{did_you_mean(path[-1], known)} What exists: {', '.join(known)}."
     if first["type"] in ("missing", "missing_keyword_only_argument"):
         return f"{name} is missing."
     return f"{name}: expected {_expected(found, first)}, got {first['input']!r}."

@@ -58,12 +58,27 @@ class Domain:
         """Whether :meth:`make_vec` makes a batch that steps in threads, where many environments cost little."""
         return vec == "threads" or (vec == "auto" and self.maker is None and get_task(self.name).vec == "threads")
 
-    def make_vec(self, num_envs: int, vec: str, device: str = "cuda") -> VecEnv:
+    def make_vec(
+        self,
+        num_envs: int,
+        vec: str,
+        device: str = "cuda",
+        step_timeout: float | None = None,
+        replayable: bool = False,
+    ) -> VecEnv:
         """Make a batch, see :func:`daft_rl.envs.make_vec`.
 
         If ``info`` of a user's environment has the ``cost`` of a step, the batch adds ``episode_cost``.
         """
-        venv = make_vec(self.maker or self.name, num_envs=num_envs, shift=self.shift, vec=vec, device=device)
+        venv = make_vec(
+            self.maker or self.name,
+            num_envs=num_envs,
+            shift=self.shift,
+            vec=vec,
+            device=device,
+            step_timeout=step_timeout,
+            replayable=replayable,
+        )
         if self.is_ours or vec == "cuda":
             return venv
         from daft_rl.envs.episode_costs import EpisodeCosts  # imports PyTorch, which takes seconds

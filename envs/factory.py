@@ -11,6 +11,7 @@ from daft_rl.envs.cores import usable_cores
 from daft_rl.envs.dependencies import require_installed
 from daft_rl.envs.randomization import BANK, ShiftRange, draw_shifts
 from daft_rl.envs.registry import Task, get_task, make_task, read_shift, register_task
+from daft_rl.envs.replay import Replayable
 from daft_rl.envs.shift import Shift
 from daft_rl.errors import TaskError
 from daft_rl.validation import unknown_name
@@ -57,6 +58,8 @@ def make_vec(
     shift: AnyShift = None,
     vec: str = "auto",
     device: str = "cuda",
+    step_timeout: float | None = None,
+    replayable: bool = False,
 ) -> VecEnv:
     """Make a batch of one task as an SB3 ``VecEnv``.
 
@@ -71,8 +74,13 @@ def make_vec(
         Safety-Gymnasium from three cores on; otherwise ``"dummy"``). All of them give the same numbers. ``"cuda"``
         simulates all environments at once on a GPU, equal to the others within the precision of ``float32``
     :param device: where ``vec="cuda"`` simulates: ``"cuda"``, ``"cuda:1"``, or ``"cpu"`` for tests
+    :param step_timeout: seconds after which a step or a reset that has not ended is an error; ``None`` waits for ever.
+        In workers it is noticed in any case. In this process only where Python runs or waits in the main thread, not
+        while a simulator loops in machine code of its own
+    :param replayable: whether the environments remember how their episodes came about, so that another process can go
+        on in the middle of them (:mod:`daft_rl.envs.replay`)
     :raises TaskError: as :func:`make`, or ``vec`` does not exist
-    :raises WorkerError: an environment could not be made in a worker
+    :raises FaultyEnvironmentError: an environment could not be made; later, one that raised or returned nonsense
     """
     if vec not in VEC_KINDS:
         raise TaskError(unknown_name("vec", vec, VEC_KINDS))
@@ -88,7 +96,10 @@ def make_vec(
         makers, fastest = [env], "dummy"
     else:
         raise TaskError(f"shift={shift!r}: a function makes its environments as they are. Put the shift in there.")
-    venv = _batch([makers[i % len(makers)] for i in range(num_envs)], fastest if vec == "auto" else vec)
+    makers = [makers[i % len(makers)] for i in range(num_envs)]
+    if replayable:
+        makers = [_replayable(make_one, i) for i, make_one in enumerate(makers)]
+    venv = _batch(makers, fastest if vec == "auto" else vec, step_timeout)
     if seed is not None:
         venv.seed(seed)
         venv.action_space.seed(seed)
@@ -125,20 +136,27 @@ def _worlds(
     return WorldsVecEnv(make_worlds(env, num_envs, _bank(env, shift, num_envs), device, seed))
 
 
+def _replayable(make_one: Callable[[], gym.Env], number: int) -> Callable[[], gym.Env]:
+    def make_replayable() -> gym.Env:
+        return Replayable(make_one(), number)
+
+    return make_replayable
+
+
 def _fastest_kind(task: Task) -> str:
     return "dummy" if task.vec == "workers" and usable_cores() < task.workers_from else task.vec
 
 
-def _batch(env_fns: list[Callable[[], gym.Env]], kind: str) -> VecEnv:
+def _batch(env_fns: list[Callable[[], gym.Env]], kind: str, step_timeout: float | None) -> VecEnv:
     """Import on use: PyTorch, which SB3 imports, takes seconds."""
     if kind == "threads":
         from daft_rl.envs.batch.threads import ThreadedMujocoVecEnv
 
-        return ThreadedMujocoVecEnv(env_fns)
+        return ThreadedMujocoVecEnv(env_fns, step_timeout=step_timeout)
     if kind == "workers":
         from daft_rl.envs.batch.workers import WorkerVecEnv
 
-        return WorkerVecEnv(env_fns)
-    from stable_baselines3.common.vec_env import DummyVecEnv
+        return WorkerVecEnv(env_fns, step_timeout=step_timeout)
+    from daft_rl.envs.batch.serial import SerialVecEnv
 
-    return DummyVecEnv(env_fns)
+    return SerialVecEnv(env_fns, step_timeout)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import field
 from importlib import import_module
+from inspect import isfunction
 from typing import Any
 
 import gymnasium as gym
@@ -24,7 +27,7 @@ class RegisteredShift(Shift):
     kwargs: dict[Text, Any] = field(default_factory=dict)
     """Keywords of its constructor, as in ``gymnasium.make(id, **kwargs)``."""
     wrappers: tuple[Text, ...] = ()
-    """Import paths of wrappers, innermost first: ``"my_package:MyWrapper"``."""
+    """Import paths of wrappers, innermost first: ``"my_package:MyWrapper"``, a class or a function of yours."""
 
 
 def find_registered(id: str) -> gym.envs.registration.EnvSpec:
@@ -38,12 +41,52 @@ def find_registered(id: str) -> gym.envs.registration.EnvSpec:
         if module:
             import_module(module)
         return gym.spec(name)
-    except (ImportError, gym.error.Error) as error:
+    except Exception as error:  # a module may raise anything while it is imported
         raise TaskError(
             f"'{id}': {' '.join(str(error).split())} Expected an id that is registered with Gymnasium, as "
             "'my_package:MyEnv-v0' if a module has to be imported for that.",
             arguments=("env",),
         ) from error
+
+
+def _load_wrapper(path: str) -> Callable[[gym.Env], gym.Env]:
+    """A settings file may come from a stranger: nothing is called but classes of environments and functions written in
+    Python outside of its standard library, and these with the environment alone.
+
+    :raises TaskError: there is no such object, or it is none
+    """
+    found = load_object(path, TaskError)
+    is_class = isinstance(found, type) and issubclass(found, gym.Env)
+    if not is_class and not (isfunction(found) and _top_module(found) not in sys.stdlib_module_names):
+        raise TaskError(
+            f"wrappers: '{path}' is no wrapper, got {found!r}. Expected a class derived from gymnasium.Wrapper, or a "
+            "function of yours that takes an environment and returns one.",
+            arguments=("wrappers",),
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _top_module(function: Callable[..., Any]) -> str:
+    return str(function.__module__).partition(".")[0]
+
+
+def _wrap(env: gym.Env, path: str, wrapper: Callable[[gym.Env], gym.Env]) -> gym.Env:
+    """
+    :raises TaskError: the wrapper fails, or returns something else
+    """
+    try:
+        wrapped = wrapper(env)
+    except Exception as error:  # a wrapper may raise anything
+        raise TaskError(
+            f"wrappers: '{path}' cannot wrap {env}: {type(error).__name__}: {' '.join(str(error).split())}",
+            arguments=("wrappers",),
+        ) from error
+    if not isinstance(wrapped, gym.Env):
+        raise TaskError(
+            f"wrappers: '{path}' returns {type(wrapped).__name__}, expected a Gymnasium environment.",
+            arguments=("wrappers",),
+        )
+    return wrapped
 
 
 def make_registered(id: str, shift: RegisteredShift, render_mode: str | None = None) -> gym.Env:
@@ -52,14 +95,14 @@ def make_registered(id: str, shift: RegisteredShift, render_mode: str | None = N
     :param id: as Gymnasium knows it; the part before a colon is imported
     :param shift: how it is made
     :param render_mode: passed on unless it is ``None``
-    :raises TaskError: a wrapper cannot be imported, or the environment does not take the keywords
+    :raises TaskError: a wrapper cannot be imported or fails, or the environment does not take the keywords
     """
-    wrappers = [load_object(path, TaskError) for path in shift.wrappers]
+    wrappers = {path: _load_wrapper(path) for path in shift.wrappers}
     keywords: dict[str, Any] = {**shift.kwargs, **({"render_mode": render_mode} if render_mode else {})}
     try:
         env = gym.make(id, disable_env_checker=True, **keywords)
     except TypeError as error:
         raise TaskError(f"{id} cannot be made with {dict(shift.kwargs)}: {error}") from error
-    for wrapper in wrappers:
-        env = wrapper(env)
+    for path in shift.wrappers:
+        env = _wrap(env, path, wrappers[path])
     return shift_interface(env, shift)

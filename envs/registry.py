@@ -147,6 +147,8 @@ def get_task(name: str) -> Task:
         other id of Gymnasium (``Pendulum-v1``, ``my_package:MyEnv-v0``)
     :raises TaskError: the name is unknown
     """
+    if not isinstance(name, str):
+        raise TaskError(f"Expected the name of a task, got {name!r}. What exists: {', '.join(task_names())}.")
     source = name.removesuffix(SHIFTED)
     if source in TASKS:
         return TASKS[source]
@@ -154,7 +156,9 @@ def get_task(name: str) -> Task:
         return _any_safety(name)
     if REGISTERED_ID.fullmatch(name):
         return _any_registered(name)
-    raise TaskError(unknown_name("task", name, task_names()))
+    versions = [id for id in gym.registry if re.fullmatch(rf"{re.escape(name)}-v\d+", id)]
+    hint = f" Gymnasium has {', '.join(versions)}." if versions else ""
+    raise TaskError(unknown_name("task", name, task_names()) + hint)
 
 
 def source_of(name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import gymnasium as gym
 
-from daft_rl.errors import TaskError
+from daft_rl.errors import DaftError, TaskError
 
 __all__ = ["UserEnv", "env_factory", "env_name"]
 
@@ -18,13 +18,13 @@ UserEnv = gym.Env | Callable[[], gym.Env]
 def env_factory(env: UserEnv) -> Callable[[], gym.Env]:
     """Find a function that makes environments like the given one.
 
-    :param env: a function is returned as it is. An environment is copied, with whatever was changed in it, or made
-        again as ``gymnasium.make`` made it
+    :param env: a function is called, and what it makes is checked. An environment is copied, with whatever was changed
+        in it, or made again as ``gymnasium.make`` made it
     :raises TaskError: it is no environment, or it can neither be copied nor be made again
     """
     if not isinstance(env, gym.Env):
         if callable(env):
-            return env
+            return _checked(env)
         raise TaskError(f"Expected a Gymnasium environment or a function that makes one, got {type(env).__name__}.")
 
     def copy_env() -> gym.Env:
@@ -45,6 +45,26 @@ def env_factory(env: UserEnv) -> Callable[[], gym.Env]:
         f"{env} cannot be copied, nor made again as it is (was it changed after it was made?). Pass a function that "
         "makes one, such as `lambda: MyEnv()`."
     )
+
+
+def _checked(function: Callable[[], gym.Env]) -> Callable[[], gym.Env]:
+    """A function whose failures are named. It is called as often as without: what it makes may depend on that."""
+
+    def make_env() -> gym.Env:
+        try:
+            made = function()
+        except DaftError:
+            raise
+        except Exception as error:  # it may raise anything
+            raise TaskError(
+                f"The environment '{env_name(function)}' cannot be made: {type(error).__name__}: "
+                f"{' '.join(str(error).split())}"
+            ) from error
+        if not isinstance(made, gym.Env):
+            raise TaskError(f"'{env_name(function)}' makes no Gymnasium environment, got {type(made).__name__}.")
+        return made
+
+    return make_env
 
 
 def _mujoco_model(env: gym.Env) -> bytes | None:

@@ -100,6 +100,7 @@ def main() -> None:
         total_timesteps=arguments.steps,
         output_dir=arguments.folder / "transfer",
         settings={
+            "overwrite": True,
             "env.id": "own_policy:Glider-v0",
             "env.kwargs.wind": 0.5,
             "agent.policy": "own_policy:TrunkPolicy",

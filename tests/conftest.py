@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -122,6 +125,23 @@ def outputs(model: BaseAlgorithm, observations: Any, actions: torch.Tensor | Non
 def parse(overrides: list[str]) -> dict[str, Any]:
     """Settings for ``transfer``, written as on the command line: ``["num_envs=4"]`` is ``{"num_envs": 4}``."""
     return {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in overrides)}
+
+
+@pytest.fixture(scope="session")
+def kernels() -> Iterator[None]:
+    """Warp compiles a kernel in one process of pytest; the others wait, and find it in Warp's cache."""
+    context = pytest.importorskip("warp")._src.context
+    compile_or_find = context.Module._compile
+
+    def compile_once(module: Any, device: Any, output_dir: str, *args: Any, **kwargs: Any) -> Any:
+        Path(output_dir).parent.mkdir(parents=True, exist_ok=True)
+        with Path(f"{output_dir}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return compile_or_find(module, device, output_dir, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context.Module, "_compile", compile_once)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -257,3 +258,14 @@ def test_running_statistics_are_copies() -> None:
     before = running_statistics(module)
     convert_batchnorm(module, [torch.randn(9, 2) + 5])
     assert torch.equal(before["0"][0], torch.zeros(2))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_row_that_is_not_finite_is_refused_and_nothing_changes(value: float) -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2), nn.BatchNorm1d(2)).eval()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    rows = torch.randn(64, 3)
+    rows[7, 1] = value
+    with pytest.raises(BatchNormError, match=r"BatchNorm layer '1' gets values that are NaN or infinite"):
+        convert_batchnorm(module, [torch.randn(64, 3), rows])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())

@@ -70,7 +70,10 @@ def test_what_a_run_writes_reads_back(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"evaluate_in_background": "maybe"}, "evaluate_in_background: expected auto, true or false, got 'maybe'"),
         ({"evaluation.elsewhere": "gravity-2.0"}, "evaluation.elsewhere: expected a list"),
         ({"env.cost_limit": 0}, "env.cost_limit: expected a number above 0"),
-        ({"calibration.step": 3}, "calibration.step does not exist. What exists: steps, held_out"),
+        (
+            {"calibration.step": 3},
+            "calibration.step does not exist. Did you mean 'steps'? What exists: steps, held_out",
+        ),
         ({"total_timestep": 3}, "total_timestep does not exist"),
         ({"env.name": "Ant"}, "env.name: pass env=... itself"),
         ({"algo.name": "crossq"}, "algo.name: pass algo=... itself"),

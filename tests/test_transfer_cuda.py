@@ -13,45 +13,51 @@ from daft_rl import transfer
 from daft_rl.cli import compose_settings
 from daft_rl.pretrain import run as pretrain
 
-pytest.importorskip("mujoco_warp")
+pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
+
+pytestmark = pytest.mark.usefixtures("kernels")
 
 WORLDS: dict[str, Any] = {
     "vec": "cuda",
     "device": "cpu",
     "num_envs": 4,
-    "calibration.steps": 120,
-    "calibration.held_out": 40,
+    "calibration.steps": 80,
+    "calibration.held_out": 20,
     "evaluation.episodes": 1,
     "evaluation.episodes_during": 1,
-    "evaluation.every": 200,
+    "evaluation.every": 100,
     "progress_bar": False,
 }
-SHORT = {"algo.settings.n_steps": 32, "algo.settings.batch_size": 64, "algo.settings.n_epochs": 2}
+SHORT: dict[str, Any] = {"algo.settings.n_steps": 16, "algo.settings.batch_size": 32, "algo.settings.n_epochs": 2}
+
+
+@pytest.fixture(autouse=True)
+def _short_visits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daft_rl.rollout.evaluation.SHORTEST_VISIT", 20)
 
 
 def test_a_transfer_learns_in_worlds_and_plays_in_the_tasks_own_simulator(tmp_path: Path) -> None:
-    result = transfer("HalfCheetah-shifted", total_timesteps=256, output_dir=tmp_path, settings=WORLDS | SHORT)
-    assert (result.timesteps, result.final["target"].lengths) == (256, [1000])
+    result = transfer("HalfCheetah-shifted", total_timesteps=128, output_dir=tmp_path, settings=WORLDS | SHORT)
+    assert (result.timesteps, result.final["target"].lengths) == (128, [1000])
     in_threads = transfer(
         "HalfCheetah-shifted", "zero_shot", output_dir=tmp_path / "threads",
         settings={"num_envs": 2} | {key: value for key, value in WORLDS.items() if key.startswith(("eval", "calib"))},
     )  # fmt: skip
     assert result.zero_shot["target"].returns == in_threads.zero_shot["target"].returns
-    assert [point["timesteps"] for point in result.curve] == [0, 200]
+    assert [point["timesteps"] for point in result.curve] == [0, 100]
     assert type(PPO.load(tmp_path / "final.zip")) is PPO
     assert json.loads((tmp_path / "results.json").read_text())["algo"] == "ppo"
     assert result.seconds_by_activity["simulation"] > 0.0
 
 
-def test_a_source_learns_in_worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daft_rl.rollout.evaluation.SHORTEST_VISIT", 40)
+def test_a_source_learns_in_worlds(tmp_path: Path) -> None:
     overrides = [
         *(f"{key}={value}" for key, value in WORLDS.items() if key != "calibration.held_out"),
-        *("env=HalfCheetah", "total_timesteps=256"),
-        *("recipe.settings.n_steps=32", "recipe.settings.batch_size=64", f"output_dir={tmp_path}"),
+        *("env=HalfCheetah", "total_timesteps=128"),
+        *("recipe.settings.n_steps=16", "recipe.settings.batch_size=32", f"output_dir={tmp_path}"),
     ]
     card = pretrain(compose_settings("pretrain", overrides))
-    assert (card["name"], card["timesteps"]) == ("HalfCheetah-ppo-cuda", 256)
+    assert (card["name"], card["timesteps"]) == ("HalfCheetah-ppo-cuda", 128)
     statistics = PPO.load(tmp_path / "agent.zip").policy.state_dict()
     assert any(name.endswith("running_mean") and bool(value.any()) for name, value in statistics.items())
     assert (tmp_path / "vecnormalize.pkl").is_file()

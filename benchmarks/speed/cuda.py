@@ -44,10 +44,11 @@ def prepare(folder: Path) -> None:
 
     from daft_rl.envs import read_shift
     from daft_rl.envs.cuda.build import make_blueprints, worlds_from
+    from daft_rl.envs.randomization import draw_shifts
 
     folder.mkdir(parents=True, exist_ok=True)
     for task in TASKS:
-        blueprints = make_blueprints(task, [read_shift(task)])
+        blueprints = make_blueprints(task, draw_shifts(read_shift(task), 1))
         worlds = worlds_from(task, blueprints, REFERENCE_WORLDS, device="cpu", seed=0)
         worlds.reset()
         low, high = (torch.as_tensor(bound) for bound in (worlds.action_space.low, worlds.action_space.high))

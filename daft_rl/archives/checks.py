@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 from daft_rl.errors import AgentError
 
-__all__ = ["TRUST", "check_tensor", "wrap_errors"]
+__all__ = ["TRUST", "check_directory", "check_tensor", "wrap_errors"]
 
 TRUST = "if you trust whoever made the file, trust=True"
 """The remedy where a file cannot be read without running code from it."""
@@ -54,3 +55,22 @@ def check_tensor(name: str, tensor: Any) -> Tensor:
     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
         raise AgentError(f"'{name}' holds NaN or infinite values: the agent was saved after its training diverged.")
     return tensor.detach()
+
+
+def check_directory(file: IO[bytes], limit: int) -> None:
+    """Check the size of a zip's table of contents before a reader makes an object of each entry.
+
+    :param file: is at its start afterwards
+    :param limit: bytes
+    :raises ValueError: it is larger, or there is none
+    """
+    size = file.seek(0, 2)
+    file.seek(max(0, size - 2**16 - 22))  # a comment of at most 2**16 bytes may follow the last record
+    tail = file.read()
+    file.seek(0)
+    start = tail.rfind(b"PK\x05\x06")
+    if start < 0 or len(tail) < start + 22:
+        raise ValueError("it is no zip file")
+    entries, directory = struct.unpack("<HL", tail[start + 10 : start + 16])
+    if directory > limit:
+        raise ValueError(f"its table of contents has {directory} bytes ({entries} members), more than {limit}")

@@ -23,7 +23,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from daft_rl.agents.algorithms import ALGORITHMS, Algorithm, recognize_algorithm
-from daft_rl.archives.checks import TRUST, check_tensor, wrap_errors
+from daft_rl.archives.checks import TRUST, check_directory, check_tensor, wrap_errors
 from daft_rl.archives.hyperparameters import read_hyperparameters
 from daft_rl.archives.text import read_space
 from daft_rl.errors import AgentError
@@ -34,6 +34,14 @@ MAX_BYTES = 2 * 1024**3
 """All members together, unpacked."""
 MAX_JSON_BYTES = 32 * 1024**2
 """Usual are 10 to 100 KB; a pickled image observation takes more."""
+MAX_JSON_ITEMS = 500_000
+"""Objects, lists and entries of lists. Each takes 70 bytes of memory or more, and can be two characters of JSON."""
+MAX_DIRECTORY = 1024**2
+"""Bytes of the table of contents of an archive."""
+MAX_TENSOR_DIRECTORY = 4 * 1024**2
+"""The same for the zip of tensors inside."""
+MAX_TENSOR_PICKLE = 4 * 1024**2
+"""Bytes of the pickle that names the tensors; one byte of it can make an object of 64."""
 MAX_RATIO = 100
 """SB3 does not compress, and weights do not compress this well. A bomb does."""
 RATIO_MATTERS = 1024**2
@@ -115,6 +123,9 @@ def _checked_members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.
 
 
 def _read_attributes(raw: bytes, path: Path) -> dict[str, Any]:
+    items = sum(raw.count(sign) for sign in (b"{", b"[", b","))
+    if items > MAX_JSON_ITEMS:
+        raise AgentError(f"{path}: 'data' has {items} items, more than {MAX_JSON_ITEMS}. SB3 writes some thousand.")
     with wrap_errors(f"{path}: the JSON in 'data' is damaged"):
         entries = json.loads(raw.decode("utf-8"))
     if not isinstance(entries, dict):
@@ -134,11 +145,14 @@ def _read_tensors(name: str, raw: bytes, path: Path) -> dict[str, Any]:
     with wrap_errors(f"{damaged} holds something other than tensors", advice, arguments=("trust",)):
         if not zipfile.is_zipfile(io.BytesIO(raw)):
             raise AgentError(f"{damaged} was written by a PyTorch older than 1.6. {advice}", arguments=("trust",))
+        check_directory(io.BytesIO(raw), MAX_TENSOR_DIRECTORY)
         with zipfile.ZipFile(io.BytesIO(raw)) as inner:
             stored = [info for info in inner.infolist() if info.compress_type == zipfile.ZIP_STORED]
             # torch.save never compresses: a file that unpacks to more than its own size is a bomb
             if len(stored) != len(inner.infolist()) or sum(info.file_size for info in stored) > len(raw):
                 raise AgentError(f"{path}: '{name}' is compressed, or its parts overlap; torch.save does neither.")
+            if any(info.filename.endswith("data.pkl") and info.file_size > MAX_TENSOR_PICKLE for info in stored):
+                raise AgentError(f"{path}: the pickle in '{name}' has more than {MAX_TENSOR_PICKLE} bytes.")
         content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         raise AgentError(f"{path}: '{name}' should hold a dictionary of tensors, got {type(content).__name__}.")
@@ -172,7 +186,10 @@ def _read_parameters(
 
 def _read_members(file: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, Tensor], bytes]:
     """The attributes in ``data``, state dictionaries, loose tensors, and the version of SB3 that wrote them."""
-    with wrap_errors(f"{file} cannot be read as an archive of Stable-Baselines3"), zipfile.ZipFile(file) as archive:
+    what = f"{file} cannot be read as an archive of Stable-Baselines3"
+    with wrap_errors(what), file.open("rb") as opened:
+        check_directory(opened, MAX_DIRECTORY)
+    with wrap_errors(what), zipfile.ZipFile(file) as archive:
         members = _checked_members(archive, file)
         for name in ("data", "policy.pth"):
             if name not in members:

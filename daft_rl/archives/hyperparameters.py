@@ -29,7 +29,9 @@ from daft_rl.agents.extractors import BatchNormExtractor
 from daft_rl.agents.policies import ACTIVATIONS as HIDDEN_ACTIVATIONS
 from daft_rl.archives.checks import TRUST
 from daft_rl.archives.text import class_name, parse_printed
-from daft_rl.errors import AgentError
+from daft_rl.errors import AgentError, ConfigError
+from daft_rl.hyperparameters import OTHERWISE
+from daft_rl.hyperparameters import check_hyperparameters as check_plain_hyperparameters
 
 __all__ = [
     "check_hyperparameters",
@@ -126,14 +128,23 @@ def check_hyperparameters(cls: type[BaseAlgorithm], given: Mapping[str, Any]) ->
 
     :param cls: an algorithm of the table, or a subclass of one
     :param given: hyperparameters by name
-    :raises AgentError: the constructor has no such argument
+    :raises AgentError: the constructor has no such argument, or would choke on a value
     """
-    allowed = constructor_arguments(find_algorithm(cls).cls)
+    algorithm = find_algorithm(cls)
+    allowed = constructor_arguments(algorithm.cls)
     for name in given:
         if name not in allowed:
             guess = difflib.get_close_matches(name, allowed, n=1)
             hint = f" Did you mean '{guess[0]}'?" if guess else ""
             raise AgentError(f"{cls.__name__} has no hyperparameter '{name}'.{hint}")
+    # from Python, schedules and noise may be objects, and settings of the run are arguments too
+    plain = {
+        name: value for name, value in given.items() if name not in OTHERWISE and isinstance(value, int | float | str)
+    }
+    try:
+        check_plain_hyperparameters(algorithm.config, plain, cls.__name__)
+    except ConfigError as error:
+        raise AgentError(str(error), arguments=tuple(plain)) from None
 
 
 def read_hyperparameters(

@@ -93,7 +93,8 @@ def _load_safely(path: Path, request: Request) -> BaseAlgorithm:
         )
     request = replace(request, policy_kwargs=_with_activation(request))
     venv = prepare_env(request.env, path, request.adapt_spaces)
-    with wrap_errors(f"{path}: the agent cannot be rebuilt from what the archive says"):
+    given = f" and from what was passed ({', '.join(request.overrides)})" if request.overrides else ""
+    with wrap_errors(f"{path}: the agent cannot be rebuilt from what the archive says{given}"):
         state = modernize(contents.state_dicts["policy"])
         model = build_agent(contents, state, cls, venv, request)
         restore_agent(model, contents, state, request.adapt_spaces, request.overrides)
@@ -160,7 +161,8 @@ def _choose_class(recognized: str | None, wanted: type[BaseAlgorithm] | None, pa
         if found is not None:
             raise AgentError(f"{path} is an agent of {recognized}, not of {entry.name}.", arguments=("algo",))
     what = f"an agent of {recognized}" if recognized else "not recognizable as an agent of any algorithm"
-    raise AgentError(f"{path} is {what}. Supported: {', '.join(ALGORITHMS)}.", arguments=("algo",))
+    supported = ", ".join(entry.name for entry in ALGORITHMS.values() if entry.adapts)
+    raise AgentError(f"{path} is {what}. Supported: {supported}.", arguments=("algo",))
 
 
 def _warn_defaults(contents: ArchiveContents, cls: type[BaseAlgorithm], overrides: Mapping[str, Any]) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from daft_rl.archives.checks import wrap_errors
+from daft_rl.errors import AgentError
 from daft_rl.files import write_json
 from daft_rl.rollout.lagrangian import find_constraint
 
 __all__ = ["read_multiplier", "save_agent"]
+
+MAX_CONSTRAINT_BYTES = 64 * 1024
 
 SIDE_FILES = ("vecnormalize.pkl", "constraint.json")
 
@@ -44,11 +49,26 @@ def read_multiplier(agent: Path | BaseAlgorithm | None) -> float | None:
     """The last multiplier of the limit on costs under which an agent learnt; ``None`` if there was no limit.
 
     :param agent: an agent, or its archive, beside which :func:`save_agent` has left the multiplier
+    :raises AgentError: the file with the multiplier is damaged
     """
     if not isinstance(agent, Path):
         constraint = agent and find_constraint(agent.get_env())
         return constraint.multiplier if constraint else None
     for path in (agent.with_name(f"{agent.stem}_constraint.json"), agent.with_name("constraint.json")):
         if path.is_file():
-            return float(json.loads(path.read_text("utf-8"))["multiplier"])
+            return _multiplier_in(path)
     return None
+
+
+def _multiplier_in(path: Path) -> float:
+    """
+    :raises AgentError: the file is damaged
+    """
+    size = path.stat().st_size
+    if size > MAX_CONSTRAINT_BYTES:
+        raise AgentError(f"{path} has {size} bytes; the state of a limit on costs has at most {MAX_CONSTRAINT_BYTES}.")
+    with wrap_errors(f"{path} is damaged", "Set cost_multiplier, or delete the file.", ("cost_multiplier",)):
+        multiplier = json.loads(path.read_text("utf-8"))["multiplier"]
+        if type(multiplier) not in (int, float) or not 0 <= multiplier < math.inf:
+            raise ValueError(f"multiplier={str(multiplier)[:50]}, expected a number of at least 0")
+        return float(multiplier)  # a whole number may be too large

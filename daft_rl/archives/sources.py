@@ -54,8 +54,11 @@ def _recipe_hint(task: str, algo: str) -> str:
 def _fetch(address: str) -> Path:
     """The archive in the local cache of the hub, with the files that :func:`~daft_rl.archives.save_agent` adds."""
     organization, repository, file = [*address.removeprefix(HUB).split("/", 2), "", ""][:3]
-    if not file.endswith(".zip"):
-        raise AgentError(f"'{address}': expected hf://ORG/REPO/FILE.zip.", arguments=("path",))
+    parts = file.split("/")
+    if not file.endswith(".zip") or not {"", ".", ".."}.isdisjoint(parts) or not set("*?[]\\:").isdisjoint(file):
+        raise AgentError(
+            f"'{address}': expected hf://ORG/REPO/FILE.zip, a file inside of the repository.", arguments=("path",)
+        )
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:

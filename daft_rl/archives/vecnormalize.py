@@ -33,6 +33,8 @@ MAX_BYTES = 256 * 1024**2
 """The file also holds the last observations of all environments, which may be images."""
 MAX_NAMES = 100
 """Most classes in a file; usual are about ten."""
+MAX_STEPS = 100_000
+"""Most operations of a pickle; usual are some hundred. One byte can make an object of 64."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,10 @@ class _Reader(pickle.Unpickler):
 
 
 def _check_opcodes(raw: bytes) -> None:
-    """Refuse memo indices beyond the file's length: the unpickler would allocate a table up to them."""
-    for opcode, argument, _ in pickletools.genops(raw):
+    """Refuse what makes the unpickler take memory: very many objects, or a memo index beyond the file's length."""
+    for step, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
+        if step > MAX_STEPS:
+            raise AgentError(f"it makes more than {MAX_STEPS} objects.")
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(raw):
             raise AgentError(f"it numbers an object {argument}, though it has only {len(raw)} bytes.")
         if opcode.name.startswith("EXT"):

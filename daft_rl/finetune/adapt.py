@@ -135,20 +135,12 @@ class Adaptation(BaseCallback):
         self.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the adaptation needs to go on, beside the policy."""
-        return {
-            "tuner": self.tuner.state_dict(),
-            "drift": self.drift.state_dict(),
-            "distortion": None if self.distortion is None else self.distortion.state_dict(),
-            "conversions": (self._next_conversion, self._conversions),
-        }
+        """What changes while the model learns, beside the policy. :attr:`drift` and :attr:`distortion` do not."""
+        return {"tuner": self.tuner.state_dict(), "conversions": (self._next_conversion, self._conversions)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Go on from :meth:`state_dict`, on a model that was adapted in the same way."""
         self.tuner.load_state_dict(state["tuner"])
-        self.drift.load_state_dict(state["drift"])
-        if self.distortion is not None:
-            self.distortion.load_state_dict(state["distortion"])
         self._next_conversion, self._conversions = state["conversions"]
 
 
@@ -215,6 +207,10 @@ def adapt(
     """
     if not isinstance(model, BaseAlgorithm):
         raise AgentError(f"model: expected an agent such as PPO.load(...), got {model!r}.")
+    if getattr(model, "policy", None) is None:
+        raise AgentError("model has no policy: it was made with _init_setup_model=False. Leave that out.")
+    if profile is not None and not isinstance(profile, Profile):
+        raise AgentError(f"profile: expected a Profile or None, got {profile!r}.")
     options = Options(
         calibration_steps=calibration_steps, held_out_steps=held_out_steps, seed=seed, head=head, critic=critic,
         insert_batchnorm=insert_batchnorm, actor_scale=actor_scale, adaptive_kl=adaptive_kl,
@@ -229,7 +225,9 @@ def _prepare(model: BaseAlgorithm, method: Method, target: Target, options: Opti
     realign_env, inserts = _check(model, method, target, options)
     if options.seed is not None:
         model.set_random_seed(options.seed)
-    bound_exploration(model, options.exploration_std)
+    if not bound_exploration(model, options.exploration_std) and options.exploration_std is not None:
+        message = f"exploration_std has no effect on this {type(model).__name__}, which explores in its own way."
+        warnings.warn(DaftWarning(message, arguments=("exploration_std",)), stacklevel=3)
     fuse_batch_renorm(model.policy)
     with profile("calibration"):
         adaptation = _calibrate(model, method, target, options, profile, realign_env, inserts)

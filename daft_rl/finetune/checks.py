@@ -23,7 +23,7 @@ def check_minibatch(algorithm: BaseAlgorithm, method: Method) -> None:
     model: Any = algorithm
     samples = getattr(model, "n_steps", 0) * model.n_envs
     batch = getattr(model, "batch_size", samples) or samples
-    if method.bn_mode == "train" and hasattr(model, "rollout_buffer") and samples % batch == 1:
+    if method.bn_mode == "train" and hasattr(model, "rollout_buffer") and 1 in (batch, samples % batch):
         raise MethodError(
             f"A rollout of {samples} samples in minibatches of {batch} leaves one of a single sample, which "
             "training-mode BatchNorm cannot normalize: choose another batch_size, n_steps or num_envs."

@@ -40,6 +40,14 @@ class Target:
         self.model, self.seed = model, seed
         if env is not None and not isinstance(env, VecEnv):
             raise AgentError(f"env: expected a VecEnv such as make_vec_env(...), got {type(env).__name__}.")
+        if env is not None and not (
+            _same_kind(env.observation_space, model.observation_space)
+            and _same_kind(env.action_space, model.action_space)
+        ):
+            raise AgentError(
+                f"env has observations {env.observation_space} and actions {env.action_space}; the model is for "
+                f"{model.observation_space} and {model.action_space}."
+            )
         if env is not None and experience is not None:
             raise AgentError("Pass env or experience, not both: with experience nothing is visited.")
         own = model.get_env()
@@ -104,6 +112,17 @@ class Target:
             self.model._last_obs = None
             if self.seed is not None:
                 own.seed(self.seed)
+
+
+def _same_kind(space: spaces.Space[Any], own: spaces.Space[Any]) -> bool:
+    """Whether a policy for ``own`` can play with ``space``. Images may have their channels elsewhere."""
+    if type(space) is not type(own):
+        return False
+    if isinstance(space, spaces.Dict) and isinstance(own, spaces.Dict):
+        return set(space) == set(own) and all(_same_kind(space[key], own[key]) for key in space)
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        return space == own
+    return space.shape == own.shape or is_image_space(own)
 
 
 @contextmanager
@@ -191,6 +210,12 @@ def _check_range(what: str, array: NDArray[Any], space: spaces.Space[Any]) -> No
     whole = isinstance(space, spaces.Discrete | spaces.MultiDiscrete) or is_image_space(space)
     if whole and (array.dtype.kind == "f" or array.min() < 0):
         raise AgentError(f"experience: {what} of {space} are whole numbers from 0, got {array.dtype}.")
+    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+        ends = space.start + space.nvec if isinstance(space, spaces.MultiDiscrete) else 2
+        if array.min() < 0 or (array >= ends).any():
+            raise AgentError(f"experience: {what} from {array.min()} to {array.max()} are not all within {space}.")
+    if isinstance(space, spaces.Discrete) and array.min() < space.start:
+        raise AgentError(f"experience: {what} of {space} start at {space.start}, got {array.min()}.")
     if isinstance(space, spaces.Discrete) and array.max() >= space.start + space.n:
         raise AgentError(f"experience: {what} of {space} end at {space.start + space.n - 1}, got {array.max()}.")
     if what == "actions" and isinstance(space, spaces.Box) and not ((array >= space.low) & (array <= space.high)).all():

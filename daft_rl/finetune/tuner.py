@@ -311,10 +311,11 @@ class Tuner:
         return self.optimizers.plain_states()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the tuner needs to go on, beside the policy: moments of the optimizers, and L2-SP's start weights."""
+        """What the tuner needs to go on, beside the policy: moments of the optimizers, frozen groups, L2-SP's start."""
         names = {parameter: name for name, parameter in self.anatomy.policy.named_parameters()}
         return {
             "moments": self.optimizers.state_dict(),
+            "frozen": sorted(self.frozen),
             "start": {names[parameter]: start for parameter, start in self._start.items()},
             "rate": None if self.adaptive_rate is None else self.adaptive_rate.state_dict(),
         }
@@ -324,6 +325,7 @@ class Tuner:
         self.optimizers.load_state_dict(state["moments"])
         if self.adaptive_rate is not None:
             self.adaptive_rate.load_state_dict(state["rate"])
+        self.frozen = set(state["frozen"])
         parameters = dict(self.anatomy.policy.named_parameters())
         self._start = {parameters[name]: start.clone() for name, start in state["start"].items()}
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from daft_rl.errors import DaftError, ReportError
 from daft_rl.report.content import build_report
 from daft_rl.report.page import write_report
+from daft_rl.report.reading import Reference, check, read_json
 from daft_rl.report.runs import run_table
 from daft_rl.report.scales import MEANINGS
 from daft_rl.report.storage import read_cells, read_failures, save_cells
-from daft_rl.report.tables import markdown
+from daft_rl.report.tables import markdown, printable
 
 REFERENCES = Path("benchmarks/references.json")
 
@@ -30,10 +31,14 @@ def main() -> None:
         else:
             _write(arguments)
     except DaftError as error:
-        print(error, file=sys.stderr)
-        for failure in read_failures(path for path in arguments.folders if path.is_dir()):
-            print(f"{failure.folder}: {failure.error}", file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
+        with suppress(DaftError):  # the error that is told already
+            for failure in read_failures(path for path in arguments.folders if path.is_dir()):
+                print(printable(f"{failure.folder}: {failure.error}"), file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,6 +70,8 @@ def _save(folders: list[Path], path: Path) -> None:
 
 
 def _write(arguments: argparse.Namespace) -> None:
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise ReportError(f"--out {arguments.out} is a file. Name a folder.")
     kind = arguments.scores
     if arguments.references is not None:
         kind = kind or "references"
@@ -78,12 +85,17 @@ def _write(arguments: argparse.Namespace) -> None:
 def _read_references(path: Path | None) -> dict[str, Any]:
     """References of a file, or of the default file if it exists.
 
-    :raises ReportError: the file does not exist
+    :raises ReportError: the file does not exist, or holds something else
     """
     if path is not None and not path.is_file():
         raise ReportError(f"No reference returns in {path}: the file does not exist.")
     path = path or REFERENCES
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    references = read_json(path) if path.is_file() else {}
+    if not isinstance(references, dict):
+        raise ReportError(f"{path}: expected targets with their reference returns, got {str(references)[:50]}.")
+    for target, pair in references.items():
+        check(Reference, pair, f"{path}, '{target}'")
+    return references
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ class Cell:
         :param role: ``target`` or ``source``, whose states the features were computed on
         """
         distances = self.result.distortion if role == "target" else self.result.distortion_on_source
-        return {layer: values for layer, values in distances.items() if "cka" in values}
+        return {layer: values for layer, values in distances.items() if values.keys() >= {"cosine", "l2", "cka"}}
 
 
 @dataclass(frozen=True)

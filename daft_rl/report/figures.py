@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from daft_rl.report.cells import Cell, Floats
 from daft_rl.report.statistics import Estimate
 
+mpl.rcParams["text.parse_math"] = False  # a name may hold a dollar sign
+
 __all__ = ["as_png", "estimate_lines", "final_return_bars", "interval_bars", "learning_curves", "run_scatter"]
 
 STYLES = ["-", "--", "-.", ":"]

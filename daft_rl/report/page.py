@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
+from daft_rl.errors import ReportError
 from daft_rl.report.content import ReportContent
-from daft_rl.report.tables import markdown
+from daft_rl.report.tables import escaped, markdown
 
 __all__ = ["write_report"]
 
@@ -18,11 +19,15 @@ def write_report(content: ReportContent, folder: Path) -> Path:
     """Write both files.
 
     :return: path of ``report.html``
+    :raises ReportError: nothing can be written there
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
-    path.write_text(_html(content), encoding="utf-8")
-    (folder / "report.md").write_text(_markdown_with_figures(content, folder), encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(_html(content), encoding="utf-8")
+        (folder / "report.md").write_text(_markdown_with_figures(content, folder), encoding="utf-8")
+    except OSError as error:
+        raise ReportError(f"The report cannot be written to {folder}: {error}.") from error
     return path
 
 
@@ -46,9 +51,9 @@ def _markdown_with_figures(content: ReportContent, folder: Path) -> str:
     text += ["Scores by target, mean ± standard deviation over seeds:", markdown(content.scores)]
     text += _write_figures(content.figures, "all", folder)
     if content.failures:
-        text += ["# Failed", *(f"- `{failure.folder}`: {failure.error}" for failure in content.failures)]
+        text += ["# Failed", *(f"- {escaped(f'{failure.folder}: {failure.error}')}" for failure in content.failures)]
     for part in content.targets:
-        text += [f"# {part.target}", markdown(part.rows)]
+        text += [f"# {escaped(part.target)}", markdown(part.rows)]
         text += _write_figures(part.figures, part.target, folder)
     return "\n\n".join(text) + "\n"
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from daft_rl.errors import ReportError
 from daft_rl.report.cells import Cell, Failure, When
+from daft_rl.report.reading import Note, Result, Saved, check, read_json, read_lines
 from daft_rl.run.results import RESULTS_FILE, TransferResult
 
-__all__ = ["agent_name", "read_cells", "read_failures", "save_cells"]
+__all__ = ["agent_name", "read_cells", "read_failures", "read_note", "save_cells"]
 
 SAVED = (
     *("task", "shift", "algo", "method", "seed", "timesteps", "wall_seconds", "phases", "curve"),
@@ -49,12 +50,14 @@ def read_failures(paths: Iterable[Path]) -> list[Failure]:
     failures = []
     for path in paths:
         if path.is_file():
-            failures += [Failure(Path(data["folder"]), data["error"]) for data in _read_lines(path) if "error" in data]
+            failures += [
+                Failure(Path(data["folder"]), data["error"]) for _, data in _read_data(path) if "error" in data
+            ]
             continue
         for note_path in sorted(path.rglob("cell.json")):
-            note = json.loads(note_path.read_text("utf-8"))
+            note = read_note(note_path)
             if note["status"] != "finished":
-                failures.append(Failure(note_path.parent, note["error"]))
+                failures.append(Failure(note_path.parent, note.get("error", "")))
     return failures
 
 
@@ -67,8 +70,11 @@ def save_cells(cells: Iterable[Cell], failures: Iterable[Failure], path: Path) -
     ordered = sorted(cells, key=lambda cell: (cell.target, cell.method, cell.seed))
     lines += [_rounded(_saved_data(cell)) for cell in ordered]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
+    except OSError as error:
+        raise ReportError(f"{path} cannot be written: {error}.") from error
 
 
 def agent_name(source: str) -> str:
@@ -80,38 +86,67 @@ def agent_name(source: str) -> str:
     return path.parent.name if path.name == "agent.zip" else path.stem
 
 
+def read_note(path: Path) -> dict[str, Any]:
+    """Read ``cell.json``.
+
+    :raises ReportError: it is damaged
+    """
+    note = read_json(path)
+    check(Note, note, path)
+    return note
+
+
+def _read_result(where: object, data: Any, folder: Path) -> TransferResult:
+    """
+    :raises ReportError: no finished transfer
+    """
+    check(Result, data, where)
+    for when in WHEN:
+        if "target" not in data[when]:
+            raise ReportError(f"{where}: no result that daft_rl wrote: {when} has no returns on the target.")
+    return TransferResult.from_dict(data, folder)
+
+
 def _read_folder(folder: Path) -> list[Cell]:
     cells = []
     for path in sorted(folder.rglob(RESULTS_FILE)):
         note_path = path.with_name("cell.json")  # only cells of a benchmark have one
         note: dict[str, Any] = {"status": "finished"}
         if note_path.exists():
-            note = json.loads(note_path.read_text("utf-8"))
+            note = read_note(note_path)
         if note["status"] == "finished":
-            cells.append(Cell(TransferResult.load(path), note.get("peak_memory_mb"), note.get("content")))
+            result = _read_result(path, read_json(path), path.parent)
+            cells.append(Cell(result, note.get("peak_memory_mb"), note.get("content")))
     return cells
 
 
 def _read_file(path: Path) -> list[Cell]:
     cells = []
-    for data in _read_lines(path):
+    for where, data in _read_data(path):
         if "error" not in data:
-            result = TransferResult.from_dict(data, path)
+            result = _read_result(where, data, path)
             cells.append(Cell(result, data.get("peak_memory_mb"), data.get("content")))
     return cells
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """One dictionary per transfer, as in ``results.json``."""
-    try:
-        if path.suffix == ".json":
-            return [_read_collected(row) for row in json.loads(path.read_text("utf-8"))["runs"]]
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ReportError(
-            f"{path}: expected a folder with runs, or a file that --save wrote (.jsonl.gz): {error}."
-        ) from error
+def _read_data(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One dictionary per transfer, as in ``results.json``, and where it stands."""
+    if path.suffix == ".json":
+        try:
+            data = read_json(path)
+            rows = [_read_collected(row) for row in data["runs"]]
+        except (ReportError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ReportError(
+                f"{path}: expected a folder with runs, or a file that --save wrote (.jsonl.gz): {error}"
+            ) from error
+        yield from ((f"{path}, run {number}", row) for number, row in enumerate(rows, 1))
+        return
+    for where, data in read_lines(path):
+        if not isinstance(data, dict):
+            raise ReportError(f"{where}: expected names with values, got {str(data)[:50]}.")
+        if "error" in data:
+            check(Saved, data, where)
+        yield where, data
 
 
 def _read_collected(row: dict[str, Any]) -> dict[str, Any]:

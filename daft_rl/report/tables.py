@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +11,17 @@ from daft_rl.report.cells import Cell, Floats, When
 from daft_rl.report.scales import Scale
 from daft_rl.report.statistics import Comparison, Estimate
 
-__all__ = ["Table", "layer_table", "markdown", "score_table", "spread", "summary_table", "target_table"]
+__all__ = [
+    "Table",
+    "escaped",
+    "layer_table",
+    "markdown",
+    "printable",
+    "score_table",
+    "spread",
+    "summary_table",
+    "target_table",
+]
 
 Table = list[dict[str, str]]
 
@@ -151,8 +161,19 @@ def layer_table(cells: list[Cell], role: str) -> Table:
     return [{"layer": layer} | {method: distances(method, layer) for method in methods} for layer in layers]
 
 
+def printable(text: str) -> str:
+    """Text in one line, without what a terminal would obey. Names in a report may come from a stranger's file."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def escaped(text: str) -> str:
+    """The same in Markdown, where it shows as it is: no markup, no HTML."""
+    # an underscore inside of a word marks nothing: lp_ft
+    return re.sub(r"[\\`*<&|\[\]~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", printable(text))
+
+
 def markdown(rows: Table) -> str:
     """A table in Markdown."""
     names = list(rows[0])
-    lines: list[list[Any]] = [names, ["---"] * len(names), *([row[name] for name in names] for row in rows)]
+    lines = [map(escaped, names), ["---"] * len(names), *([escaped(row[name]) for name in names] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

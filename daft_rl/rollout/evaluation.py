@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
+from daft_rl.envs.batch.workers import INTERRUPTED
 from daft_rl.errors import TaskError
 from daft_rl.rollout.returns import Returns
 
@@ -57,6 +58,9 @@ class _Batch:
     def finish(self) -> None:
         """Finish the step, and count its rewards."""
         self.observations, rewards, dones, infos = self.venv.step_wait()
+        if any(info.get(INTERRUPTED) for info in infos):
+            self._play_again()
+            return
         going = np.flatnonzero(~self.over)
         self.returns[self.rows[going]] += rewards[going]
         self.lengths[self.rows[going]] += 1
@@ -70,6 +74,11 @@ class _Batch:
             self.over[i] = True
         if self.over.all():
             self._start_episodes(int(self.rows[-1]) + 1)
+
+    def _play_again(self) -> None:
+        """Forget the running episodes, of which some broke off because a worker died, and start them anew."""
+        self.returns[self.rows], self.lengths[self.rows], self.costs[self.rows] = 0.0, 0, np.nan
+        self._start_episodes(int(self.rows[0]))
 
     def result(self) -> Returns:
         costs = None if np.isnan(self.costs).any() else self.costs.tolist()

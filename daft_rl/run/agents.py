@@ -11,7 +11,10 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import nn
+from torch.optim import Optimizer
 
 from daft_rl.agents import BatchNormExtractor, fuse_batch_renorm
 from daft_rl.agents.algorithms import ALGORITHMS, Algorithm, find_algorithm
@@ -35,8 +38,8 @@ from daft_rl.settings import AgentSettings, PretrainSettings, TransferSettings, 
 from daft_rl.validation import unknown_name
 
 __all__ = [
-    *("algorithm_entry", "algorithm_of_agent", "algorithm_of_archive", "build_agent", "check_learning_steps"),
-    *("domains_that_fit", "load_source"),
+    *("algorithm_entry", "algorithm_of_agent", "algorithm_of_archive", "build_agent", "check_classes"),
+    *("check_learning_steps", "domains_that_fit", "load_source"),
 ]
 
 FOR_ARCHIVES = ("path", "policy", "policy_kwargs", "activation", "trust", "adapt_spaces")
@@ -140,7 +143,7 @@ def _load_archive(
 ) -> BaseAlgorithm:
     given = settings.agent
     if given.policy is not None:
-        hyperparameters = hyperparameters | {"policy": load_object(given.policy)}
+        hyperparameters = hyperparameters | {"policy": _load_class(given.policy, "policy", BasePolicy)}
     return load_agent(
         archive,
         env=venv,
@@ -192,10 +195,37 @@ def _copy_agent(
 
 
 def _import_classes(kwargs: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Replace texts like ``my_package:MyExtractor`` by the objects they name."""
+    """Replace texts like ``my_package:MyExtractor`` by the classes they name."""
     if kwargs is None:
         return None
-    return {key: load_object(item) if isinstance(item, str) and ":" in item else item for key, item in kwargs.items()}
+    return {
+        key: _load_class(item, "policy_kwargs", nn.Module, Optimizer) if isinstance(item, str) and ":" in item else item
+        for key, item in kwargs.items()
+    }
+
+
+def _load_class(path: str, argument: str, *bases: type) -> Any:
+    """A settings file may come from a stranger, so nothing but a class of the right kind is called.
+
+    :raises AgentError: there is no such class, or it derives from none of ``bases``
+    """
+    found = load_object(path, AgentError)
+    if not (isinstance(found, type) and issubclass(found, bases)):
+        kinds = " or ".join(f"{base.__module__}.{base.__qualname__}" for base in bases)
+        raise AgentError(
+            f"{argument}: '{path}' is no class derived from {kinds}, got {found!r}.", arguments=(argument,)
+        )
+    return found
+
+
+def check_classes(given: AgentSettings) -> None:
+    """Whether the classes exist that settings name.
+
+    :raises AgentError: one does not, or is of another kind
+    """
+    if given.policy is not None:
+        _load_class(given.policy, "policy", BasePolicy)
+    _import_classes(given.policy_kwargs)
 
 
 def _treat_normalization(model: BaseAlgorithm, settings: AgentSettings) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import select
 import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
-from daft_rl.errors import DaftWarning, WorkerError
+from daft_rl.errors import DaftWarning, RemoteError, WorkerError
 
 __all__ = ["BackgroundCall"]
 
@@ -37,14 +39,19 @@ class BackgroundCall(Generic[T]):
     The fork shares the memory of this process as it is at that moment. It has none of its threads. What it changes in
     memory is lost; what it writes to files stays.
 
-    :param function: takes no arguments. What it returns or raises must be picklable
+    :param function: takes no arguments. What it returns must be picklable
     :param fork: ``False`` calls the function in this process and waits. If the system has no memory for a fork, the
         object warns and does the same
+    :param instead: what :meth:`result` calls in this process if the fork is killed, with a warning: it returns what the
+        function would have returned. ``None`` calls the function
     """
 
-    def __init__(self, function: Callable[[], T], fork: bool = True) -> None:
+    def __init__(self, function: Callable[[], T], fork: bool = True, instead: Callable[[], T] | None = None) -> None:
         self.seconds = 0.0
         """Time that the call took in the fork; 0 if it ran in this process."""
+        self.killed = False
+        """Whether the fork was killed."""
+        self._instead: Callable[[], T] | None = instead or function
         self._outcome: tuple[T | None, BaseException | None] | None = None
         self._process: Any = None
         if fork:
@@ -80,12 +87,11 @@ class BackgroundCall(Generic[T]):
     def result(self) -> T:
         """Wait for the function and return its result.
 
-        :raises Exception: the function raised it
-        :raises WorkerError: the fork was killed
+        :raises Exception: the function raised it. If it was raised in a fork, its cause is the traceback there
         """
         if self._outcome is None:
             self._outcome = self._receive()
-            self._release()
+            self._instead = None  # it may hold a copy of the policy
         value, error = self._outcome
         if error is not None:
             raise error
@@ -94,16 +100,23 @@ class BackgroundCall(Generic[T]):
     def _receive(self) -> tuple[T | None, BaseException | None]:
         """Wait for the value that the function returned, or the error that it raised."""
         try:
-            value, error, self.seconds = self._connection.recv()
+            value, error, trace, self.seconds = self._connection.recv()
         except EOFError:
             self._process.join()
             code = self._process.exitcode
+            self._release()
+            self.killed = True
             cause = " (the system may have run out of memory)" if code == -signal.SIGKILL else ""
             message = (
-                f"The process that evaluates ended with exit code {code}{cause}. Set evaluate_in_background=False to "
-                "evaluate in the process that learns."
+                f"The process that evaluates ended with exit code {code}{cause}. The process that learns evaluates "
+                "from now on. evaluate_in_background=False does so from the start."
             )
-            return None, WorkerError(message, arguments=FORK_ARGUMENT)
+            warnings.warn(DaftWarning(message, arguments=FORK_ARGUMENT), stacklevel=3)
+            assert self._instead is not None
+            return self._instead(), None
+        self._release()
+        if error is not None:
+            error.__cause__ = RemoteError(trace)
         return value, error
 
     def cancel(self) -> None:
@@ -129,13 +142,22 @@ def _run_in_fork(function: Callable[[], Any], connection: Connection) -> None:
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.nice(NICENESS)
     started = time.perf_counter()
-    value, error = None, None
+    value, error, trace = None, None, ""
     try:
         value = function()
     except Exception as raised:
-        error = raised
+        error, trace = _picklable(raised), traceback.format_exc()
     with suppress(BrokenPipeError):
-        connection.send((value, error, time.perf_counter() - started))
+        connection.send((value, error, trace, time.perf_counter() - started))
+
+
+def _picklable(error: Exception) -> Exception:
+    """The error, or one that says the same: not every exception can be sent to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # its own constructor may raise anything
+        return WorkerError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _exit_with_parent() -> None:

@@ -12,7 +12,7 @@ from daft_rl.envs.domain import Domain
 from daft_rl.errors import ConfigError
 from daft_rl.settings import RunSettings
 
-__all__ = ["choose_engine"]
+__all__ = ["choose_engine", "with_device"]
 
 MANY = 1024
 """With as many environments as this, a GPU simulates faster than a CPU."""
@@ -27,7 +27,7 @@ def choose_engine(settings: Settings, domain: Domain) -> Settings:
     :raises ConfigError: ``vec="cuda"`` without a GPU
     """
     if settings.vec == "cuda":
-        return _with_device(settings)
+        return with_device(settings)
     if not torch.cuda.is_available() or not domain.is_ours or settings.device == "cpu":
         return settings
     many = settings.num_envs >= MANY and settings.vec == "auto" and find_spec("mujoco_warp") is not None
@@ -45,8 +45,13 @@ def _gpu(device: str) -> str:
     return "cuda" if device == "auto" else device
 
 
-def _with_device(settings: Settings) -> Settings:
-    """``device="cpu"`` simulates worlds on the CPU, slowly, which is how they are tested."""
+def with_device(settings: Settings) -> Settings:
+    """Settings of worlds with their device.
+
+    ``device="cpu"`` simulates on the CPU, slowly, which is how worlds are tested.
+
+    :raises ConfigError: there is no GPU
+    """
     chosen = replace(settings, device=_gpu(settings.device))
     if chosen.device != "cpu" and not torch.cuda.is_available():
         raise ConfigError(

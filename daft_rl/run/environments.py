@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from daft_rl.envs.batch.watched import WatchedVecEnv
 from daft_rl.envs.domain import Domain
 
 __all__ = ["Environments"]
@@ -18,24 +19,28 @@ class Environments:
     :param vec: how environments run, see :func:`daft_rl.envs.make_vec`. With ``cuda`` only learning steps worlds on a
         device; evaluations play in the task's own simulator, as with ``auto``
     :param device: where worlds are
+    :param step_timeout: seconds that a step may take, see :func:`daft_rl.envs.make_vec`
     """
 
-    def __init__(self, vec: str, device: str = "cuda") -> None:
-        self.has_worlds, self.device = vec == "cuda", device
+    def __init__(self, vec: str, device: str = "cuda", step_timeout: float | None = None) -> None:
+        self.has_worlds, self.device, self.step_timeout = vec == "cuda", device, step_timeout
         self.vec = "auto" if self.has_worlds else vec
         """How environments run in which the agent plays."""
         self._stack = ExitStack()
 
     def open_for_learning(self, domain: Domain, num_envs: int) -> VecEnv:
         """A batch of environments to learn in: worlds, if there are any."""
-        return domain.make_vec(num_envs, "cuda", self.device) if self.has_worlds else self.open(domain, num_envs)
+        if self.has_worlds:
+            return domain.make_vec(num_envs, "cuda", self.device)
+        return self.open(domain, num_envs, replayable=True)
 
-    def open(self, domain: Domain, num_envs: int, stack: ExitStack | None = None) -> VecEnv:
+    def open(self, domain: Domain, num_envs: int, stack: ExitStack | None = None, replayable: bool = False) -> VecEnv:
         """A batch of environments, images channels first.
 
         :param stack: closes it, in place of the end of the run
+        :param replayable: whether its episodes can go on in another process
         """
-        venv = domain.make_vec(num_envs, self.vec)
+        venv = WatchedVecEnv(domain.make_vec(num_envs, self.vec, step_timeout=self.step_timeout, replayable=replayable))
         (stack or self._stack).callback(venv.close)
         return BaseAlgorithm._wrap_env(venv, verbose=0, monitor_wrapper=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from daft_rl.rollout.evaluation import evaluate, evaluate_all
 from daft_rl.rollout.returns import Returns
 from daft_rl.run.background import BackgroundCall
 from daft_rl.run.environments import Environments
+from daft_rl.run.snapshot import PolicyCopy
 from daft_rl.settings import RunSettings
 
 __all__ = ["Evaluator"]
@@ -83,8 +85,24 @@ class Evaluator:
         return next((problem for problem, holds in problems.items() if holds), None)
 
     def start(self, function: Callable[[], T]) -> BackgroundCall[T]:
-        """Call ``function`` in the background, or now if evaluations run in this process."""
-        call = BackgroundCall(function, self.in_background)
+        """Call ``function`` in the background, or now if evaluations run in this process.
+
+        If the background process is killed, the function is called again in this one, with the policy as it was at the
+        start, and so are all later ones.
+        """
+        if any(call.killed for call in self._calls):
+            self.in_background = False
+        instead = None
+        if self.in_background:
+            policy = PolicyCopy(self.model)
+
+            def instead() -> T:
+                for unfinished in self.settings.output_dir.glob(".unfinished-*"):  # what it was saving
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                with policy.in_place():
+                    return function()
+
+        call = BackgroundCall(function, self.in_background, instead)
         self._calls.append(call)
         return call
 

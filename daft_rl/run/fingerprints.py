@@ -5,16 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daft_rl.method import Method
 from daft_rl.settings import RunSettings
 
-__all__ = ["fingerprint", "fingerprint_agent", "fingerprint_method", "fingerprint_settings"]
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+__all__ = [
+    "IRRELEVANT",
+    "fingerprint",
+    "fingerprint_agent",
+    "fingerprint_method",
+    "fingerprint_settings",
+    "fingerprint_weights",
+]
 
 IRRELEVANT = {
-    *("output_dir", "progress_bar", "render", "render_steps"),
-    *("device", "vec", "torch_threads", "evaluate_in_background"),
+    *("output_dir", "overwrite", "checkpoint", "progress_bar", "render", "render_steps"),
+    *("device", "vec", "torch_threads", "evaluate_in_background", "step_timeout"),
 }
 """Settings that returns do not depend on, or not on purpose."""
 
@@ -38,6 +48,14 @@ def fingerprint_agent(archive: Path) -> list[str]:
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path is not None]
 
 
+def fingerprint_weights(agent: BaseAlgorithm) -> str:
+    """Of the weights of an agent in memory."""
+    digest = hashlib.sha256()
+    for name, tensor in agent.policy.state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _published(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without those that change nothing and that earlier results do not have."""
     return {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
@@ -54,6 +72,7 @@ def fingerprint_settings(settings: RunSettings, without: tuple[str, ...] = ()) -
     :param without: further settings to leave out
     """
     relevant = {key: value for key, value in settings.as_dict().items() if key not in IRRELEVANT | {*without}}
+    relevant["env"] = {key: value for key, value in relevant["env"].items() if key not in IRRELEVANT}
     for group in {"method", "algo"} & relevant.keys():
         relevant[group] = _published(relevant[group])
     return fingerprint(relevant)

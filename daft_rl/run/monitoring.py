@@ -67,7 +67,19 @@ class Monitoring(BaseCallback):
         self._next_evaluation = evaluation.every
         self._pending: tuple[int, dict[str, float], Pending] | None = None
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether an evaluation has begun whose returns are not logged yet."""
+        return self._pending is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody has to wait for an evaluation."""
+        return self._pending is None or self._pending[-1].ready()
+
     def _on_training_start(self) -> None:
+        if self.curve:  # the run goes on
+            return
         if self.initial is None:
             self.evaluate()
             return

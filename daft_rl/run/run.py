@@ -2,52 +2,53 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import TensorBoardOutputFormat, configure
+from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from daft_rl.archives import read_multiplier
+from daft_rl.checkpoint import CheckpointStore
 from daft_rl.envs.domain import Domain
-from daft_rl.errors import ConfigError
+from daft_rl.errors import ConfigError, DaftError, DivergenceError
 from daft_rl.finetune import Adaptation
 from daft_rl.policy import Distortion
 from daft_rl.rollout.lagrangian import Lagrangian
 from daft_rl.rollout.profile import Profile, TimedVecEnv
 from daft_rl.rollout.returns import Returns
 from daft_rl.run.background import BackgroundCall
+from daft_rl.run.checkpoints import Checkpoints
+from daft_rl.run.divergence import DivergenceWatch, refused_distribution
 from daft_rl.run.environments import Environments
 from daft_rl.run.evaluator import Evaluator
-from daft_rl.run.folder import open_folder
+from daft_rl.run.folder import MONITOR_FILE, TENSORBOARD_FOLDER, Identity, RunFolder
+from daft_rl.run.interruption import Interrupted, interruption
 from daft_rl.run.monitoring import Monitoring
+from daft_rl.run.state import Progress, Stateful, stateful_wrappers
 from daft_rl.settings import RunSettings
 
 __all__ = ["Run", "Stateful"]
 
 
-class Stateful(Protocol):
-    """A part of a run whose state can be taken out and put back, so that a run can go on."""
-
-    def state_dict(self) -> Any:
-        """The state, as plain data, arrays and tensors."""
-
-    def load_state_dict(self, state: Any) -> None:
-        """Go on from a state."""
-
-
 class Run:
     """Opens the run folder and closes everything at the end. A program fills in the parts.
 
+    If the folder holds an unfinished run of the same settings, this one goes on from its last checkpoint.
+
     :param settings: of the run
-    :raises ConfigError: the device does not exist, or nothing can be written to the folder
+    :param identity: what tells this run from others beside its settings
+    :raises ConfigError: the device does not exist, or the folder cannot be used
     """
 
     model: BaseAlgorithm
@@ -56,15 +57,16 @@ class Run:
     evaluator: Evaluator
     adaptation: Adaptation | None = None
     monitoring: Monitoring
-    zero_shot: BackgroundCall[dict[str, Returns]]
-    """Returns of the source, before anything changes it."""
+    zero_shot: BackgroundCall[dict[str, Returns]] | None = None
+    """Returns of the source, before anything changes it. A pretraining has no source."""
     distortion_on_source: Distortion | None = None
 
-    def __init__(self, settings: RunSettings) -> None:
+    def __init__(self, settings: RunSettings, identity: Identity | None = None) -> None:
         self.settings = settings
-        self.folder = Path(settings.output_dir)
         self.profile = Profile()
-        self.environments = Environments(settings.vec, settings.device)
+        self.environments = Environments(settings.vec, settings.device, settings.env.step_timeout)
+        self._identity = identity or Identity()
+        self._started = time.perf_counter()
         self._stack = ExitStack()
 
     def __enter__(self) -> Run:
@@ -72,17 +74,49 @@ class Run:
         if self.environments.has_worlds:  # SB3 advises against policies on a GPU, where each step would come from a CPU
             self._stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", "You are trying to run", UserWarning)
-        open_folder(self.settings)
+        self._opened = RunFolder(self.settings, self._identity)
+        self.folder = self._opened.path
+        self._stack.callback(self._opened.release)
+        with self._close_on_error():
+            self._prepare()
+        return self
+
+    @contextmanager
+    def _close_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def _prepare(self) -> None:
         self._stack.callback(self.environments.close)
+        self.store = CheckpointStore(self.folder / "checkpoints", self.settings.checkpoint.keep)
+        self._restored = self.store.read() if self._opened.goes_on else None
+        if self._restored is None:
+            self.store.clear()
+        self._earlier = Progress.of(self._restored)
+        self._opened.cut_journals(self._earlier.journals)
         if self.settings.torch_threads is not None:
             torch.set_num_threads(self.settings.torch_threads)
         set_random_seed(self.settings.seed)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        problem = None if error is None else refused_distribution(error)
+        named: DaftError | None = None
+        if problem is not None and not isinstance(error, DaftError):
+            named = DivergenceError(f"{problem}. Look at the scale of the observations, and at the policy.")
+            named.__cause__ = error
+        if isinstance(error, Interrupted):
+            error.folder = self.folder
+        try:
+            self._opened.note_error(named or error)
+        finally:
+            self._stack.close()
+        if named is not None:
+            raise named
 
     def learning_env(self, domain: Domain, agent: Path | BaseAlgorithm | None = None) -> VecEnv:
         """Open :attr:`training`, and wrap it for learning: episodes go to ``monitor.csv``, and costs are limited.
@@ -93,9 +127,8 @@ class Run:
         self.training = self.environments.open_for_learning(domain, self.settings.num_envs)
         task = self.settings.env
         logged = ("episode_cost",) if domain.has_cost or task.cost_limit is not None else ()
-        venv: VecEnv = VecMonitor(
-            TimedVecEnv(self.training, self.profile), filename=str(self.folder / "monitor.csv"), info_keywords=logged
-        )
+        venv = VecMonitor(TimedVecEnv(self.training, self.profile), info_keywords=logged)
+        venv.results_writer = self._results_writer(venv)
         if task.cost_limit is None:
             return venv
         start = read_multiplier(agent) or 0.0 if task.cost_multiplier is None else task.cost_multiplier
@@ -108,6 +141,22 @@ class Run:
         worlds would be the beginnings of episodes.
         """
         return self.evaluator.open_envs[role] if self.environments.has_worlds else self.training
+
+    def _results_writer(self, monitor: VecMonitor) -> ResultsWriter:
+        """Writes ``monitor.csv``, or goes on with the one that is there."""
+        path = self.folder / MONITOR_FILE
+        header: dict[str, float | str] = {"t_start": monitor.t_start, "env_id": "None"}
+        return ResultsWriter(str(path), header, monitor.info_keywords, override_existing=not path.is_file())
+
+    def start_zero_shot(self, play: Callable[[], dict[str, Returns]]) -> None:
+        """Play the source, unless an earlier process of this run has done so."""
+        known = self._earlier.zero_shot
+        self.zero_shot = self.evaluator.start(play) if known is None else BackgroundCall(lambda: known, fork=False)
+
+    @property
+    def zero_shot_is_ready(self) -> bool:
+        """Whether nobody plays the source any more."""
+        return self.zero_shot is None or self.zero_shot.ready()
 
     def open_evaluator(self, domains: dict[str, Domain], during: dict[str, Domain]) -> Evaluator:
         """Make the evaluator of :attr:`model`.
@@ -123,24 +172,45 @@ class Run:
 
     def learn(self) -> None:
         """Learn with the adaptation and with monitoring, and with TensorBoard files in the run folder."""
-        logger = configure(str(self.folder / "tensorboard"), ["tensorboard"])
+        self._opened.began = True
+        logger = configure(str(self.folder / TENSORBOARD_FOLDER), ["tensorboard"])
         self._stack.callback(logger.close)
         self.model.set_logger(logger)
-        callbacks: list[BaseCallback] = [part for part in (self.adaptation, self.monitoring) if part is not None]
-        self.model.learn(self.settings.total_timesteps, callback=callbacks, progress_bar=self.settings.progress_bar)
+        if self._restored is not None:  # before it evaluates what it has evaluated
+            self.monitoring.load_state_dict(self._restored["run"]["monitoring"])
+        checkpoints = Checkpoints(self, self.settings.checkpoint, self.store, self._restored)
+        self._restored = None
+        watch = DivergenceWatch(self.folder / "last_good.zip")
+        parts = (watch, self.adaptation, self.monitoring, checkpoints)
+        callbacks: list[BaseCallback] = [part for part in parts if part is not None]
+        with interruption.deferred() if checkpoints.works else nullcontext(), watch.keeping_the_good():
+            self.model.learn(self.settings.total_timesteps, callback=callbacks, progress_bar=self.settings.progress_bar)
+
+    def finish(self) -> None:
+        """Delete what nobody needs once the results are written."""
+        self.store.clear()
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, without the time between its processes."""
+        return self._earlier.seconds + time.perf_counter() - self._started
+
+    @property
+    def seconds_in_background(self) -> float:
+        """How long other processes have evaluated."""
+        return self._earlier.in_background + self.evaluator.background_seconds
 
     # -- state ----------------------------------------------------------------------------------------
 
     def parts(self) -> dict[str, Stateful]:
-        """Everything beside the model that a run needs to go on."""
+        """Everything beside the model that changes while it learns."""
         named: dict[str, Stateful | None] = {
             "profile": self.profile,
             "adaptation": self.adaptation,
             "monitoring": self.monitoring,
-            "distortion_on_source": self.distortion_on_source,
         }
         found = {name: part for name, part in named.items() if part is not None}
-        return found | _stateful_wrappers(self.model.get_env())
+        return found | stateful_wrappers(self.model.get_env())
 
     def state_dict(self) -> dict[str, Any]:
         """The states of all parts, by name."""
@@ -151,42 +221,13 @@ class Run:
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
 
-
-class _Normalization:
-    """The state of a ``VecNormalize``."""
-
-    def __init__(self, normalizer: VecNormalize) -> None:
-        self.normalizer: Any = normalizer
-
-    def _running(self) -> dict[str, Any]:
-        observations = getattr(self.normalizer, "obs_rms", None)
-        by_key = observations if isinstance(observations, dict) else {"": observations}
-        return {f"obs {key}": part for key, part in by_key.items() if part is not None} | {
-            "ret": self.normalizer.ret_rms
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        running = {name: (part.mean.copy(), part.var.copy(), part.count) for name, part in self._running().items()}
-        return {"running": running, "returns": self.normalizer.returns.copy()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, part in self._running().items():
-            mean, var, part.count = state["running"][name]
-            part.mean, part.var = mean.copy(), var.copy()
-        self.normalizer.returns = state["returns"].copy()
-
-
-def _stateful_wrappers(venv: VecEnv | None) -> dict[str, Stateful]:
-    """The wrappers that hold more than an episode's state, outermost first."""
-    found: dict[str, Stateful] = {}
-    while isinstance(venv, VecEnvWrapper):
-        name = type(venv).__name__
-        if isinstance(venv, VecNormalize):
-            found[name] = _Normalization(venv)
-        elif hasattr(type(venv), "state_dict"):  # the wrapper itself passes on the attributes of what it wraps
-            found[name] = venv
-        venv = venv.venv
-    return found
+    def progress(self) -> Progress:
+        """What a checkpoint keeps of the run beside its :meth:`state_dict`."""
+        for output in self.model.logger.output_formats:
+            if isinstance(output, TensorBoardOutputFormat):
+                output.writer.flush()
+        known = self.zero_shot.result() if self.zero_shot is not None and self.zero_shot.ready() else None
+        return Progress(known, self._opened.journals(), self.seconds, self.seconds_in_background)
 
 
 def _check_device(device: str) -> None:

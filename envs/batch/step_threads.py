@@ -10,18 +10,27 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from daft_rl.envs.batch.contract import environment_error
+
 __all__ = ["StepThreads"]
 
-Job = tuple[Any, NDArray[Any]]
-"""A MuJoCo environment and its action."""
+Job = tuple[int, Any, NDArray[Any]]
+"""The index of a MuJoCo environment, the environment, and its action."""
 Results = SimpleQueue[BaseException | None]
+
+JOIN_SECONDS = 5.0
+"""Time for a thread to finish its step."""
 
 
 def step_physics(job: Job) -> BaseException | None:
     """Step one environment and return its error, if any. Even an interrupt has to wait for the other threads."""
-    env, action = job
+    index, env, action = job
     try:
         env._step_mujoco_simulation(action, env.frame_skip)
+    except Exception as error:
+        named = environment_error(index, "step", error)
+        named.__cause__ = error
+        return named
     except BaseException as error:
         return error
     return None
@@ -88,8 +97,8 @@ class StepThreads:
             self._orders.put(None)
 
     def close(self) -> None:
-        """End the threads. The caller then makes later steps alone."""
+        """End the threads. The caller then makes later steps alone. A thread that hangs ends with the process."""
         self.request_exit()
         for thread in self._threads:
-            thread.join()
+            thread.join(JOIN_SECONDS)
         self._threads = []

@@ -16,21 +16,22 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import OrderEnforcing, TimeLimit
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from daft_rl.envs.batch.observation_shifts import batch_observation_shifts
+from daft_rl.envs.batch.serial import SerialVecEnv
 from daft_rl.envs.batch.step_threads import StepThreads
 from daft_rl.envs.batch.supported import find_rules, wrappers_of
 from daft_rl.envs.cores import usable_cores
 from daft_rl.envs.mujoco.batched_tasks import BatchedTask
+from daft_rl.envs.replay import Replayable
 from daft_rl.envs.wrappers import ActionDelay
 from daft_rl.errors import TaskError
 
 __all__ = ["ThreadedMujocoVecEnv"]
 
 
-class ThreadedMujocoVecEnv(DummyVecEnv):
+class ThreadedMujocoVecEnv(SerialVecEnv):
     """Steps Gymnasium's MuJoCo tasks with several threads. Results equal those of ``DummyVecEnv`` in every bit.
 
     Each environment keeps its own model, data, random streams and wrappers, and resets itself. The models may differ.
@@ -40,15 +41,21 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
 
     :param env_fns: functions that each make one environment
     :param num_threads: number of threads that step, the caller's among them; ``None`` is one per core
+    :param step_timeout: as in ``SerialVecEnv``
     :raises TaskError: a task, wrapper or render mode is not supported, or the environments observe different things
     """
 
-    def __init__(self, env_fns: list[Callable[[], gym.Env]], num_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        env_fns: list[Callable[[], gym.Env]],
+        num_threads: int | None = None,
+        step_timeout: float | None = None,
+    ) -> None:
         if num_threads is None:
             num_threads = usable_cores()
         if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
             raise TaskError(f"num_threads: expected a whole number >= 1, got {num_threads!r}.")
-        super().__init__(env_fns)
+        super().__init__(env_fns, step_timeout)
         self._rules = find_rules(self.envs[0])
         first: Any = self.envs[0].unwrapped
         for env in self.envs:
@@ -72,6 +79,7 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
             return [(i, wrapper) for i, stack in enumerate(stacks) for wrapper in stack if isinstance(wrapper, kind)]
 
         self._orders, self._limits, self._delays = wrappers(OrderEnforcing), wrappers(TimeLimit), wrappers(ActionDelay)
+        self._replayable = wrappers(Replayable)
         self._shifts = batch_observation_shifts(stacks)
         self._stale = False
 
@@ -105,6 +113,8 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
         actions = np.array(actions)  # a copy, since threads and delays use it after the caller may have changed it
         if actions.shape != expected:
             raise TaskError(f"Action dimension mismatch. Expected {expected}, found {actions.shape}.")
+        for i, replayable in self._replayable:
+            replayable.actions.append(actions[i])
         if self._delays:
             rows = list(actions)
             for i, delay in self._delays:
@@ -112,14 +122,18 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
                 rows[i] = delay._queue.popleft()
             actions = np.stack(rows)
         self.actions, self._before = actions, self._task.position()
-        self._threads.start((self._cores[i], actions[i]) for i in np.flatnonzero(~self._paused))
+        self._threads.start((int(i), self._cores[i], actions[i]) for i in np.flatnonzero(~self._paused))
 
     def step_wait(self) -> VecEnvStepReturn:
         """Finish the step.
 
         :return: observations, rewards (float32), dones, and a dictionary per environment
-        :raises Exception: the simulator raised it in a thread
+        :raises FaultyEnvironmentError: the simulator raised
         """
+        self._current = self.num_envs  # no single one, until one is reset
+        return self._guard("step", self._finish_step, self.step_timeout)
+
+    def _finish_step(self) -> VecEnvStepReturn:
         self._threads.finish()
         observations, rewards, terminated, info = self._task.finish_step(self.actions, self._before)
         for shift in self._shifts:
@@ -129,6 +143,7 @@ class ThreadedMujocoVecEnv(DummyVecEnv):
         infos = [dict(zip(info, values)) for values in zip(*info.values())]  # noqa: B905 (strict= is slow)
         dones = (terminated | truncated) & ~self._paused
         for i in np.flatnonzero(dones):
+            self._current = int(i)
             infos[i]["terminal_observation"] = observations[i].copy()
             observations[i], self.reset_infos[i] = self.envs[i].reset()
         return observations, rewards.astype(np.float32), dones, infos

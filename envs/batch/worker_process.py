@@ -6,6 +6,7 @@ each request. When the connection closes, also because the other end died, it cl
 
 from __future__ import annotations
 
+import mmap
 import os
 import pickle
 import select
@@ -22,10 +23,15 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GRACE_SECONDS", "ObservationLayout", "class_name", "dump", "run_worker"]
+from daft_rl.envs.batch.contract import ENVIRONMENT_ERRORS, describe_failure, store_observation
+
+__all__ = ["GRACE_SECONDS", "NOBODY", "ObservationLayout", "class_name", "dump", "run_worker"]
 
 GRACE_SECONDS = 5.0
 """Time for a worker to finish its step and close its environments."""
+
+NOBODY = -1
+"""What a worker notes while none of its environments is at work."""
 
 ObservationLayout = tuple[list[Any], dict[Any, tuple[int, ...]], dict[Any, np.dtype[Any]]]
 """Keys, shapes and dtypes of an observation, as SB3's ``obs_space_info`` returns them."""
@@ -100,12 +106,16 @@ def make_env(make_one: Callable[[], Any]) -> gym.Env:
 
 
 class WorkerEnvs:
-    """The environments of one worker. ``current`` is the index of the one at work, for error messages."""
+    """The environments of one worker.
 
-    def __init__(self) -> None:
+    :param note: an array of one number, into which the index of the environment at work is written. It may lie in
+        memory that the parent sees, for the case that this process hangs or dies
+    """
+
+    def __init__(self, note: NDArray[np.int32]) -> None:
         self.envs: list[gym.Env] = []
         self.buffers: dict[Any, NDArray[Any]] = {}
-        self.current: int | None = None
+        self._note = note
 
     def make(self, env_fns: Sequence[Callable[[], Any]]) -> tuple[Any, Any, Any]:
         """Make the environments.
@@ -114,7 +124,7 @@ class WorkerEnvs:
         :return: observation space, action space and metadata of the first one
         """
         for i, make_one in enumerate(env_fns):
-            self.current = i
+            self._note[0] = i
             env = make_env(make_one)
             if any(env.unwrapped is other.unwrapped for other in self.envs):
                 raise ValueError("env_fns returned the same environment twice; each call must make a new one.")
@@ -126,10 +136,6 @@ class WorkerEnvs:
         keys, shapes, dtypes = layout
         self.buffers = {key: np.zeros((len(self.envs), *shapes[key]), dtype=dtypes[key]) for key in keys}
 
-    def _save(self, i: int, observation: Any) -> None:
-        for key, buffer in self.buffers.items():
-            buffer[i] = observation if key is None else observation[key]
-
     def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> tuple[Any, list[dict[str, Any]]]:
         """Start an episode in every environment.
 
@@ -137,9 +143,9 @@ class WorkerEnvs:
         """
         infos = []
         for i, env in enumerate(self.envs):
-            self.current = i
+            self._note[0] = i
             observation, info = reset_env(env, seeds[i], options[i])
-            self._save(i, observation)
+            store_observation(self.buffers, i, observation)
             infos.append(info)
         return self.buffers, infos
 
@@ -151,14 +157,14 @@ class WorkerEnvs:
         rewards, dones = np.zeros(len(self.envs), dtype=np.float32), np.zeros(len(self.envs), dtype=bool)
         infos, reset_infos = [], {}
         for i, env in enumerate(self.envs):
-            self.current = i
+            self._note[0] = i
             observation, rewards[i], terminated, truncated, info = env.step(actions[i])  # type: ignore[call-overload]
             dones[i] = terminated or truncated
             info["TimeLimit.truncated"] = truncated and not terminated
             if dones[i]:
                 info["terminal_observation"] = observation
                 observation, reset_infos[i] = env.reset()
-            self._save(i, observation)
+            store_observation(self.buffers, i, observation)
             infos.append(info)
         return self.buffers, rewards, dones, infos, reset_infos
 
@@ -166,7 +172,7 @@ class WorkerEnvs:
         """Apply one of :data:`OPERATIONS` to some of the environments, in the given order."""
         results = []
         for i in indices:
-            self.current = i
+            self._note[0] = i
             results.append(OPERATIONS[operation](self.envs[i], *arguments))
         return results
 
@@ -174,22 +180,38 @@ class WorkerEnvs:
         """Execute one request.
 
         :return: the pickled reply: ``("done", result)``, ``("missing", message)`` for an attribute that does not
-            exist, or ``("failed", environment or None, error, traceback)``
+            exist, or ``("failed", environment or NOBODY, what it did, traceback)``
         """
-        self.current = None
+        command, arguments = "request", ()
+        self._note[0] = NOBODY
         try:
             command, arguments = pickle.loads(request)
-            return dump(("done", getattr(self, command)(*arguments)))
+            result = getattr(self, command)(*arguments)
+            self._note[0] = NOBODY
+            return dump(("done", result))
         except MissingAttributeError as error:
             return dump(("missing", str(error)))
         except BaseException as error:  # SystemExit too, which the parent reports
-            summary = traceback.format_exception_only(type(error), error)[-1].strip()
-            return dump(("failed", self.current, summary, traceback.format_exc()))
+            summary = describe_failure(_method_name(command, *arguments), error)
+            return dump(("failed", int(self._note[0]), summary, traceback.format_exc()))
+        finally:
+            self._note[0] = NOBODY
 
     def close(self) -> None:
-        """Close every environment."""
-        for env in self.envs:
-            env.close()
+        """Close every environment. Nobody listens any more: what goes wrong is told in one line."""
+        for i, env in enumerate(self.envs):
+            try:
+                env.close()
+            except ENVIRONMENT_ERRORS as error:
+                print(f"Warning: environment {i} of a worker {describe_failure('close', error)}", file=sys.stderr)
+
+
+def _method_name(command: str, *arguments: Any) -> str:
+    """What an environment was asked for, in words of Gymnasium."""
+    if command == "each":
+        operation, _, *rest = arguments
+        return rest[0] if operation == "call" else operation
+    return "__init__" if command == "make" else command
 
 
 def exit_after_hang_up(descriptor: int) -> None:
@@ -201,17 +223,20 @@ def exit_after_hang_up(descriptor: int) -> None:
     os._exit(1)
 
 
-def run_worker(descriptor: int) -> None:
+def run_worker(descriptor: int, note: int) -> None:
     """Answer requests until the other end closes the connection.
 
     :param descriptor: file descriptor of this end of the connection
+    :param note: file descriptor of the memory for the index of the environment at work
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the parent handles it
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # likewise of a job, which then writes a checkpoint
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     del sys.argv[1:]
     connection = Connection(descriptor)
     threading.Thread(target=exit_after_hang_up, args=(descriptor,), daemon=True).start()
-    envs = WorkerEnvs()
+    envs = WorkerEnvs(np.frombuffer(mmap.mmap(note, 4), np.int32))
+    os.close(note)  # the mapping has one of its own
     try:
         while True:
             connection.send_bytes(envs.answer(connection.recv_bytes()))

@@ -26,12 +26,21 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
-from daft_rl.envs.batch.worker_handle import WorkerHandle, hold_interrupts, stop_workers
+from daft_rl.envs.batch.worker_handle import DeadWorkerError, WorkerHandle, hold_interrupts, stop_workers
 from daft_rl.envs.batch.worker_process import class_name
 from daft_rl.envs.cores import usable_cores
-from daft_rl.errors import TaskError, WorkerError
+from daft_rl.errors import DaftWarning, TaskError, WorkerError
 
-__all__ = ["WorkerVecEnv"]
+__all__ = ["INTERRUPTED", "WorkerVecEnv"]
+
+
+INTERRUPTED = "interrupted"
+"""Key in the ``info`` of an episode that broke off because its worker died."""
+
+
+def _other_seed(seed: int | None) -> int | None:
+    """A seed for the environments that are made again, so that they do not repeat what was seen."""
+    return None if seed is None else int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
 
 
 def split_environments(num_envs: int, workers: int | None) -> list[range]:
@@ -57,19 +66,33 @@ class WorkerVecEnv(VecEnv):
     its processes. Workers do not import the main script: make its calls of ``gym.register`` in ``env_fns`` too, or in a
     module that they import.
 
+    A worker whose process dies is started again once, with a warning. The step in which that is noticed ends its
+    environments' episodes as truncated; each ``info`` has :data:`INTERRUPTED`. The new environments have none of the
+    attributes that were set from outside.
+
     :param env_fns: functions that each make one environment; pickled with cloudpickle
     :param workers: number of processes; ``None`` is one per core. There are never more than environments
-    :raises WorkerError: an environment could not be made; the message holds the worker's traceback
+    :param step_timeout: seconds that a worker may take for a step or a reset of its environments; ``None`` is no limit
+    :raises WorkerError: an environment could not be made; its cause is the worker's traceback
     :raises TaskError: the number of workers or of environments is impossible
     """
 
-    def __init__(self, env_fns: Sequence[Callable[[], gym.Env]], workers: int | None = None) -> None:
+    def __init__(
+        self,
+        env_fns: Sequence[Callable[[], gym.Env]],
+        workers: int | None = None,
+        step_timeout: float | None = None,
+    ) -> None:
         ranges = split_environments(len(env_fns), workers)
         requests = [cloudpickle.dumps(("make", ([env_fns[i] for i in rows],))) for rows in ranges]
         self._workers: list[WorkerHandle] = []
         self._finalizer = weakref.finalize(self, stop_workers, self._workers, os.getpid())  # also runs at exit
         self._stepping = False
         self._replies: list[Any] | None = None
+        self.step_timeout = step_timeout
+        self._set_up: dict[WorkerHandle, list[bytes]] = {}  # what makes its environments
+        self._last: dict[WorkerHandle, tuple[Any, Any]] = {}  # observations and infos that it sent last
+        self._fresh: dict[WorkerHandle, tuple[Any, Any]] = {}  # those of a reset after a restart, not yet given out
         with self._close_on_failure():
             for rows in ranges:
                 with hold_interrupts():
@@ -80,6 +103,9 @@ class WorkerVecEnv(VecEnv):
             self.metadata = metadata
             self._keys, *_ = layout = obs_space_info(observation_space)
             self._request_all("allocate", [(layout,)] * len(ranges))
+            allocate = cloudpickle.dumps(("allocate", (layout,)))
+            pairs = zip(self._workers, requests, strict=True)
+            self._set_up = {worker: [request, allocate] for worker, request in pairs}
 
     @property
     def closed(self) -> bool:
@@ -97,18 +123,52 @@ class WorkerVecEnv(VecEnv):
             self.close()
             raise
 
-    def _exchange(self, workers: Iterable[WorkerHandle], requests: Iterable[bytes]) -> list[Any]:
+    def _exchange(
+        self, workers: Iterable[WorkerHandle], requests: Iterable[bytes], timeout: float | None = None
+    ) -> list[Any]:
         """Send each worker its request, then wait for the replies."""
         with self._close_on_failure():
-            receivers = list(workers)
-            for worker, request in zip(receivers, requests, strict=True):
-                worker.send(request)
-            return [worker.receive() for worker in receivers]
+            pairs = list(zip(workers, requests, strict=True))
+            for worker, request in pairs:
+                self._send(worker, request)
+            return [self._receive(worker, request, timeout) for worker, request in pairs]
 
-    def _request_all(self, command: str, arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
+    def _send(self, worker: WorkerHandle, request: bytes) -> None:
+        try:
+            worker.send(request)
+        except DeadWorkerError as death:
+            self._revive(worker, death)
+            worker.send(request)
+
+    def _receive(self, worker: WorkerHandle, request: bytes, timeout: float | None) -> Any:
+        try:
+            return worker.receive(timeout)
+        except DeadWorkerError as death:
+            self._revive(worker, death)
+            worker.send(request)
+            return worker.receive(timeout)
+
+    def _revive(self, worker: WorkerHandle, death: DeadWorkerError) -> None:
+        """Start a dead worker again, once, and make its environments anew."""
+        if worker.restarted or worker not in self._set_up:
+            raise death
+        worker.restart()
+        for request in self._set_up[worker]:
+            worker.send(request)
+            worker.receive()
+        if worker in self._last:
+            seeds = [_other_seed(self._given_seeds[row]) for row in worker.rows]
+            worker.send(pickle.dumps(("reset", (seeds, [{}] * len(seeds)))))
+            self._fresh[worker] = worker.receive(self.step_timeout)
+        message = f"{death} Its environments were made again and begin new episodes. A second time is an error."
+        warnings.warn(DaftWarning(message), stacklevel=2)
+
+    def _request_all(
+        self, command: str, arguments: Iterable[tuple[Any, ...]], timeout: float | None = None
+    ) -> list[Any]:
         """Send all workers a command, each with its own arguments. Classes of the main script are pickled by value."""
         self._finish_step()
-        return self._exchange(self._workers, [cloudpickle.dumps((command, args)) for args in arguments])
+        return self._exchange(self._workers, [cloudpickle.dumps((command, args)) for args in arguments], timeout)
 
     def _apply(self, operation: str, indices: VecEnvIndices, *arguments: Any) -> list[Any]:
         """Apply an operation to some environments.
@@ -134,8 +194,29 @@ class WorkerVecEnv(VecEnv):
         """Wait for the running step, if there is one."""
         if self._stepping:
             with self._close_on_failure():
-                self._replies = [worker.receive() for worker in self._workers]
+                self._replies = [self._step_reply(worker) for worker in self._workers]
                 self._stepping = False
+
+    def _step_reply(self, worker: WorkerHandle) -> tuple[Any, ...]:
+        """Wait for what a worker answers to a step."""
+        if worker not in self._fresh:
+            try:
+                return worker.receive(self.step_timeout)
+            except DeadWorkerError as death:
+                self._revive(worker, death)
+        return self._interrupted(worker)
+
+    def _interrupted(self, worker: WorkerHandle) -> tuple[Any, ...]:
+        """What a step returns for a worker that was started again: every episode breaks off where it was."""
+        observations, reset_infos = self._fresh.pop(worker)
+        before, last_infos = self._last[worker]
+        infos = []
+        for i, info in enumerate(last_infos):
+            last = dict_to_obs(self.observation_space, OrderedDict((k, before[k][i]) for k in self._keys))
+            infos.append(info | {"TimeLimit.truncated": True, "terminal_observation": last, INTERRUPTED: True})
+        size = len(worker.rows)
+        rewards, dones = np.zeros(size, dtype=np.float32), np.ones(size, dtype=bool)
+        return observations, rewards, dones, infos, dict(enumerate(reset_infos))
 
     def _gather(self, parts: Sequence[dict[Any, NDArray[Any]]]) -> VecEnvObs:
         """Join the observations of all workers, in new memory."""
@@ -146,8 +227,13 @@ class WorkerVecEnv(VecEnv):
     def reset(self) -> VecEnvObs:
         """Start an episode in every environment. Seeds and options that were set hold for this reset only."""
         rows = [slice(worker.rows.start, worker.rows.stop) for worker in self._workers]
-        replies = self._request_all("reset", [(self._seeds[part], self._options[part]) for part in rows])
+        self._given_seeds = list(self._seeds)
+        requests = [(self._seeds[part], self._options[part]) for part in rows]
+        replies = self._request_all("reset", requests, self.step_timeout)
         self._replies = None
+        self._fresh.clear()
+        for worker, (observations, infos) in zip(self._workers, replies, strict=True):
+            self._last[worker] = observations, [{}] * len(infos)
         self.reset_infos = [info for _, infos in replies for info in infos]
         self._reset_seeds()
         self._reset_options()
@@ -164,8 +250,17 @@ class WorkerVecEnv(VecEnv):
         with self._close_on_failure():
             for worker in self._workers:
                 part = actions[worker.rows.start : worker.rows.stop]
-                worker.send(pickle.dumps(("step", (part,)), protocol=pickle.HIGHEST_PROTOCOL))
+                self._send_step(worker, pickle.dumps(("step", (part,)), protocol=pickle.HIGHEST_PROTOCOL))
             self._stepping = True
+
+    def _send_step(self, worker: WorkerHandle, request: bytes) -> None:
+        """Send a step, unless the worker was started again: the actions were for episodes that are lost."""
+        if worker in self._fresh:
+            return
+        try:
+            worker.send(request)
+        except DeadWorkerError as death:
+            self._revive(worker, death)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Finish the step.
@@ -178,7 +273,8 @@ class WorkerVecEnv(VecEnv):
             raise WorkerError("step_wait() was called without step_async().")
         replies, self._replies = self._replies, None
         observations, rewards, dones, infos, reset_infos = zip(*replies, strict=True)
-        for worker, infos_by_env in zip(self._workers, reset_infos, strict=True):
+        for worker, reply, infos_by_env in zip(self._workers, replies, reset_infos, strict=True):
+            self._last[worker] = reply[0], reply[3]
             for i, info in infos_by_env.items():
                 self.reset_infos[worker.rows[i]] = info
         return (

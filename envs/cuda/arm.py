@@ -153,7 +153,7 @@ class ArmWorlds(Worlds):
     def __init__(
         self,
         blueprints: Sequence[ArmBlueprint],
-        blueprint_of_world: NDArray[np.integer],
+        blueprint_of_world: NDArray[Any],
         device: str | torch.device = "cuda",
         seed: int = 0,
     ) -> None:

@@ -1,6 +1,5 @@
 """Kernels of Wipe: where dirt lies, and what touches."""
 
-# mypy: disable-error-code="no-untyped-def, valid-type, misc, operator, index"
 from __future__ import annotations
 
 import warp as wp

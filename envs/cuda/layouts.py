@@ -4,8 +4,6 @@ Each world draws for itself, in the package's order and with its numbers of atte
 kept and refreshed. A layout is a row of places: the agent, the goal, the hazards, the vases.
 """
 
-# Warp reads the annotations of device functions, which are no types to mypy.
-# mypy: disable-error-code="valid-type,arg-type,no-untyped-def,call-overload,operator,assignment,attr-defined,index"
 from __future__ import annotations
 
 from dataclasses import dataclass

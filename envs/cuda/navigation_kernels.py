@@ -1,7 +1,5 @@
 """Kernels of the navigation tasks: what happens to a world after its physics, and when an episode begins."""
 
-# Warp reads the annotations of device functions, which are no types to mypy.
-# mypy: disable-error-code="valid-type,arg-type,no-untyped-def,call-overload,operator,assignment,attr-defined,index"
 from __future__ import annotations
 
 import warp as wp

@@ -6,7 +6,6 @@ needs no inverse of the inertia M and no null space matrix: with A = J M⁻¹ J�
 rest pose within the null space are M a - Jᵀ A⁻¹ J a.
 """
 
-# mypy: disable-error-code="no-untyped-def, valid-type, misc, operator, index"
 from __future__ import annotations
 
 import warp as wp

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, call-overload, arg-type, attr-defined"
 """MuJoCo Warp, imported once, with what differs from MuJoCo's C code mended."""
 
 from __future__ import annotations
@@ -47,6 +46,22 @@ def plane_capsule(
     return wp.vec2(distance_1, distance_2), wp.matrix_from_rows(contact_1, contact_2), frame
 
 
+def _forget_other_models(collisions: Any) -> None:
+    """Let the kernel of contacts have the pairs of its own model's geoms only.
+
+    MuJoCo Warp adds up the pairs of all models of a process: each further task would compile a larger kernel anew,
+    and which one would depend on the order of the tasks.
+    """
+    find_contacts = collisions.primitive_narrowphase
+
+    def find_contacts_of_model(*args: Any) -> None:
+        collisions._PRIMITIVE_COLLISION_TYPES, collisions._PRIMITIVE_COLLISION_FUNC = [], []
+        find_contacts(*args)
+
+    driver: Any = import_module("mujoco_warp._src.collision_driver")
+    driver.primitive_narrowphase = find_contacts_of_model
+
+
 @cache
 def import_mujoco_warp() -> Any:
     """Import MuJoCo Warp, and replace its contacts of planes with capsules before any kernel is built.
@@ -57,5 +72,7 @@ def import_mujoco_warp() -> Any:
     wp.config.log_level = wp.LOG_WARNING
     wp.init()
     mujoco_warp = import_module("mujoco_warp")
-    import_module("mujoco_warp._src.collision_primitive").plane_capsule = plane_capsule
+    collisions: Any = import_module("mujoco_warp._src.collision_primitive")
+    collisions.plane_capsule = plane_capsule
+    _forget_other_models(collisions)
     return mujoco_warp

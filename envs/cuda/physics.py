@@ -58,7 +58,7 @@ class Physics:
             self.data = self.mjw.make_data(models[0], nworld=self.num_worlds, nconmax=contacts, njmax=constraints)
             self._place_static_geoms(models, model_of_world)
 
-    def _place_static_geoms(self, models: Sequence[mujoco.MjModel], model_of_world: NDArray[np.integer]) -> None:
+    def _place_static_geoms(self, models: Sequence[mujoco.MjModel], model_of_world: NDArray[Any]) -> None:
         """Place what never moves where each world's own model has it.
 
         MuJoCo Warp places it once, for all worlds where the first model has it. To move it later, make it a mocap body.

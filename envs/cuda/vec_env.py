@@ -62,10 +62,6 @@ class WorldsVecEnv(VecEnv):
         """An attribute of the batch, once for each world."""
         return [getattr(self.worlds, attr_name) for _ in self._get_indices(indices)]
 
-    def has_attr(self, attr_name: str) -> bool:
-        """Whether the worlds have an attribute."""
-        return hasattr(self.worlds, attr_name)
-
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Worlds have no attributes of their own.
 

@@ -75,8 +75,6 @@ class Worlds(ABC):
     :raises TaskError: worlds differ in the structure of their models, or MuJoCo Warp is not installed
     """
 
-    render_mode = None
-    """Worlds have no images."""
     contacts: int
     """Memory for this many contacts per world, on average over the worlds."""
     constraints: int
@@ -104,7 +102,7 @@ class Worlds(ABC):
         self._failed = torch.zeros((), dtype=torch.int64, device=self.device)
         self._read_interface_shifts()
 
-    def per_world(self, values: Sequence[object] | NDArray[np.generic], dtype: torch.dtype = torch.float32) -> Tensor:
+    def per_world(self, values: Sequence[object] | NDArray[Any], dtype: torch.dtype = torch.float32) -> Tensor:
         """A value of each blueprint, laid out by world.
 
         :param values: one for each blueprint: numbers, or arrays of one shape
@@ -130,7 +128,7 @@ class Worlds(ABC):
             ]
         )
         if self._shifts_observations:
-            self.observation_space = spaces.Box(-np.inf, np.inf, shape, np.float32)
+            self.observation_space = spaces.Box(-np.inf, np.inf, shape, self.observation_space.dtype)  # type: ignore[arg-type]
         longest = max(shift.action_delay for shift in shifts)
         self._delay = self.per_world([shift.action_delay for shift in shifts], torch.int64)
         size = (longest + 1, self.num_worlds, *(self.action_space.shape or ()))
@@ -141,10 +139,10 @@ class Worlds(ABC):
 
     @classmethod
     @abstractmethod
-    def blueprint(cls, shift: Shift, **kwargs: Any) -> Blueprint:
+    def blueprint(cls, shift: Any, *args: Any, **kwargs: Any) -> Blueprint:
         """Read what worlds need from the family's C environment.
 
-        :param shift: of the family
+        :param shift: a shift of the family
         :param kwargs: keywords of the task's entry point, see :class:`daft_rl.envs.registry.Task`
         """
 

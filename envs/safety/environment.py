@@ -72,6 +72,11 @@ class SafetyEnv(gym.Env[NDArray[Any], NDArray[Any]]):
         """The package's task object, or the environment itself if it has none."""
         return getattr(self._env, "task", self._env)
 
+    def generators(self) -> dict[str, Any]:
+        """Everything that draws random numbers here."""
+        of_task = getattr(getattr(self.task, "random_generator", None), "random_generator", None)
+        return {"own": self._np_random, "task": of_task, "inner": getattr(self._env, "_np_random", None)}
+
     @property
     def model(self) -> mujoco.MjModel:
         """The current model. A reset compiles a new one."""

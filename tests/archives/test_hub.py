@@ -20,6 +20,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (snapshot / "ppo").mkdir(parents=True)
     (snapshot / "ppo" / "agent.zip").write_bytes(b"an archive")
     (snapshot / "ppo" / "vecnormalize.pkl").write_bytes(b"statistics")
+    (snapshot.parent / "outside.zip").write_bytes(b"somebody else's")
     refs = tmp_path / "models--someone--agents" / "refs"
     refs.mkdir()
     (refs / "main").write_text("0" * 40)
@@ -65,6 +66,11 @@ def test_no_more_than_what_belongs_to_an_agent_is_fetched(cache: Path, monkeypat
         ("hf://someone/agents/nope.zip", "no file 'nope.zip'"),
         ("hf://someone/agents", "hf://ORG/REPO/FILE.zip"),
         ("hf://agent.zip", "hf://ORG/REPO/FILE.zip"),
+        ("hf://someone/agents/../../../outside.zip", "inside of the repository"),
+        ("hf://someone/agents/ppo/../../outside.zip", "inside of the repository"),
+        ("hf://someone/agents//outside.zip", "inside of the repository"),
+        ("hf://someone/agents/*.zip", "inside of the repository"),
+        ("hf://someone/agents/ppo/[a-z]gent.zip", "inside of the repository"),
     ],
 )
 def test_a_wrong_address_is_explained(cache: Path, address: str, message: str) -> None:

@@ -36,8 +36,8 @@ def test_workers_are_chosen_if_there_are_enough_cores(
 ) -> None:
     monkeypatch.setattr("daft_rl.envs.factory.usable_cores", lambda: cores)
     monkeypatch.setattr("daft_rl.envs.factory.require_installed", lambda package: None)
-    monkeypatch.setattr("stable_baselines3.common.vec_env.DummyVecEnv", lambda fns: "dummy")
-    monkeypatch.setattr("daft_rl.envs.batch.workers.WorkerVecEnv", lambda fns: "workers")
+    monkeypatch.setattr("daft_rl.envs.batch.serial.SerialVecEnv", lambda fns, step_timeout: "dummy")
+    monkeypatch.setattr("daft_rl.envs.batch.workers.WorkerVecEnv", lambda fns, step_timeout: "workers")
     assert make_vec(task) == ("workers" if cores >= workers_from else "dummy")
 
 
@@ -56,3 +56,9 @@ def test_impossible_arguments_are_errors() -> None:
         make_vec("Ant", num_envs=0)
     with pytest.raises(TaskError, match="Put the shift in there"):
         make_vec(lambda: make("Ant"), shift={"gravity": 0.5})
+
+
+def test_worlds_say_which_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daft_rl.envs.dependencies.find_spec", lambda name: None if name == "mujoco_warp" else object())
+    with pytest.raises(TaskError, match=r"mujoco_warp, which is not installed: pip install 'daft-rl\[cuda\]'"):
+        make_vec("Ant", vec="cuda", device="cpu")

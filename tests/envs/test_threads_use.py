@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.envs import make
 from daft_rl.envs.batch.threads import ThreadedMujocoVecEnv
-from daft_rl.errors import TaskError
+from daft_rl.errors import FaultyEnvironmentError, TaskError
 from tests.envs.mujoco_batches import SHIFTS, Factory, array_bits, assert_same_step, factory, random_actions
 
 
@@ -117,8 +117,9 @@ def test_an_error_of_the_simulator_is_raised(engines: Any) -> None:
         options = threads.envs[bad].unwrapped.model.opt
         good, options.integrator = options.integrator, 99
         threads.step_async(action)
-        with pytest.raises(mujoco.FatalError, match="integrator"):
+        with pytest.raises(FaultyEnvironmentError, match=rf"Environment {bad} failed in step.*integrator") as caught:
             threads.step_wait()
+        assert isinstance(caught.value.__cause__, mujoco.FatalError)
         options.integrator = good
         threads.reset()
         threads.step(action)
@@ -169,7 +170,7 @@ def test_environments_must_observe_the_same() -> None:
     with pytest.raises(TaskError, match="must observe the same"):  # although the sizes agree
         ThreadedMujocoVecEnv([factory("humanoid_v5:HumanoidEnv", **kwargs) for kwargs in swapped])
     env = make("Ant")
-    with pytest.raises(ValueError, match="same instance"):
+    with pytest.raises(FaultyEnvironmentError, match="same instance"):
         ThreadedMujocoVecEnv([lambda: env] * 2)
 
 

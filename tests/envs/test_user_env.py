@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import gymnasium as gym
 import pytest
 
@@ -21,5 +23,30 @@ def test_changes_of_an_environment_are_copied_or_refused() -> None:
     assert env_factory(windy)().unwrapped.wind == 3.0  # type: ignore[attr-defined]
 
 
-def test_a_function_is_used_as_it_is() -> None:
-    assert env_factory(Windy) is Windy
+def test_a_function_is_called_once_for_each_environment() -> None:
+    calls: list[int] = []
+
+    def make_env() -> gym.Env:
+        calls.append(len(calls))
+        return Windy()
+
+    factory = env_factory(make_env)
+    assert not calls
+    assert isinstance(factory(), Windy)
+    assert calls == [0]
+
+
+def _raising() -> gym.Env:
+    raise RuntimeError("init boom")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (_raising, "'_raising' cannot be made: RuntimeError: init boom"),
+        (lambda: 3, "'own' makes no Gymnasium env.*int"),
+    ],
+)
+def test_a_function_that_makes_no_environment_is_named(function: Callable[[], gym.Env], message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        env_factory(function)()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from rliable import metrics
@@ -23,6 +23,7 @@ from daft_rl.report.__main__ import main
 from daft_rl.report.cells import Cell, Floats, target_name
 from daft_rl.report.comparable import check_comparable
 from daft_rl.report.content import build_report
+from daft_rl.report.page import write_report
 from daft_rl.report.scales import Scale, choose_scales, scales_by_recovery, scales_by_reference
 from daft_rl.report.storage import read_cells, read_failures
 from daft_rl.rollout.returns import Returns
@@ -236,7 +237,7 @@ def test_the_command_works_without_references(
 
     assert "mistyped.json" in refused("--references", "mistyped.json")
     assert "--scores recovered" in refused("--scores", "references")
-    (tmp_path / "others.json").write_text(json.dumps({"Door: no shift": {}}))
+    (tmp_path / "others.json").write_text(json.dumps({"Door: no shift": REFERENCES["Ant: friction 2"]}))
     assert "Ant: friction 2" in refused("--references", "others.json"), "a file that was named is not ignored"
     command = [sys.executable, "-m", "daft_rl.report", str(grid)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
@@ -362,3 +363,50 @@ def test_other_kinds_of_files_are_refused(content: bytes, tmp_path: Path) -> Non
     (tmp_path / "door.json").write_bytes(content)
     with pytest.raises(ReportError, match=r"door\.json: expected a folder"):
         read_cells([tmp_path / "door.json"])
+
+
+HOSTILE = "<script>x</script>|`*a*`_b_ [c](d) \x1b[31m\n# $\\\\frac$"
+
+
+def test_names_of_a_stranger_are_text_in_every_format(grid: Path, tmp_path: Path) -> None:
+    change_results(grid, "daft-*", method=HOSTILE)
+    (grid / "bad").mkdir()
+    (grid / "bad" / "cell.json").write_text(json.dumps({"status": "failed", "error": HOSTILE}))
+    write_report(build_report([grid], REFERENCES), tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
+    text = (tmp_path / "out" / "report.md").read_text("utf-8")
+    assert "\\<script>x\\</script>\\|\\`\\*a\\*\\`\\_b\\_ \\[c\\](d)" in text
+    assert not re.search(r"(?<!\\)<|\x1b", text)
+    assert len({line.count(" | ") for line in text.splitlines() if line.startswith("|") and "IQM" in line}) == 1
+
+
+values: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just([]) | st.just({})
+)
+
+
+def _places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    parts = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [path, *(place for name, part in parts for place in _places(part, (*path, name)))]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_in_a_result_is_shown_or_refused(grid: Path, data: st.DataObject) -> None:
+    path = grid / "daft-1-1" / "results.json"
+    before = path.read_text()
+    changed: Any = json.loads(before)
+    place = data.draw(st.sampled_from(_places(changed)[1:]))
+    part = changed
+    for name in place[:-1]:
+        part = part[name]
+    part[place[-1]] = data.draw(values)
+    path.write_text(json.dumps(changed))
+    try:
+        build_report([grid], REFERENCES)
+    except ReportError:
+        pass
+    finally:
+        path.write_text(before)

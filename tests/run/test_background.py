@@ -8,12 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from stable_baselines3 import PPO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from daft_rl.archives import load_agent
@@ -21,7 +23,7 @@ from daft_rl.envs import make_vec
 from daft_rl.errors import ConfigError, DaftWarning, TaskError, WorkerError
 from daft_rl.run.background import BackgroundCall
 from daft_rl.transfer import transfer
-from tests.conftest import parse
+from tests.conftest import PointMass, parse
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems do not fork")
 
@@ -80,11 +82,33 @@ def test_without_memory_for_a_fork_this_process_calls_the_function(monkeypatch: 
     call.cancel()
 
 
-def test_a_killed_fork_raises_an_error() -> None:
-    call = BackgroundCall(lambda: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(WorkerError, match=r"exit code -9.*evaluate_in_background=False") as caught:
-        call.result()
-    assert caught.value.arguments == ("evaluate_in_background",)
+def test_a_killed_fork_is_replaced_by_a_call_in_this_process() -> None:
+    def die() -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    call = BackgroundCall(die, instead=os.getpid)
+    with pytest.warns(DaftWarning, match=r"exit code -9 .*memory.*evaluate_in_background=False") as caught:
+        assert call.result() == os.getpid()
+    assert caught[0].message.arguments == ("evaluate_in_background",)  # type: ignore[union-attr]
+    assert call.killed
+    assert call.result() == os.getpid()
+
+
+class OddError(Exception):
+    """Can be pickled, but not unpickled."""
+
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__(one)
+
+
+def test_an_error_that_cannot_be_sent_is_told_in_words() -> None:
+    def fail() -> None:
+        raise OddError(1, 2)
+
+    with pytest.raises(WorkerError, match="OddError: 1") as caught:
+        BackgroundCall(fail).result()
+    assert "in fail" in str(caught.value.__cause__)
 
 
 def test_cancel_ends_the_fork_and_its_cleanup_runs(tmp_path: Path) -> None:
@@ -188,6 +212,42 @@ def test_a_transfer_with_forks_equals_one_without(task: str, algo: str, settings
         best = load_agent(folder / "best.zip").policy.state_dict()
         weights = {name: weight.tolist() for name, weight in best.items()}
         found[forks] = without_times(json.loads((folder / "results.json").read_text())), scalars(folder), weights
+    assert found[True] == found[False]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_transfer_whose_evaluation_is_killed_gives_the_same_results(number: int, tmp_path: Path) -> None:
+    """The first one plays the source, which gets other layers meanwhile; the second one plays while it learns."""
+    source = PPO("MlpPolicy", PointMass(), n_steps=64, batch_size=64, seed=0, device="cpu")
+    tiny = ["num_envs=2", "calibration.steps=100", "calibration.held_out=50", "progress_bar=false"]
+    tiny += [
+        "evaluation.episodes=2",
+        "evaluation.episodes_during=1",
+        "evaluation.every=150",
+        "algo.settings.n_steps=64",
+    ]
+    forks = tmp_path / "forks"
+
+    def kill_one(_: int) -> None:
+        with forks.open("a") as file:
+            file.write("x")
+        if forks.stat().st_size == number:
+            (folder / ".unfinished-best").mkdir()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    found = {}
+    for killed in (True, False):
+        folder = tmp_path / str(killed)
+        overrides = parse([*tiny, f"evaluate_in_background={str(killed).lower()}"])
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            patch.setattr("daft_rl.run.background.os.nice", kill_one)
+            transfer(PointMass, "daft", source, total_timesteps=400, output_dir=folder, settings=overrides)
+        assert any("exit code -9" in str(warning.message) for warning in told) is killed
+        assert not list(folder.glob(".*"))
+        best = load_agent(folder / "best.zip").policy.state_dict()
+        weights = {name: weight.tolist() for name, weight in best.items()}
+        found[killed] = without_times(json.loads((folder / "results.json").read_text())), scalars(folder), weights
     assert found[True] == found[False]
 
 

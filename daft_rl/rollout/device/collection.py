@@ -6,7 +6,8 @@ device.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 from torch import Tensor
+from torch.distributions import Distribution
 
 from daft_rl.rollout.device.wrappers import EpisodeRecords, Normalization, Penalty, TensorWrapper
 from daft_rl.rollout.lagrangian import Lagrangian
@@ -22,7 +24,7 @@ from daft_rl.rollout.profile import TimedVecEnv
 if TYPE_CHECKING:  # worlds need Warp, which is not installed everywhere
     from daft_rl.envs.cuda.worlds import Step, Worlds
 
-__all__ = ["DeviceEnv", "find_device_env", "with_mixin"]
+__all__ = ["DeviceEnv", "find_device_env", "with_mixin", "without_checks"]
 
 TRANSLATED: dict[type[VecEnvWrapper], type[TensorWrapper] | None] = {
     VecMonitor: EpisodeRecords,
@@ -135,6 +137,17 @@ def find_device_env(model: BaseAlgorithm) -> DeviceEnv | None:
     if worlds is None or worlds.device.type != model.device.type:
         return None
     return DeviceEnv(worlds, wrappers) if all(type(wrapper) in TRANSLATED for wrapper in wrappers) else None
+
+
+@contextmanager
+def without_checks() -> Iterator[None]:
+    """Inside, PyTorch's distributions do not check their parameters: reading the answer would wait for the device."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
 
 
 @cache

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -15,9 +14,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
-from torch.distributions import Distribution
 
-from daft_rl.rollout.device.collection import DeviceEnv, find_device_env, with_mixin
+from daft_rl.rollout.device.collection import DeviceEnv, find_device_env, with_mixin, without_checks
 
 __all__ = ["DeviceRolloutBuffer", "DeviceRollouts", "collect_on_policy"]
 
@@ -128,12 +126,12 @@ class DeviceRollouts(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         rollout_buffer = self._empty_buffer()
         if self.use_sde:
-            self.policy.reset_noise(env.num_envs)
+            self._reset_noise(env.num_envs)
         callback.on_rollout_start()
         worlds.load(self)
         for n_steps in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
-                self.policy.reset_noise(env.num_envs)
+                self._reset_noise(env.num_envs)
             rewards, dones = self._collect_step(worlds, rollout_buffer)
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
@@ -145,6 +143,10 @@ class DeviceRollouts(OnPolicyAlgorithm):
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _reset_noise(self, num_envs: int) -> None:
+        with without_checks():
+            self.policy.reset_noise(num_envs)
 
     def _empty_buffer(self) -> DeviceRolloutBuffer:
         """The buffer; a new one if the model has SB3's own, or its settings changed."""
@@ -166,7 +168,7 @@ class DeviceRollouts(OnPolicyAlgorithm):
         :return: rewards and whether episodes ended
         """
         observation, episode_start = worlds.observation, worlds.episode_start
-        with _unvalidated_distributions():
+        with without_checks():  # `train` repeats them
             actions, values, log_probs = self.policy(observation)
         step = worlds.step(worlds.unscale(actions) if self.policy.squash_output else worlds.clip(actions))
         buffer.add_step(
@@ -188,17 +190,6 @@ class DeviceRollouts(OnPolicyAlgorithm):
             buffer.rewards += self.gamma * values.reshape(buffer.rewards.shape) * buffer.truncated
         last = self.policy.predict_values(worlds.observation).flatten()  # type: ignore[arg-type]
         buffer.compute_returns_and_advantage(last, worlds.episode_start)
-
-
-@contextmanager
-def _unvalidated_distributions() -> Iterator[None]:
-    """PyTorch's checks of a distribution's parameters wait for the device. ``train`` repeats them."""
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(before)
 
 
 def collect_on_policy(model: OnPolicyAlgorithm) -> bool:

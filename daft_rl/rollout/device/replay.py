@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
-from daft_rl.rollout.device.wrappers import Normalization
+from daft_rl.rollout.device.wrappers import Normalization, normalize, scale
 
 __all__ = ["DeviceReplayBuffer", "SampleNormalization"]
 
@@ -35,19 +35,13 @@ class SampleNormalization:
 
     def observation(self, observation: Tensor) -> Tensor:
         """Normalize observations, shape ``(batch, observation size)``."""
-        normalizer = self.normalizer
-        if not normalizer.norm_obs:
+        if not self.normalizer.norm_obs:
             return observation
-        centred = (observation - self._mean) / torch.sqrt(self._var + normalizer.epsilon)
-        return centred.clamp(-normalizer.clip_obs, normalizer.clip_obs).float()
+        return normalize(self.normalizer, observation, self._mean, self._var)
 
     def reward(self, reward: Tensor) -> Tensor:
         """Scale rewards, shape ``(batch, 1)``."""
-        normalizer = self.normalizer
-        if not normalizer.norm_reward:
-            return reward
-        scaled = reward / torch.sqrt(self._return_var + normalizer.epsilon)
-        return scaled.clamp(-normalizer.clip_reward, normalizer.clip_reward).float()
+        return scale(self.normalizer, reward, self._return_var)
 
 
 class DeviceReplayBuffer(BaseBuffer):

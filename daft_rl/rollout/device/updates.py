@@ -14,13 +14,13 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
-from torch.distributions import Distribution
 from torch.optim import Adam, Optimizer
 
 from daft_rl.agents import fuse_batch_renorm
+from daft_rl.rollout.device.collection import without_checks
 from daft_rl.rollout.device.gradient_steps import gradient_step
 
-__all__ = ["Updates", "without_checks"]
+__all__ = ["Updates"]
 
 WARM_UP = 3
 """Steps before a capture: they make cuBLAS's workspaces and the optimizers' moments, which a capture must not."""
@@ -174,17 +174,6 @@ def changed(groups: Sequence[dict[str, Any]], changes: Sequence[dict[str, Any]])
     finally:
         for group, old in zip(groups, before, strict=True):
             group.update(old)
-
-
-@contextmanager
-def without_checks() -> Iterator[None]:
-    """Inside, PyTorch's distributions do not check their parameters: reading the answer would wait for the device."""
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(before)
 
 
 def move_step_counts(optimizer: Optimizer) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from daft_rl.errors import ConfigError
@@ -17,7 +18,7 @@ from daft_rl.errors import ConfigError
 if TYPE_CHECKING:  # worlds need Warp, which is not installed everywhere
     from daft_rl.envs.cuda.worlds import Step, Worlds
 
-__all__ = ["EpisodeRecords", "Normalization", "Penalty", "TensorWrapper"]
+__all__ = ["EpisodeRecords", "Normalization", "Penalty", "TensorWrapper", "normalize", "scale"]
 
 
 class TensorWrapper(ABC):
@@ -152,6 +153,30 @@ class _Moments:
         self.running.count = self.count
 
 
+def normalize(normalizer: VecNormalize, observation: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """Observations as ``VecNormalize`` makes them, ``float32``.
+
+    :param normalizer: has the settings
+    :param observation: shape ``(batch, observation size)``
+    :param mean: of observations, shape ``(observation size,)``; likewise ``var``
+    """
+    centred = (observation - mean) / torch.sqrt(var + normalizer.epsilon)
+    return centred.clamp(-normalizer.clip_obs, normalizer.clip_obs).float()
+
+
+def scale(normalizer: VecNormalize, reward: Tensor, var: Tensor) -> Tensor:
+    """Rewards as ``VecNormalize`` makes them, if it does, ``float32``.
+
+    :param normalizer: has the settings
+    :param var: the variance of returns
+    """
+    if not normalizer.norm_reward:
+        return reward
+    return (
+        (reward / torch.sqrt(var + normalizer.epsilon)).clamp(-normalizer.clip_reward, normalizer.clip_reward).float()
+    )
+
+
 class Normalization(TensorWrapper):
     """``VecNormalize`` of observations and rewards."""
 
@@ -180,7 +205,7 @@ class Normalization(TensorWrapper):
             step,
             observation=self._normalize(step.observation),
             final_observation=self._normalize(step.final_observation),
-            reward=self._scale(step.reward),
+            reward=scale(self.wrapper, step.reward, self._rewards.var),
         )
 
     def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -191,16 +216,8 @@ class Normalization(TensorWrapper):
         return observations.mean, observations.var, returns.var
 
     def _normalize(self, observation: Tensor) -> Tensor:
-        if self._observations is None:
-            return observation
-        centred = (observation - self._observations.mean) / torch.sqrt(self._observations.var + self.wrapper.epsilon)
-        return centred.clamp(-self.wrapper.clip_obs, self.wrapper.clip_obs).float()
-
-    def _scale(self, reward: Tensor) -> Tensor:
-        if not self.wrapper.norm_reward:
-            return reward
-        scaled = reward / torch.sqrt(self._rewards.var + self.wrapper.epsilon)
-        return scaled.clamp(-self.wrapper.clip_reward, self.wrapper.clip_reward).float()
+        moments = self._observations
+        return observation if moments is None else normalize(self.wrapper, observation, moments.mean, moments.var)
 
     def store(self) -> None:
         normalizer = self.wrapper

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
+
+pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
 
 from daft_rl.envs.cuda.locomotion import LocomotionBlueprint, LocomotionWorlds
 from daft_rl.envs.cuda.worlds import Step

@@ -7,8 +7,11 @@ from typing import Any
 
 import mujoco
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
+
+pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
 
 from daft_rl.envs.cuda.navigation import NavigationBlueprint, NavigationWorlds
 from daft_rl.envs.safety.environment import make_safety

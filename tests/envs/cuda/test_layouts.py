@@ -1,24 +1,30 @@
 """Layouts are drawn as Safety-Gymnasium draws them: equal distributions, distances kept, new goals where free."""
 
-# mypy: disable-error-code="valid-type,arg-type,no-untyped-def,call-overload,operator,assignment,attr-defined,index"
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import warp as wp
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
+
+pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
+
+import warp as wp
 
 from daft_rl.envs.cuda.layouts import AGENT, FIRST_HAZARD, GOAL, DeviceRoom, Room, draw_goal, draw_layout
 from daft_rl.envs.safety.environment import make_safety
 from daft_rl.envs.safety.shift import SafetyShift
 
+pytestmark = pytest.mark.skipif(find_spec("safety_gymnasium") is None, reason="safety_gymnasium is not installed")
 ROOM = Room((-1.5, -1.5, 1.5, 1.5), margin=0.0, agent=0.4, goal=0.305, hazard=0.18, vase=0.15)
 """Of level 1."""
+
+wp.set_module_options({"enable_backward": False})
 
 
 @wp.kernel
@@ -81,7 +87,7 @@ def features(places: NDArray[Any]) -> dict[str, NDArray[Any]]:
 def test_layouts_are_distributed_as_the_packages(env: Any) -> None:
     expected = []
     for _ in range(500):
-        layout = env.task.random_generator.build_layout()  # as a reset, without compiling a model
+        layout = env.task.world_info.layout = env.task.random_generator.build_layout()  # a reset that compiles nothing
         env.task.build_goal_position()
         expected.append(list(layout.values()))
         order = list(layout)
@@ -96,7 +102,7 @@ def test_layouts_are_distributed_as_the_packages(env: Any) -> None:
 
 def test_objects_keep_their_distance() -> None:
     radii = np.array([ROOM.agent, ROOM.goal, *[ROOM.hazard] * 20, ROOM.vase])
-    places, found = run(replace(ROOM, margin=0.01), 20, torch.zeros(200, 23, 2))
+    places, found = run(replace(ROOM, margin=0.01), 20, torch.zeros(50, 23, 2))
     assert found.all()
     distance = np.linalg.norm(places[:, :, None] - places[:, None], axis=-1)
     allowed = radii[:, None] + radii + 0.01

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import mujoco
 import numpy as np
 import pytest
+
+pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
 
 from daft_rl.envs.cuda.physics import Physics
 from daft_rl.errors import TaskError
@@ -37,6 +41,8 @@ def test_contacts_are_those_of_the_c_code(scene: str) -> None:
     frames = physics.data.contact.frame.numpy()[:count].reshape(count, 9)
     np.testing.assert_allclose(frames, data.contact.frame, atol=1e-6)
     np.testing.assert_allclose(physics.field("qacc")[0], data.qacc, rtol=1e-3, atol=1e-3)
+    pairs = import_module("mujoco_warp._src.collision_primitive")._PRIMITIVE_COLLISION_TYPES
+    assert len(pairs) == 1, "pairs of other models are no part of the kernel"
 
 
 def test_worlds_keep_their_own_numbers() -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from stable_baselines3 import PPO
 
+pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
+
 from daft_rl.envs import make_vec
 from daft_rl.envs.cuda.vec_env import WorldsVecEnv
 from daft_rl.errors import TaskError

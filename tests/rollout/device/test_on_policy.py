@@ -25,7 +25,7 @@ from daft_rl.rollout.lagrangian import Lagrangian
 from daft_rl.rollout.profile import Profile, TimedVecEnv
 from tests.rollout.device.waiting import NeverWaits
 
-pytest.importorskip("mujoco_warp")
+pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
 
 from daft_rl.envs.cuda.vec_env import WorldsVecEnv
 from daft_rl.envs.cuda.worlds import Step

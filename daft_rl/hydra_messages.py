@@ -1,0 +1,88 @@
+"""Hydra's errors in one line of ours, and what of a configuration Hydra would execute."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue
+
+from daft_rl.errors import ConfigError
+from daft_rl.validation import did_you_mean, unknown_name
+
+__all__ = ["explain_hydra", "refuse_targets"]
+
+ADVICE = ("To append to your", "See https://", "Either remove", "Or add a second", "Config search path", "\tprovider=")
+"""Lines of Hydra that do not help here: nothing would read a setting that was added."""
+TARGETS = re.compile(
+    r"hydra\._internal\.core_plugins\.\w+\.\w+|hydra_plugins\.[\w.]+\.[A-Z]\w*(Launcher|Sweeper)|optuna\.samplers\.\w+"
+    r"|daft_rl\.benchmark\.Summary|logging\.(Stream|File|Null)Handler|colorlog\.ColoredFormatter|ext://sys\.std(out|err)"
+)
+"""What a configuration may make Hydra call: launchers, sweepers, and where log lines go."""
+
+
+def explain_hydra(error: BaseException) -> str:
+    """One line: what was wrong and what exists."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        hint = f" For an id of Gymnasium: env=gymnasium env.id={name}." if group == "env" else ""
+        return unknown_name(group, name, error.options) + hint
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} cannot be read: {_first_line(error)}. Expected key=value; a value with spaces, commas "
+            "or brackets needs quotes, \"key='value'\"."
+        )
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key or _first_line(error)} is missing: it has no default. Set it, {error.full_key}=..."
+    parent = next((node for node in _parents(error) if isinstance(node, DictConfig)), None)
+    named = re.match(r"Could not (?:override|append to config|delete from config)\W+([\w./@-]+)'", _first_line(error))
+    if parent is not None and named:
+        known = sorted(str(key) for key in parent if key != "hydra")
+        key = named[1]
+        return f"{key} does not exist.{did_you_mean(key.rpartition('.')[2], known)} What exists: {', '.join(known)}."
+    if _first_line(error).startswith("Error merging override") and error.__cause__ is not None:
+        return f"{_first_line(error).removeprefix('Error merging override ')}: {_first_line(error.__cause__)}."
+    key = getattr(error, "full_key", None)
+    return f"{key}: {_first_line(error)}." if key else _in_one_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].removesuffix(".")
+
+
+def _in_one_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(ADVICE)]
+    return " ".join(" ".join(lines).split()) or type(error).__name__
+
+
+def _parents(error: BaseException | None) -> Iterator[Any]:
+    """The parts of the configuration that an error and its causes are about."""
+    while error is not None:
+        yield getattr(error, "parent_node", None)
+        error = error.__cause__
+
+
+def refuse_targets(hydra: Any, overrides: Sequence[str]) -> None:
+    """Hydra calls what its part of a configuration names. A file may name what comes with Hydra and with daft_rl.
+
+    :param hydra: the part ``hydra`` of a configuration, as plain data
+    :param overrides: of the command line, whose writer may name anything
+    :raises ConfigError: a file of the configuration names something else
+    """
+    for key, value in _called(hydra, "hydra"):
+        if not TARGETS.fullmatch(value) and not any(value in override for override in overrides):
+            raise ConfigError(
+                f"{key}={value}: a file of the configuration would make Hydra call this. If you trust the file, say so "
+                f"on the command line: {key}={value}."
+            )
+
+
+def _called(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for name, value in entries:
+        if isinstance(value, str) and (name in ("_target_", "()", "class") or (value.startswith(("ext://", "cfg://")))):
+            yield f"{key}.{name}", value
+        yield from _called(value, f"{key}.{name}")

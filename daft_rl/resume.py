@@ -1,0 +1,95 @@
+"""Stopping and going on from the command line: ``resume=RUN_FOLDER``, signals, and the exit code that says "go on"."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from daft_rl.errors import ConfigError, DaftError
+from daft_rl.files import read_mapping
+from daft_rl.run.interruption import RESUMABLE, Interrupted, interruption
+from daft_rl.settings import RunSettings
+
+__all__ = ["command_of", "read_run", "resume_command", "stoppable"]
+
+Settings = TypeVar("Settings", bound=RunSettings)
+PREFIX, TRUST = "resume=", "agent.trust=true"
+
+
+def read_run(kind: type[Settings], folder: str | Path, trust: bool = False) -> Settings:
+    """The settings of the run in a folder.
+
+    :param kind: of the program that made the folder
+    :param trust: whether code of the agent's file may be executed where the run says so: the folder may be of others
+    :raises DaftError: the folder holds no such run
+    """
+    path = Path(folder) / "config.yaml"
+    try:
+        found = read_mapping(path)
+    except FileNotFoundError:
+        raise ConfigError(f"resume: {folder} holds no run: there is no {path.name}.") from None
+    if not {"method", "env"} <= found.keys():
+        raise ConfigError(f"{path} does not hold the settings of a run.")
+    try:
+        settings = kind.from_dict(found | {"output_dir": str(folder), "overwrite": False})
+    except DaftError as error:
+        raise ConfigError(f"{path}: {error}", arguments=error.arguments) from error
+    agent = getattr(settings, "agent", None)
+    if agent is not None and agent.trust and not trust:
+        raise ConfigError(
+            f"{path} has agent.trust=true: the run executes code from {agent.path}. Say so again if you trust it.",
+            arguments=("trust",),
+        )
+    return settings
+
+
+def command_of(folder: Path) -> list[str]:
+    """What was given on the command line of the run in a folder."""
+    with suppress(OSError, ValueError, AttributeError, TypeError):
+        return [str(item) for item in json.loads((folder / "run.json").read_text("utf-8"))["command"]]
+    return []
+
+
+def resume_command(kind: type[RunSettings], run: Callable[[Any], Any], arguments: Sequence[str] | None = None) -> bool:
+    """Go on with a run if the command line says ``resume=RUN_FOLDER``.
+
+    :param run: takes the settings
+    :param arguments: of the command line; ``None`` takes ``sys.argv``
+    :return: whether it said so
+    """
+    from daft_rl.cli import explain, hints_on_warnings
+
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    folders = [item.removeprefix(PREFIX) for item in given if item.startswith(PREFIX)]
+    if not folders:
+        return False
+    try:
+        if {*given} - {PREFIX + folders[0], TRUST}:
+            raise ConfigError(f"resume={folders[0]}: a run goes on with its own settings. Leave out the others.")
+        with hints_on_warnings():
+            run(read_run(kind, folders[0], TRUST in given))
+    except DaftError as error:
+        print(explain(error), file=sys.stderr)
+        sys.exit(2)
+    return True
+
+
+@contextmanager
+def stoppable(program: str) -> Iterator[None]:
+    """Inside of the block, Ctrl-C and SIGTERM stop a run with a checkpoint, and the process ends with code 75.
+
+    :param program: module that can go on, for the message
+    """
+    with interruption.listen():
+        try:
+            yield
+        except Interrupted as stop:
+            if stop.folder is None:
+                print("Stopped.", file=sys.stderr)
+            else:
+                print(f"Stopped. To go on: python -m {program} resume={stop.folder}", file=sys.stderr)
+            sys.exit(RESUMABLE)

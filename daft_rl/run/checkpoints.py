@@ -1,0 +1,114 @@
+"""Checkpoints of a run while it learns, and going on from one."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from daft_rl.checkpoint import CheckpointStore, LearningState, RandomState
+from daft_rl.errors import CheckpointError, DaftError, DaftWarning
+from daft_rl.run.episodes import RunningEpisodes
+from daft_rl.run.interruption import Interrupted, interruption
+from daft_rl.settings import Checkpoint
+
+if TYPE_CHECKING:
+    from daft_rl.run.run import Run
+
+__all__ = ["Checkpoints"]
+
+
+class Checkpoints(BaseCallback):
+    """Writes a checkpoint every so many steps, at the start of a rollout, where nothing is half done.
+
+    It also goes on from one: everything is prepared as at the start of a run, and when the first rollout begins, the
+    checkpoint's state takes the place of what was prepared. SB3's training loop needs no change for that.
+
+    :param run: what learns
+    :param settings: how often
+    :param store: where they go
+    :param restored: the state to go on from, if there is one
+    """
+
+    def __init__(
+        self, run: Run, settings: Checkpoint, store: CheckpointStore, restored: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.run, self.settings, self.store, self.restored = run, settings, store, restored
+        # runs in worlds take minutes, and the state of thousands of worlds is large
+        self.works = settings.every is not None and not run.environments.has_worlds
+        self._next = settings.every or 0
+        self._not_before = 0.0
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self.restored is not None:
+            self._restore(self.restored)
+            self.restored = None
+        if interruption.requested:
+            self._stop()
+        elif self._is_due():
+            self._save()
+
+    def _stop(self) -> None:
+        """Write a checkpoint, unless an evaluation is under way: the signal may have reached its process too."""
+        if self.works and not self.run.monitoring.evaluates:
+            with suppress(DaftError):
+                self._save()
+        raise Interrupted
+
+    def _is_due(self) -> bool:
+        if not self.works or self.model.num_timesteps < self._next or time.perf_counter() < self._not_before:
+            return False
+        # waiting for an evaluation would stop learning; it ends soon
+        late = self.model.num_timesteps >= self._next + (self.settings.every or 0)
+        return late or (self.run.monitoring.idle and self.run.zero_shot_is_ready)
+
+    def _save(self) -> None:
+        """Write a checkpoint. If it cannot be written, the run goes on without."""
+        started = time.perf_counter()
+        with self.run.profile("checkpoint"):
+            state = self._state()
+            try:
+                self.store.write(self.model, state)
+            except (OSError, CheckpointError) as error:
+                self.works = isinstance(error, OSError)  # a full disk may have room later
+                message = f"No checkpoint at step {self.model.num_timesteps}: {error}"
+                warnings.warn(DaftWarning(message), stacklevel=2)
+        self._schedule(time.perf_counter() - started)
+
+    def _schedule(self, seconds: float) -> None:
+        every = self.settings.every or 0
+        self._next = self.model.num_timesteps + every - self.model.num_timesteps % every if every else 0
+        self._not_before = time.perf_counter() + seconds / self.settings.share
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "run": self.run.state_dict(),
+            "learning": LearningState(self.model).state_dict(),
+            "episodes": RunningEpisodes(self.model, self.run.training).state_dict(),
+            "random": RandomState(self.model).state_dict(),
+            "progress": self.run.progress().as_dict(),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        try:
+            self.store.load_buffer(self.model, state)
+            LearningState(self.model).load_state_dict(state["learning"])
+            self.run.load_state_dict(state["run"])
+            RunningEpisodes(self.model, self.run.training).load_state_dict(state["episodes"])
+            RandomState(self.model).load_state_dict(state["random"])  # last: replayed episodes may have drawn
+        except DaftError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise CheckpointError(
+                f"The checkpoint in {self.store.folder} does not fit this run: {type(error).__name__}: {error}. "
+                "Pass overwrite=True to start anew.",
+                arguments=("overwrite",),
+            ) from error
+        self._schedule(0.0)

@@ -1,0 +1,138 @@
+"""A run's folder: nobody else's, nothing of another run, and nothing at all if the run was refused."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stable_baselines3 import PPO
+
+import daft_rl
+from daft_rl.errors import ConfigError, DaftError
+from daft_rl.run import lock
+from daft_rl.run.folder import Identity, RunFolder
+from daft_rl.run.lock import FolderLock
+from daft_rl.settings import TransferSettings
+from tests.conftest import PointMass, build
+
+
+def settings(folder: Path | None, **changes: Any) -> TransferSettings:
+    values = {"method": "ft", "env": {"name": "Ant"}, "output_dir": None if folder is None else str(folder)}
+    return TransferSettings.from_dict(values | changes)
+
+
+def open_and_release(folder: Path | None, **changes: Any) -> RunFolder:
+    opened = RunFolder(settings(folder, **changes), Identity())
+    opened.release()
+    return opened
+
+
+def test_runs_of_one_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda _: "NOW")
+    paths = [str(open_and_release(None, seed=3).path) for _ in range(3)]
+    assert paths == [f"runs/Ant/ft/seed-3/NOW{suffix}" for suffix in ("", "_2", "_3")]
+
+
+def test_a_new_folder_is_named_by_shift_and_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    opened = open_and_release(None, env={"name": "my:Env-v0", "shift": "gravity-2.0"}, agent={"path": "a/../b c.zip"})
+    assert opened.path.name.endswith("_gravity-2.0_b-c")
+    assert opened.path.parts[1] == "my-Env-v0"
+
+
+def test_a_finished_run_is_kept_unless_it_may_go(tmp_path: Path) -> None:
+    open_and_release(tmp_path)
+    for name in ("results.json", "best.zip", "vecnormalize.pkl", "mine.txt"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ConfigError, match=r"holds a finished run \(results.json\)"):
+        open_and_release(tmp_path)
+    assert not open_and_release(tmp_path, overwrite=True).goes_on
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "mine.txt", "run.json", "run.lock"]
+
+
+def test_an_unfinished_run_goes_on_with_the_same_settings_only(tmp_path: Path) -> None:
+    assert not open_and_release(tmp_path).goes_on
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "1.zip").touch()
+    assert open_and_release(tmp_path).goes_on
+    assert open_and_release(tmp_path, progress_bar=False, checkpoint={"keep": 3}).goes_on
+    with pytest.raises(ConfigError, match=r"unfinished run with another seed, evaluation\.every"):
+        open_and_release(tmp_path, seed=4, evaluation={"every": 7})
+    with pytest.raises(ConfigError, match="another agent"):
+        RunFolder(settings(tmp_path), Identity(agent_fingerprint=("other",)))
+    assert (tmp_path / "checkpoints" / "1.zip").exists()
+    assert not open_and_release(tmp_path, seed=4, overwrite=True).goes_on
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_run_that_left_no_checkpoint_gives_way(tmp_path: Path) -> None:
+    open_and_release(tmp_path)
+    (tmp_path / "best.zip").touch()
+    assert not open_and_release(tmp_path, seed=4).goes_on
+    assert not (tmp_path / "best.zip").exists()
+
+
+@pytest.mark.parametrize("agent", ["final.zip", "mine.zip"])
+def test_a_run_does_not_overwrite_its_source(agent: str, tmp_path: Path) -> None:
+    (tmp_path / agent).touch()
+    (tmp_path / "vecnormalize.pkl").touch()
+    with pytest.raises(ConfigError, match="would overwrite its"):
+        RunFolder(settings(tmp_path, overwrite=True), Identity(agent=tmp_path / agent))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([agent, "vecnormalize.pkl"])
+
+
+def test_two_runs_of_one_process_cannot_share_a_folder(tmp_path: Path) -> None:
+    first = RunFolder(settings(tmp_path), Identity())
+    with pytest.raises(ConfigError, match="this process runs there"):
+        RunFolder(settings(tmp_path), Identity())
+    first.release()
+    open_and_release(tmp_path)
+
+
+def test_a_lock_is_told_and_ends_with_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "PATIENCE", 0.0)
+    program = "import sys, pathlib; from daft_rl.run.lock import FolderLock; " \
+        "held = FolderLock(pathlib.Path(sys.argv[1])); print(flush=True); sys.stdin.read()"  # fmt: skip
+    other = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(ConfigError, match=f"process {other.pid} on .* runs there"):
+            FolderLock(tmp_path)
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    FolderLock(tmp_path).release()
+
+
+def test_a_refused_run_leaves_nothing(tmp_path: Path) -> None:
+    source = build("PPO", n_steps=16)
+    further = {"agent.head": ["no_such_layer.*"], "progress_bar": False, "evaluation.episodes": 1, "num_envs": 1}
+    with pytest.raises(DaftError, match="no_such_layer"):
+        daft_rl.transfer(PointMass, source=source, settings=further, output_dir=tmp_path / "runs" / "one")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Failing(PointMass):
+    """Raises in the middle of learning."""
+
+    def step(self, action: Any) -> Any:
+        if self.steps > 15:
+            raise RuntimeError("the motor is hot")
+        return super().step(action)
+
+
+def test_a_run_that_fails_tells_why(tmp_path: Path) -> None:
+    source = PPO("MlpPolicy", PointMass(), n_steps=16, batch_size=16, device="cpu")
+    with pytest.raises(Exception, match="the motor is hot"):
+        daft_rl.transfer(Failing, "ft", source, output_dir=tmp_path, settings={"progress_bar": False})
+    found = json.loads((tmp_path / "error.json").read_text())
+    assert "the motor is hot" in found["error"]
+    assert "the motor is hot" in (tmp_path / "error.txt").read_text()

@@ -1,0 +1,43 @@
+"""The workers of a grid or a sweep end with the program that started them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.envs.processes import DEADLINE, await_end
+
+PROGRAM = """
+import os, sys, time
+import joblib
+from daft_rl.run import orphans
+orphans.LOOK_SECONDS = 0.05
+
+def cell(number):
+    orphans.end_with_launcher()
+    orphans.end_with_launcher()  # as in the next cell
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+orphans.end_with_launcher()  # in the program itself it does nothing
+joblib.Parallel(n_jobs=2)(joblib.delayed(cell)(number) for number in range(2))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_launcher(number: int, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", PROGRAM]
+    launcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
+    assert launcher.stdout is not None
+    workers = [int(launcher.stdout.readline()) for _ in range(2)]
+    assert len({launcher.pid, *workers}) == 3
+    launcher.send_signal(number)
+    launcher.wait(DEADLINE)
+    await_end(workers)

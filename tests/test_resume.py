@@ -1,0 +1,244 @@
+"""A transfer that was stopped goes on, and ends with the same results as one that was not, bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import A2C, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import daft_rl
+from daft_rl.checkpoint import CheckpointStore
+from daft_rl.errors import DaftWarning
+from daft_rl.run.checkpoints import Checkpoints
+from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, build
+
+STOP = 290
+"""Between the checkpoints, and after an evaluation."""
+SETTINGS: dict[str, Any] = {
+    **{"total_timesteps": 512, "num_envs": 2, "progress_bar": False, "evaluate_in_background": False},
+    **{"calibration.steps": 64, "calibration.held_out": 32, "checkpoint.every": 100, "checkpoint.share": 1},
+    **{"evaluation.episodes": 2, "evaluation.episodes_during": 2, "evaluation.every": 120},
+}
+ON_POLICY_SETTINGS = {"algo.settings.n_steps": 16}
+OFF_POLICY_SETTINGS = {
+    **{"algo.settings.learning_starts": 64, "algo.settings.buffer_size": 256},
+    **{"algo.settings.train_freq": 4, "algo.settings.gradient_steps": 1},
+}
+
+
+class StoppedError(RuntimeError):
+    """Stands for a kill."""
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Raise in the middle of a rollout."""
+
+    def raise_at(self: Checkpoints) -> bool:
+        if self.model.num_timesteps >= step:
+            raise StoppedError
+        return True
+
+    monkeypatch.setattr(Checkpoints, "_on_step", raise_at)
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Everything a run leaves behind that is no time."""
+    results = json.loads((folder / "results.json").read_text())
+    for name in ("wall_seconds", "phases", "seconds_beside"):
+        del results[name]
+    lines = (folder / "monitor.csv").read_text().splitlines()[1:]
+    return {"results": results, "episodes": [row | {"t": ""} for row in csv.DictReader(lines)]}
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    assert outcome(one) == outcome(other)
+    weights: list[Any] = [load_from_zip_file(folder / "final.zip")[1]["policy"] for folder in (one, other)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows, without times."""
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("time/")]
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+
+
+def assert_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any]) -> None:
+    """Run without a stop; and with one, and resume. Compare."""
+    daft_rl.transfer(**arguments, output_dir=folder / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, STOP)
+        with pytest.raises(StoppedError):
+            daft_rl.transfer(**arguments, output_dir=folder / "cut")
+    assert list((folder / "cut" / "checkpoints").glob("*.zip"))
+    assert "StoppedError" in json.loads((folder / "cut" / "error.json").read_text())["error"]
+    objects = {name: arguments[name] for name in ("env", "source", "source_env") if name in arguments}
+    result = daft_rl.transfer(resume=folder / "cut", **objects)
+    assert result.timesteps >= 512
+    assert_equal_runs(folder / "whole", folder / "cut")
+    assert not (folder / "cut" / "checkpoints").exists()
+    assert not (folder / "cut" / "error.json").exists()
+
+
+def discrete() -> PointMass:
+    return PointMass(discrete=True)
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_every_algorithm_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = discrete if name in DISCRETE else PointMass
+    kind = OFF_POLICY_SETTINGS if name in OFF_POLICY else ON_POLICY_SETTINGS
+    arguments: dict[str, Any] = {"env": env, "source_env": env, "source": build(name), "settings": SETTINGS | kind}
+    assert_goes_on(tmp_path, monkeypatch, arguments)
+
+
+def test_tensorboard_shows_each_point_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments: dict[str, Any] = {"env": PointMass, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
+    assert_goes_on(tmp_path, monkeypatch, arguments)
+    assert curves(tmp_path / "cut") == curves(tmp_path / "whole")
+
+
+def with_vecnormalize() -> BaseAlgorithm:
+    venv = VecNormalize(DummyVecEnv([PointMass]))
+    return PPO("MlpPolicy", venv, n_steps=32, batch_size=32, seed=1, device="cpu").learn(64)
+
+
+def with_state_dependent_exploration(kind: type[BaseAlgorithm]) -> BaseAlgorithm:
+    settings: Any = {"learning_starts": 20} if kind is SAC else {"n_steps": 32}
+    return kind("MlpPolicy", PointMass(), use_sde=True, seed=1, device="cpu", **settings)
+
+
+def with_drifting_noise() -> BaseAlgorithm:
+    noise = OrnsteinUhlenbeckActionNoise(np.zeros(2), np.full(2, 0.3))
+    return TD3("MlpPolicy", PointMass(), action_noise=noise, seed=1, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("source", "settings"),
+    [
+        pytest.param(with_vecnormalize, {"agent.normalize": "update"}, id="VecNormalize"),
+        pytest.param(lambda: with_state_dependent_exploration(A2C), {}, id="gSDE of A2C"),
+        pytest.param(lambda: with_state_dependent_exploration(SAC), OFF_POLICY_SETTINGS, id="gSDE of SAC"),
+        pytest.param(with_drifting_noise, OFF_POLICY_SETTINGS, id="Ornstein-Uhlenbeck noise"),
+        pytest.param(lambda: build("PPO"), {"evaluate_in_background": True}, id="evaluation in the background"),
+    ],
+)
+def test_whatever_an_agent_remembers_goes_on(
+    source: Any, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = {} if "algo.settings.buffer_size" in settings else ON_POLICY_SETTINGS
+    further = SETTINGS | kind | settings
+    arguments: dict[str, Any] = {"env": PointMass, "source_env": PointMass, "source": source(), "settings": further}
+    assert_goes_on(tmp_path, monkeypatch, arguments)
+
+
+@pytest.mark.parametrize("method", ["daft_paper", "l2_sp", "lp_ft", "scratch"])
+def test_every_kind_of_method_goes_on(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments: dict[str, Any] = {
+        "env": PointMass, "source": build("SAC"), "method": method, "settings": SETTINGS | OFF_POLICY_SETTINGS,
+    }  # fmt: skip
+    assert_goes_on(tmp_path, monkeypatch, arguments)
+
+
+def test_a_simulator_in_threads_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are tested without learning, in tests/envs/test_replay.py."""
+    settings = {"env.shift.action_delay": 2, "evaluation.episodes": 1, "evaluation.episodes_during": 1}
+    assert_goes_on(tmp_path, monkeypatch, {"env": "Ant-shifted", "settings": SETTINGS | ON_POLICY_SETTINGS | settings})
+
+
+class Tolled(PointMass):
+    """Steps cost something."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, info | {"cost": float(abs(reward) > 1)}
+
+
+def test_a_limit_on_costs_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SETTINGS | ON_POLICY_SETTINGS | {"env.cost_limit": 5}
+    assert_goes_on(tmp_path, monkeypatch, {"env": Tolled, "source": build("PPO"), "settings": settings})
+
+
+class Drifting(PointMass):
+    """Has generators of its own, which its episodes share."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        if seed is not None:
+            self.rng, self.dice = np.random.default_rng(seed), random.Random(seed)
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> Any:
+        return super().step(action + self.rng.normal() + self.dice.random())
+
+
+class Moody(PointMass):
+    """Draws from NumPy's global generator, as anybody may."""
+
+    def step(self, action: Any) -> Any:
+        return super().step(action + np.random.normal())
+
+
+def test_an_environment_with_generators_of_its_own_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments: dict[str, Any] = {"env": Drifting, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
+    assert_goes_on(tmp_path, monkeypatch, arguments)
+
+
+def test_an_environment_that_cannot_be_replayed_starts_new_episodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments: dict[str, Any] = {"env": Moody, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
+    with monkeypatch.context() as patch:
+        stop_at(patch, STOP)
+        with pytest.raises(StoppedError):
+            daft_rl.transfer(**arguments, output_dir=tmp_path)
+    with pytest.warns(DaftWarning, match="start new episodes: played again, an episode went another way"):
+        result = daft_rl.transfer(env=Moody, source=arguments["source"], resume=tmp_path)
+    assert result.timesteps == 512
+    assert [point["timesteps"] for point in result.curve] == [0, 120, 240, 360, 480]
+
+
+def test_checkpoints_change_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither those that are written, nor those that a full disk refuses."""
+    without, with_some, full = (tmp_path / name for name in ("without", "with", "full"))
+    settings = SETTINGS | OFF_POLICY_SETTINGS
+    source = build("SAC")
+    daft_rl.transfer(PointMass, source=source, settings=settings | {"checkpoint.every": None}, output_dir=without)
+    daft_rl.transfer(PointMass, source=source, settings=settings, output_dir=with_some)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(CheckpointStore, "write", refuse)
+    with pytest.warns(DaftWarning, match="No checkpoint at step 104: .*No space left"):
+        daft_rl.transfer(PointMass, source=source, settings=settings, output_dir=full)
+    assert_equal_runs(without, with_some)
+    assert_equal_runs(without, full)
+
+
+def test_a_damaged_checkpoint_costs_its_steps_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments: dict[str, Any] = {"env": PointMass, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
+    daft_rl.transfer(**arguments, output_dir=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, STOP)
+        with pytest.raises(StoppedError):
+            daft_rl.transfer(**arguments, output_dir=tmp_path / "cut")
+    newest = max((tmp_path / "cut" / "checkpoints").glob("*.zip"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with pytest.warns(DaftWarning, match=f"skipped: .*{newest.name} is damaged"):
+        daft_rl.transfer(**arguments, output_dir=tmp_path / "cut")  # the same command goes on too
+    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
