@@ -35,8 +35,9 @@ CHEAP = [
 
 
 def cell(folder: Path, *overrides: str) -> tuple[TransferSettings, Path]:
-    overrides = (*CHEAP, "env=HalfCheetah-shifted", f"benchmark.folder={folder}", *overrides)
-    settings = compose_settings("benchmark", overrides)
+    given = (*CHEAP, "env=HalfCheetah-shifted", f"benchmark.folder={folder}", *overrides)
+    last = {override.partition("=")[0]: override for override in given}
+    settings = compose_settings("benchmark", list(last.values()))
     return settings, cell_folder(settings)
 
 
