@@ -133,7 +133,7 @@ class RunFolder:
         before = _read_settings(self.path)
         if before is None:
             return False
-        changed = [name for name in _changed(before, self.settings.as_dict()) if name not in IRRELEVANT]
+        changed = _changed(before, self.settings.as_dict())
         if self._agent_of_before() != list(self.identity.agent_fingerprint):
             changed.append("agent")
         if changed and any((self.path / "checkpoints").glob("*.zip")):
@@ -262,13 +262,14 @@ def note_traceback(folder: Path, error: BaseException) -> None:
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that differ, with a dot before those of a group."""
+    """Names of the settings that differ and matter, with a dot before those of a group."""
     plain = json.loads(json.dumps(now))
     found = []
-    for name in {**before, **plain}:
+    for name in [name for name in {**before, **plain} if name not in IRRELEVANT]:
         one, other = before.get(name), plain.get(name)
-        if isinstance(one, dict) and isinstance(other, dict) and name not in IRRELEVANT:
-            found += [f"{name}.{key}" for key in {**one, **other} if one.get(key) != other.get(key)]
+        if isinstance(one, dict) and isinstance(other, dict):
+            keys = [key for key in {**one, **other} if key not in IRRELEVANT]
+            found += [f"{name}.{key}" for key in keys if one.get(key) != other.get(key)]
         elif one != other:
             found.append(name)
     return found
