@@ -96,6 +96,7 @@ def test_a_late_refusal_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(settings: TransferSettings) -> None:
+        assert settings.output_dir is not None
         settings.output_dir.mkdir(parents=True, exist_ok=True)
         (settings.output_dir / "config.yaml").write_text("")
         raise ConfigError("too late")

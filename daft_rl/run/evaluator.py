@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -37,6 +38,7 @@ class Evaluator:
     :param environments: opens further batches
     :param open_envs: role -> the batch that plays during learning, for some of the domains
     :param domains: role -> where to play
+    :param folder: of the run
     :raises ConfigError: ``evaluate_in_background=True`` where that is impossible
     """
 
@@ -47,9 +49,10 @@ class Evaluator:
         environments: Environments,
         open_envs: Mapping[str, VecEnv],
         domains: Mapping[str, Domain],
+        folder: Path,
     ) -> None:
         self.model, self.settings, self.environments = model, settings, environments
-        self.open_envs, self.domains = dict(open_envs), dict(domains)
+        self.open_envs, self.domains, self.folder = dict(open_envs), dict(domains), folder
         self.in_background = self._choose()
         self._calls: list[BackgroundCall[Any]] = []
 
@@ -97,7 +100,7 @@ class Evaluator:
             policy = PolicyCopy(self.model)
 
             def instead() -> T:
-                for unfinished in self.settings.output_dir.glob(".unfinished-*"):  # what it was saving
+                for unfinished in self.folder.glob(".unfinished-*"):  # what it was saving
                     shutil.rmtree(unfinished, ignore_errors=True)
                 with policy.in_place():
                     return function()

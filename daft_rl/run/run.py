@@ -166,7 +166,7 @@ class Run:
         """
         episodes = self.settings.evaluation.episodes_during
         envs = {role: self.environments.open(domain, episodes) for role, domain in during.items()}
-        self.evaluator = Evaluator(self.model, self.settings, self.environments, envs, domains)
+        self.evaluator = Evaluator(self.model, self.settings, self.environments, envs, domains, self.folder)
         self._stack.callback(self.evaluator.close)
         return self.evaluator
 
