@@ -257,7 +257,8 @@ class RunSettings:
         given = {str(key): value for key, value in values.items()}
         if not str(given.get("output_dir") or "").strip():
             raise ConfigError("output_dir is empty: name a folder.", arguments=("output_dir",))
-        return cls(**given | {"method": find_method(given.get("method"))})
+        method: Any = given.get("method")
+        return cls(**given | {"method": find_method(method)})
 
 
 @checked()
