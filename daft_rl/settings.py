@@ -276,7 +276,8 @@ class RunSettings:
         given: dict[str, Any] = {str(key): value for key, value in values.items()}
         if given.get("output_dir") is not None and not str(given["output_dir"]).strip():
             raise ConfigError("output_dir is empty: name a folder.", arguments=("output_dir",))
-        return cls(**given | {"method": find_method(given.get("method", ""))})
+        method: Any = given.get("method")
+        return cls(**given | {"method": find_method(method)})
 
 
 @checked()

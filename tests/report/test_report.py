@@ -392,7 +392,7 @@ def _places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(place for name, part in parts for place in _places(part, (*path, name)))]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_in_a_result_is_shown_or_refused(grid: Path, data: st.DataObject) -> None:
     path = grid / "daft-1-1" / "results.json"
