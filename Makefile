@@ -1,4 +1,4 @@
-.PHONY: check lint types test report docs docs-serve
+.PHONY: check lint types test test-slow report docs docs-serve
 
 check: lint types test
 
@@ -11,6 +11,10 @@ types:
 
 test:
 	pytest -n auto
+
+# The tests that take half a minute or more each, before a release
+test-slow:
+	pytest -m slow -n auto
 
 # The page of the benchmark, from the committed results
 report:

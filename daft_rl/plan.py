@@ -39,7 +39,7 @@ def check_plan(settings: RunSettings) -> None:
         can be written to the run folder
     """
     if settings.output_dir is None:
-        raise ConfigError("output_dir=null: name a folder, or leave it out.")
+        raise ConfigError("output_dir is empty: name a folder, or leave it out.", arguments=("output_dir",))
     _check_folder(Path(settings.output_dir))
     if settings.vec not in VEC_KINDS:
         raise TaskError(unknown_name("vec", settings.vec, VEC_KINDS), arguments=("vec",))

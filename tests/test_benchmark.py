@@ -142,7 +142,7 @@ def test_what_was_measured_stays_when_its_agent_is_gone(tmp_path: Path) -> None:
     assert run_cell(settings) == first == json.loads((folder / "cell.json").read_text())
 
 
-@pytest.mark.parametrize("preset", ["smoke", "mujoco", "full"])
+@pytest.mark.parametrize("preset", ["smoke", "mujoco", pytest.param("full", marks=pytest.mark.slow)])
 def test_every_cell_of_a_preset_can_be_composed(preset: str, tmp_path: Path) -> None:
     """All tasks with all methods, and all shifts: the axes do not depend on each other."""
     params = yaml.safe_load((CONFIGS / "preset" / f"{preset}.yaml").read_text())["hydra"]["sweeper"]["params"]
@@ -180,6 +180,7 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = ["method=zero_shot,ft", "seed=0,1", "evaluation.every=256", "hydra.launcher.n_jobs=1"]
 

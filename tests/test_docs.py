@@ -147,7 +147,11 @@ def test_every_command_gives_valid_settings(command: Command, tmp_path: Path, mo
         assert len(overrides) == 1
         return
     # their defaults need a running program
-    folders = ["output_dir=run", *(["benchmark.folder=grid"] if command.program == "benchmark" else [])]
+    named = any(item.startswith("output_dir=") for item in overrides)
+    folders = [
+        *([] if named else ["output_dir=run"]),
+        *(["benchmark.folder=grid"] if command.program == "benchmark" else []),
+    ]
     for run in single_runs(overrides):
         compose_settings(command.program, [*without_archives(run), *folders])
 

@@ -196,7 +196,12 @@ PRETRAIN = {
 }
 
 
-@pytest.mark.parametrize(("task", "algo"), PRETRAIN)
+SLOW = {("Door", "crossq"), ("HalfCheetah", "crossq")}  # Wipe and SAC take the same way
+
+
+@pytest.mark.parametrize(
+    ("task", "algo"), [pytest.param(*case, marks=pytest.mark.slow) if case in SLOW else case for case in PRETRAIN]
+)
 def test_every_family_pretrains_and_transfers(task: str, algo: str, tmp_path: Path) -> None:
     tiny = ["evaluation.episodes=2", "evaluation.episodes_during=1", "calibration.held_out=100", "progress_bar=false"]
     if task in ("Door", "Wipe"):

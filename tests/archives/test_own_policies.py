@@ -172,6 +172,7 @@ def test_agents_with_dictionaries_and_images_are_transferred(kind: type[Any], di
     assert any(isinstance(module, nn.BatchNorm2d) for module in tuned.policy.modules())
 
 
+@pytest.mark.slow
 def test_the_example_runs(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "own_policy.py"), "--steps", "1024", "--folder", str(tmp_path)],

@@ -224,6 +224,7 @@ def test_target_names_do_not_depend_on_lists_or_tuples() -> None:
     assert target_name("Ant", {"wind": [3.0, 0.0, -1.0]}) == target_name("Ant", {"wind": (3.0, 0.0, -1.0)})
 
 
+@pytest.mark.slow
 def test_the_command_works_without_references(
     grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -392,6 +393,7 @@ def _places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(place for name, part in parts for place in _places(part, (*path, name)))]
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_in_a_result_is_shown_or_refused(grid: Path, data: st.DataObject) -> None:

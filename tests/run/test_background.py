@@ -193,8 +193,13 @@ def scalars(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("task", "algo", "settings"),
     [
-        ("Ant-shifted", "ppo", ["algo.settings.n_steps=64"]),
-        ("HalfCheetah-shifted", "crossq", ["algo.settings.gradient_steps=1", "algo.settings.learning_starts=8"]),
+        pytest.param("Ant-shifted", "ppo", ["algo.settings.n_steps=64"], marks=pytest.mark.slow),
+        pytest.param(
+            "HalfCheetah-shifted",
+            "crossq",
+            ["algo.settings.gradient_steps=1", "algo.settings.learning_starts=8"],
+            marks=pytest.mark.slow,
+        ),
         ("SafetyPointGoal-shifted", "ppo", ["algo.settings.n_steps=64", "vec=dummy"]),
     ],
 )

@@ -28,7 +28,7 @@ SHIFTED: dict[str, Any] = {"gear": 3.0, "mass": 2.0, "damping": 2.0, "hazards": 
     ("base", "steps", "shifts"),
     [
         (POINT, 14, ({}, SHIFTED)),
-        (CAR, 14, ({}, SHIFTED)),
+        pytest.param(CAR, 14, ({}, SHIFTED), marks=pytest.mark.slow),
         ("SafetyPointGoal2-v0", 12, ({},)),
     ],
 )
