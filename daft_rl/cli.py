@@ -32,6 +32,7 @@ from daft_rl.errors import ConfigError, DaftError, DaftWarning
 from daft_rl.hydra_messages import explain_hydra, refuse_targets
 from daft_rl.overrides import axes_of_sweep, expand, first_of_sweep
 from daft_rl.plan import check_plan
+from daft_rl.run.lock import LOCK_FILE
 from daft_rl.run.orphans import end_with_launcher
 
 __all__ = ["compose_config", "compose_settings", "expand", "read_settings", "run_command"]
@@ -182,9 +183,11 @@ def _refused(name: str, job: Sequence[str], overrides: Sequence[str]) -> DaftErr
 def remove_unused(missing: Sequence[Path]) -> None:
     """Remove the folder of a run that ended before it learnt or measured anything, and those above made for it.
 
+    A folder that is locked stays: another run has begun there meanwhile.
+
     :param missing: the run folder and what is above it, as far as it was not there before
     """
-    if not missing or any((missing[0] / name).exists() for name in ("tensorboard", "results.json")):
+    if not missing or any((missing[0] / name).exists() for name in ("tensorboard", "results.json", LOCK_FILE)):
         return
     shutil.rmtree(missing[0], ignore_errors=True)
     with suppress(OSError):  # another run has begun there

@@ -88,6 +88,10 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def compose_parts(name: str, overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
+    """As :func:`compose_config`, from overrides that are expanded already.
+
+    :param with_hydra: whether Hydra's own part of the configuration is in it
+    """
     store_defaults()
     with beside_outer_hydra(), initialize_config_module("daft_rl.configs", version_base="1.3"):
         try:

@@ -258,27 +258,28 @@ def transfer(
         return _go_on(resume, env, source, source_env, given | dict(settings or {}))
     further = nest({} if settings is None else settings)
     _refuse_conflicts(shift, further)
-    archive, agent = (source, None) if isinstance(source, str | Path) else (None, source)
+    agent = None if isinstance(source, str | Path) else source
     domains = _domains_of_user(env, source, source_env, shift, further)
     name = str(env) if domains is None else domains["target"].name
-    found = find_method(method)
-    algorithm = _algorithm_of(source, name) if algo is None else algo
-    defaults = merge(
-        {"env": read_task(name), "algo": read_algorithm(algorithm), "method": found.as_dict()},
-        read_cuda(algorithm) if further.get("vec") == "cuda" else {},
-    )
-    given = defaults | _given(
-        total_timesteps=total_timesteps,
-        seed=seed,
-        env=defaults["env"] | _given(shift=shift),
-        agent=None if archive is None else {"path": str(archive)},
-    )
-    values = merge(given, further)
+    given = _given(total_timesteps=total_timesteps, seed=seed)
+    values = merge(_defaults(name, find_method(method), source, shift, algo, further.get("vec")) | given, further)
     values.setdefault("output_dir", None if output_dir is None else str(output_dir))
     checked = TransferSettings.from_dict(values)
     domains = domains or read_domains(vars(checked.env), checked.evaluation.elsewhere)
     check_domains(domains)
     return run(checked, domains, agent)
+
+
+def _defaults(name: str, method: Method, source: Any, shift: Any, algo: str | None, vec: Any) -> dict[str, Any]:
+    """The settings of task, method and algorithm, and what the engine has of its own.
+
+    :param name: of the task
+    """
+    algorithm = _algorithm_of(source, name) if algo is None else algo
+    task = {"env": read_task(name), "algo": read_algorithm(algorithm), "method": method.as_dict()}
+    defaults = merge(task, read_cuda(algorithm) if vec == "cuda" else {})
+    agent = {"path": str(source)} if isinstance(source, str | Path) else None
+    return defaults | _given(env=defaults["env"] | _given(shift=shift), agent=agent)
 
 
 def _go_on(

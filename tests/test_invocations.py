@@ -20,6 +20,7 @@ from daft_rl.cli import compose_settings, run_command
 from daft_rl.errors import ConfigError, DaftError
 from daft_rl.plan import check_plan
 from daft_rl.pretrain import refuse_overrides
+from daft_rl.run.lock import FolderLock
 from daft_rl.settings import TransferSettings
 from tests.faulty import Draws
 from tests.invocations import ROOT, Invocation, groups_composed_once, read_table, write_files
@@ -107,6 +108,24 @@ def test_a_late_refusal_leaves_no_folder(
         run_command("transfer", refuse)
     assert capsys.readouterr().err == "too late\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_late_refusal_leaves_the_folder_of_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin_elsewhere(settings: TransferSettings) -> None:
+        """Another process makes the same folder between the checks and the start, and begins to run."""
+        assert settings.output_dir is not None
+        settings.output_dir.mkdir(parents=True, exist_ok=True)
+        other = FolderLock(settings.output_dir)
+        try:
+            FolderLock(settings.output_dir)
+        finally:
+            other.release()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["transfer", "output_dir=some/where", *QUIET])
+    with pytest.raises(SystemExit, match="2"):
+        run_command("transfer", begin_elsewhere)
+    assert (tmp_path / "some" / "where" / "run.lock").exists()
 
 
 def test_a_run_folder_that_is_named_is_the_only_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

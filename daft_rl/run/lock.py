@@ -10,7 +10,7 @@ from pathlib import Path
 
 from daft_rl.errors import ConfigError
 
-__all__ = ["FolderLock"]
+__all__ = ["LOCK_FILE", "FolderLock"]
 
 LOCK_FILE = "run.lock"
 PATIENCE = 5.0

@@ -105,6 +105,75 @@ def set_goal(
     goal_orientation[world] = rotation(turn) * to_base * double33(site_xmat[world, hand])
 
 
+@wp.func
+def arm_inertia(inertia: wp.array2d[float], inertia_address: wp.array2d[int], world: int):
+    """The inertia of the arm's joints, of which MuJoCo Warp stores the lower triangle without zeros."""
+    mass = Inertia()
+    for j in range(wp.static(ARM_JOINTS)):
+        for i in range(wp.static(ARM_JOINTS)):
+            address = inertia_address[wp.max(i, j), wp.min(i, j)]
+            value = wp.float64(0.0)
+            if address >= 0:
+                value = wp.float64(inertia[world, address])
+            mass[i, j] = value
+    return mass
+
+
+@wp.func
+def joint_torques(jacobian: Jacobian, mass: Inertia, system: InertiaSystem, pull: Vec7, desired: Vec6):
+    """Torques that accelerate the hand as desired, and pull the joints to rest where that does not move the hand.
+
+    :param system: the transposed Jacobian, with room for the inertia before it
+    """
+    for j in range(wp.static(ARM_JOINTS)):
+        for i in range(wp.static(ARM_JOINTS)):
+            system[i, j] = mass[i, j]
+    system = eliminate_inertia(system)
+    spread = Spread()
+    for j in range(wp.static(ARM_JOINTS)):
+        for i in range(6):
+            spread[j, i] = system[j, wp.static(ARM_JOINTS) + i]
+    mobility = jacobian * spread
+    translation, tumble, in_hand = wp.mat33d(), wp.mat33d(), HandSystem()
+    from_pull = jacobian * pull
+    for i in range(6):
+        for j in range(6):
+            in_hand[i, j] = mobility[i, j]
+        in_hand[i, 6] = from_pull[i]
+    for i in range(3):
+        for j in range(3):
+            translation[i, j] = mobility[i, j]
+            tumble[i, j] = mobility[3 + i, 3 + j]
+    force = wp.inverse(translation) * wp.vec3d(desired[0], desired[1], desired[2])
+    moment = wp.inverse(tumble) * wp.vec3d(desired[3], desired[4], desired[5])
+    in_hand = eliminate_hand(in_hand)
+    wrench = Vec6()
+    for i in range(3):
+        wrench[i] = force[i] - in_hand[i, 6]
+        wrench[3 + i] = moment[i] - in_hand[3 + i, 6]
+
+    return wp.transpose(jacobian) * wrench + mass * pull
+
+
+@wp.func
+def desired_acceleration(
+    error: wp.vec3d,
+    tilt: wp.vec3d,
+    velocity: Vec6,
+    stiffness: wp.array2d[float],
+    damping: wp.array2d[float],
+    world: int,
+):
+    """Of the hand, by the controller's springs and dampers."""
+    desired = Vec6()
+    for i in range(3):
+        desired[i] = error[i]
+        desired[3 + i] = tilt[i]
+    for i in range(6):
+        desired[i] = desired[i] * wp.float64(stiffness[world, i]) - velocity[i] * wp.float64(damping[world, i])
+    return desired
+
+
 @wp.kernel
 def control_arm(
     # mujoco_warp.Model
@@ -156,50 +225,12 @@ def control_arm(
             system[j, wp.static(ARM_JOINTS) + 3 + i] = turn[i]
             velocity[i] += speed[j] * (arm[i] - of_base[i])
             velocity[3 + i] += speed[j] * turn[i] * (wp.float64(1.0) - moves_base)
-    mass = Inertia()
-    for j in range(wp.static(ARM_JOINTS)):
-        for i in range(wp.static(ARM_JOINTS)):
-            address = inertia_address[wp.max(i, j), wp.min(i, j)]
-            value = wp.float64(0.0)
-            if address >= 0:
-                value = wp.float64(inertia[world, address])
-            mass[i, j] = value
-            system[i, j] = value
+    mass = arm_inertia(inertia, inertia_address, world)
 
-    desired = Vec6()
     error = origin + frame * goal_position[world] - position
     tilt = orientation_error(frame * goal_orientation[world], double33(site_xmat[world, hand]))
-    for i in range(3):
-        desired[i] = error[i]
-        desired[3 + i] = tilt[i]
-    for i in range(6):
-        desired[i] = desired[i] * wp.float64(stiffness[world, i]) - velocity[i] * wp.float64(damping[world, i])
-
-    system = eliminate_inertia(system)
-    spread = Spread()
-    for j in range(wp.static(ARM_JOINTS)):
-        for i in range(6):
-            spread[j, i] = system[j, wp.static(ARM_JOINTS) + i]
-    mobility = jacobian * spread
-    translation, tumble, in_hand = wp.mat33d(), wp.mat33d(), HandSystem()
-    from_pull = jacobian * pull
-    for i in range(6):
-        for j in range(6):
-            in_hand[i, j] = mobility[i, j]
-        in_hand[i, 6] = from_pull[i]
-    for i in range(3):
-        for j in range(3):
-            translation[i, j] = mobility[i, j]
-            tumble[i, j] = mobility[3 + i, 3 + j]
-    force = wp.inverse(translation) * wp.vec3d(desired[0], desired[1], desired[2])
-    moment = wp.inverse(tumble) * wp.vec3d(desired[3], desired[4], desired[5])
-    in_hand = eliminate_hand(in_hand)
-    wrench = Vec6()
-    for i in range(3):
-        wrench[i] = force[i] - in_hand[i, 6]
-        wrench[3 + i] = moment[i] - in_hand[3 + i, 6]
-
-    torques = wp.transpose(jacobian) * wrench + mass * pull
+    desired = desired_acceleration(error, tilt, velocity, stiffness, damping, world)
+    torques = joint_torques(jacobian, mass, system, pull, desired)
     for j in range(wp.static(ARM_JOINTS)):
         limits = actuator_ctrlrange[world % actuator_ctrlrange.shape[0], j]
         torque = torques[j] + wp.float64(qfrc_bias[world, j])

@@ -6,6 +6,7 @@ episodes, delays actions and shifts observations. Nothing waits for the device b
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from torch import Tensor
 from daft_rl.envs.cuda.physics import Physics
 from daft_rl.envs.shift import Shift
 from daft_rl.envs.wrappers import OFFSET_SEED
+from daft_rl.errors import DaftWarning
 
 __all__ = ["Blueprint", "Step", "Worlds"]
 
@@ -99,6 +101,7 @@ class Worlds(ABC):
         self.generator = torch.Generator(self.device)
         self.seed(seed)
         self._elapsed = torch.zeros(self.num_worlds, dtype=torch.int32, device=self.device)
+        self._reported = 0
         self._failed = torch.zeros((), dtype=torch.int64, device=self.device)
         self._read_interface_shifts()
 
@@ -198,12 +201,19 @@ class Worlds(ABC):
     def check(self) -> None:
         """Read the guards from the device. Call it once per rollout: it waits for the device.
 
+        Episodes that ended because a state was not finite get a warning, as MuJoCo's C code gives.
+
         :raises SimulationError: forces were lost, see :meth:`daft_rl.envs.cuda.physics.Physics.check`
         """
         self.physics.check()
+        failures = self.failures()
+        if failures > self._reported:
+            message = f"{failures - self._reported} episodes ended because a state was not finite ({failures} so far)."
+            warnings.warn(DaftWarning(message), stacklevel=2)
+            self._reported = failures
 
     def failures(self) -> int:
-        """Episodes ended so far because a state was not finite. C MuJoCo restarts such worlds too, with a warning."""
+        """Episodes ended so far because a state was not finite."""
         return int(self._failed)
 
     def state_dict(self) -> dict[str, Any]:
