@@ -19,9 +19,14 @@ __all__ = ["Replayable"]
 
 
 def _generators(env: gym.Env) -> dict[str, Any]:
-    """The random generators of an environment: what its ``generators`` tells, or else those among its attributes."""
+    """The random generators of an environment and its wrappers: what ``generators`` of the environment tells, or else
+    those among the attributes of each."""
     core: Any = env.unwrapped
-    found = core.generators() if hasattr(type(core), "generators") else vars(core)
+    found = dict(core.generators() if hasattr(type(core), "generators") else vars(core))
+    depth = 0
+    while isinstance(env, gym.Wrapper):
+        found |= {f"wrapper {depth}: {name}": value for name, value in vars(env).items()}
+        env, depth = env.env, depth + 1
     kinds = (np.random.Generator, np.random.RandomState, random.Random)
     return {name: value for name, value in found.items() if isinstance(value, kinds)}
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.envs import make_vec
+from daft_rl.envs.replay import Replayable
 
 CASES = {
     "Ant in threads": ("Ant-shifted", {"action_delay": 2, "observation_noise": 0.1}, "threads"),
@@ -74,3 +76,26 @@ def test_an_episode_that_begins_after_the_end_of_one_goes_on(case: str) -> None:
         np.testing.assert_array_equal(one[0], again[0])
     first.close()
     other.close()
+
+
+class NoisyReward(gym.Wrapper[Any, Any, Any, Any]):
+    """Draws from a generator of its own, which no observation shows."""
+
+    def __init__(self, env: gym.Env, seed: int) -> None:
+        super().__init__(env)
+        self.rng = np.random.default_rng(seed)
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, float(reward) + self.rng.normal(), terminated, truncated, info
+
+
+def test_generators_of_wrappers_go_on() -> None:
+    first, other = (Replayable(NoisyReward(gym.make("Pendulum-v1"), seed), 0) for seed in (1, 2))
+    first.reset(seed=3)
+    other.reset(seed=4)
+    first.reset()
+    for _ in range(3):
+        first.step(np.ones(1, np.float32))
+    other.replay({0: first.episode()})
+    assert first.step(np.ones(1, np.float32))[1] == other.step(np.ones(1, np.float32))[1]
