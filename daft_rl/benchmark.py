@@ -80,14 +80,23 @@ def _run_cell(settings: TransferSettings, folder: Path, zero_shot_cache: Path) -
         cell["content"] = _fingerprint_content(settings)
         if before.get("status") == "finished" and before.get("content") == cell["content"]:
             return before
+        results = folder / RESULTS_FILE
+        same = before.get("content") == cell["content"]
+        if not same or before.get("status") == "failed":
+            results.unlink(missing_ok=True)  # first: the note tells that what lies here is of this content
         unfinished = {"status": "unfinished", "error": "It is running, or was killed.", "content": cell["content"]}
         write_json(note, unfinished)
-        anew = before.get("content") != cell["content"] or (note.parent / RESULTS_FILE).exists()
-        run(replace(settings, overwrite=anew), zero_shot_cache=zero_shot_cache)
+        if results.exists():  # killed before the note, or gone on with by itself: transfer resume=CELL
+            from daft_rl.checkpoint import CheckpointStore  # PyTorch takes seconds to import
+
+            CheckpointStore(folder / "checkpoints", keep=1).clear()
+        else:
+            run(replace(settings, overwrite=not same), zero_shot_cache=zero_shot_cache)
         cell["status"] = "finished"
     except Exception as error:  # whatever it is, the other cells go on
         if cell["content"] is None and before.get("status") == "finished":
             return before  # what was measured stays, though its agent or simulator is gone
+        cell["content"] = cell["content"] or before.get("content")  # what lies here may go on when its agent is back
         cell |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     cell["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 if fresh else None
     write_json(note, cell)
