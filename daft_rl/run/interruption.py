@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -16,7 +16,8 @@ __all__ = ["RESUMABLE", "Interrupted", "Interruption", "interruption"]
 RESUMABLE = 75
 """Exit code of a run that was stopped and can go on: ``EX_TEMPFAIL`` of ``sysexits.h``."""
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, the end of a job, and the end of a terminal."""
 
 
 class Interrupted(BaseException):
@@ -39,12 +40,16 @@ class Interruption:
 
     @contextmanager
     def listen(self) -> Iterator[None]:
-        """Handle Ctrl-C and SIGTERM inside of the block, in the main thread."""
+        """Handle the signals inside of the block, in the main thread.
+
+        Those that were ignored before still are, as ``nohup`` wants SIGHUP, and a shell Ctrl-C in its background.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         self.requested = False
-        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._handle) for number in heeded}
         try:
             yield
         finally:
@@ -63,8 +68,9 @@ class Interruption:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         repeated, self.requested = self.requested, True
         if self._deferred and not (repeated and number == signal.SIGINT):
-            # print would fail if the signal came while something was printed
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nStopping with a checkpoint.\n")
+            with suppress(OSError, ValueError):  # the terminal may be gone
+                # print would fail if the signal came while something was printed
+                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nStopping with a checkpoint.\n")
             return
         raise Interrupted
 

@@ -100,3 +100,43 @@ def test_a_resumed_run_takes_no_other_settings(capsys: pytest.CaptureFixture[str
     assert "Leave out the others" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"Leave out seed, num_envs"):
         daft_rl.transfer(resume="runs/one", seed=1, settings={"num_envs": 1})
+
+
+def test_signals_that_were_ignored_still_are() -> None:
+    """As by nohup, and by shells for what runs in their background."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption().listen():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGTERM) != before
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_closed_terminal_stops_like_the_end_of_a_job() -> None:
+    waiting, error = Interruption(), os.dup(2)
+    try:
+        with waiting.listen(), waiting.deferred():
+            os.close(2)  # the message cannot be written
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert waiting.requested
+    finally:
+        os.dup2(error, 2)
+        os.close(error)
+
+
+@pytest.mark.parametrize(
+    ("program", "folder", "told"),
+    [
+        ("daft_rl.transfer", "a b", "python -m daft_rl.transfer 'resume=a b'"),
+        ("daft_rl.benchmark", "runs/cell", "To go on: the same command."),
+    ],
+)
+def test_a_stopped_program_tells_how_to_go_on(
+    program: str, folder: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop = Interrupted()
+    stop.folder = Path(folder)
+    with pytest.raises(SystemExit), stoppable(program):
+        raise stop
+    assert told in capsys.readouterr().err
