@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -16,7 +16,7 @@ import yaml
 
 from daft_rl.errors import ConfigError
 
-__all__ = ["UNFINISHED", "read_mapping", "replacing", "write_json", "write_text"]
+__all__ = ["UNFINISHED", "delete_files", "read_mapping", "replacing", "write_json", "write_text"]
 
 UNFINISHED = ".unfinished-"
 """How names begin of files and folders that are being written."""
@@ -55,6 +55,16 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def delete_files(folder: Path, *patterns: str) -> None:
+    """Delete the files of some names, and the folder if nothing else is in it. Files of others may lie there too."""
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            with suppress(OSError):  # it is deleted already, or a folder
+                path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import daft_rl
 from daft_rl.checkpoint import CheckpointStore
-from daft_rl.errors import DaftWarning
+from daft_rl.errors import DaftError, DaftWarning
 from daft_rl.run.checkpoints import Checkpoints
 from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, build
 
@@ -243,3 +243,45 @@ def test_a_damaged_checkpoint_costs_its_steps_only(tmp_path: Path, monkeypatch: 
     with pytest.warns(DaftWarning, match=f"skipped: .*{newest.name} is damaged"):
         daft_rl.transfer(**arguments, output_dir=tmp_path / "cut")  # the same command goes on too
     assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+class Other(PointMass):
+    """Has the same spaces."""
+
+
+def test_a_run_goes_on_only_as_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another environment or method would be mixed with what was learnt, or not be heeded."""
+    source = build("PPO")
+    settings = SETTINGS | ON_POLICY_SETTINGS
+    with monkeypatch.context() as patch:
+        stop_at(patch, STOP)
+        with pytest.raises(StoppedError):
+            daft_rl.transfer(PointMass, "ft", source, source_env=PointMass, settings=settings, output_dir=tmp_path)
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("run of env='PointMass'", {"env": Other, "source": source}),
+        ("run of env='PointMass'", {"env": "HalfCheetah-shifted"}),
+        ("pass it again: env=", {}),
+        ("run of method='ft'", {"env": PointMass, "source": source, "method": "lp_ft"}),
+        ("pass it again, source=", {"env": PointMass}),
+        ("another agent", {"env": PointMass, "source": "Ant-ppo"}),
+        ("played in target, source, and cannot go on with target", {"env": PointMass, "source": source}),
+    ]
+    for message, arguments in wrong:
+        with pytest.raises(DaftError, match=message):
+            daft_rl.transfer(**arguments, resume=tmp_path)
+    result = daft_rl.transfer(PointMass, "ft", source, source_env=PointMass, resume=tmp_path)
+    assert result.method == "ft"
+
+
+def test_an_archive_may_lie_elsewhere_when_its_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on another machine."""
+    one, other, folder = tmp_path / "one.zip", tmp_path / "other.zip", tmp_path / "run"
+    build("PPO").save(one)
+    settings = SETTINGS | ON_POLICY_SETTINGS
+    with monkeypatch.context() as patch:
+        stop_at(patch, STOP)
+        with pytest.raises(StoppedError):
+            daft_rl.transfer(PointMass, "ft", one, settings=settings, output_dir=folder)
+    one.rename(other)
+    folder = folder.rename(tmp_path / "moved")
+    assert daft_rl.transfer(PointMass, source=other, resume=folder).timesteps == 512

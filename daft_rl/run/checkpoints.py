@@ -50,6 +50,7 @@ class Checkpoints(BaseCallback):
         if self.restored is not None:
             self._restore(self.restored)
             self.restored = None
+        self.run.check_folder()
         if interruption.requested:
             self._stop()
         elif self._is_due():
@@ -112,3 +113,4 @@ class Checkpoints(BaseCallback):
                 arguments=("overwrite",),
             ) from error
         self._schedule(0.0)
+        print(f"The run goes on from step {self.model.num_timesteps}.")
