@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import daft_rl
 from daft_rl.checkpoint import CheckpointStore
-from daft_rl.errors import DaftError, DaftWarning
+from daft_rl.errors import ConfigError, DaftError, DaftWarning
 from daft_rl.run.checkpoints import Checkpoints
 from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, build
 
@@ -207,10 +207,29 @@ def test_an_environment_that_cannot_be_replayed_starts_new_episodes(
         stop_at(patch, STOP)
         with pytest.raises(StoppedError):
             daft_rl.transfer(**arguments, output_dir=tmp_path)
-    with pytest.warns(DaftWarning, match="start new episodes: played again, an episode went another way"):
+    with pytest.warns(DaftWarning, match="start new episodes: played again, an episode gave other rewards"):
         result = daft_rl.transfer(env=Moody, source=arguments["source"], resume=tmp_path)
     assert result.timesteps == 512
     assert [point["timesteps"] for point in result.curve] == [0, 120, 240, 360, 480]
+
+
+def test_a_folder_that_was_moved_is_told_and_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, moved = tmp_path / "run", tmp_path / "moved"
+
+    def move(self: Checkpoints) -> bool:
+        if self.model.num_timesteps >= STOP and folder.exists():
+            folder.rename(moved)
+        return True
+
+    arguments: dict[str, Any] = {"env": PointMass, "source": build("PPO")}
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_on_step", move)
+        with pytest.raises(ConfigError, match="was moved or deleted"):
+            daft_rl.transfer(**arguments, settings=SETTINGS | ON_POLICY_SETTINGS, output_dir=folder)
+    assert not folder.exists()
+    assert daft_rl.transfer(**arguments, resume=moved).timesteps == 512
 
 
 def test_checkpoints_change_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

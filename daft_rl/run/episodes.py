@@ -19,8 +19,8 @@ class RunningEpisodes:
     """The state of a batch of environments.
 
     A batch that has a ``state_dict`` of its own is asked for it. Others play their episodes again. If that does not
-    lead to the observations that the policy saw last, because something else than seeds and actions decides what
-    happens, all environments start new episodes, with a warning.
+    lead to the same rewards, and to the observations that the policy saw last, something else than seeds and actions
+    decides what happens: all environments start new episodes, with a warning.
 
     :param model: what learns there
     :param training: the batch, opened with ``replayable=True``
@@ -69,16 +69,15 @@ class RunningEpisodes:
 
         :return: what went wrong, if anything did
         """
-        try:
-            observations = _stack(self.training.env_method("replay", episodes))
-        except Exception as error:  # the user's environments raise what they like
-            return f"played again, an episode raised {type(error).__name__}: {error}"
+        played = self.training.env_method("replay", episodes)
+        problem = next((problem for _, problem in played if problem), "")
+        if problem:
+            return f"played again, {problem}"
+        observations = _stack([observation for observation, _ in played])
         transpose = unwrap_vec_wrapper(self.training, VecTransposeImage)
         if transpose is not None:
             observations = transpose.transpose_observations(observations)  # type: ignore[attr-defined]
-        if _equal(observations, seen):
-            return ""
-        return "played again, an episode went another way"
+        return "" if _equal(observations, seen) else "played again, an episode went another way"
 
 
 def _stack(observations: list[Any]) -> Any:

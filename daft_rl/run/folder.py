@@ -194,15 +194,14 @@ class RunFolder:
         """The file that says that the folder holds a finished run, if there is one."""
         return next((name for name in RESULT_FILES if (self.path / name).exists()), None)
 
-    def check(self) -> None:
-        """
-        :raises ConfigError: the folder was moved or deleted; another run may have begun in its place
-        """
-        if not self._lock.holds():
-            raise ConfigError(
-                f"The folder {self.path} was moved or deleted while its run went on. The run ends here. If you have "
-                "moved it, go on from there: resume=FOLDER.",
-            )
+    def missing(self) -> ConfigError | None:
+        """The error that ends the run, if the folder was moved or deleted: another run may have begun in its place."""
+        if self._lock.holds():
+            return None
+        return ConfigError(
+            f"The folder {self.path} was moved or deleted while its run went on. The run ends here. If you have moved "
+            "it, go on from there: resume=FOLDER."
+        )
 
     # -- the end --------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import TensorBoardOutputFormat, configure
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat, configure
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
@@ -112,6 +112,8 @@ class Run:
         if problem is not None and not isinstance(error, DaftError):
             named = DivergenceError(f"{problem}. Look at the scale of the observations, and at the policy.")
             named.__cause__ = error
+        if isinstance(error, OSError) and (missing := self._opened.missing()) is not None:
+            named, missing.__cause__ = missing, error
         if isinstance(error, Interrupted) and not self._opened.finished():  # it may have rendered only
             error.folder = self.folder
         try:
@@ -182,7 +184,7 @@ class Run:
         """Learn with the adaptation and with monitoring, and with TensorBoard files in the run folder."""
         self._opened.began = True
         logger = configure(str(self.folder / TENSORBOARD_FOLDER), ["tensorboard"])
-        self._stack.callback(logger.close)
+        self._stack.callback(_close, logger)
         self.model.set_logger(logger)
         if self._restored is not None:  # before it evaluates what it has evaluated
             self.monitoring.load_state_dict(self._restored["run"]["monitoring"])
@@ -198,7 +200,8 @@ class Run:
         """
         :raises ConfigError: the folder was moved or deleted; another run may have begun in its place
         """
-        self._opened.check()
+        if (missing := self._opened.missing()) is not None:
+            raise missing
 
     def finish(self) -> None:
         """Delete what nobody needs once the results are written."""
@@ -242,6 +245,12 @@ class Run:
                 output.writer.flush()
         known = self.zero_shot.result() if self.zero_shot is not None and self.zero_shot.ready() else None
         return Progress(known, self._opened.journals(), self.seconds, self.seconds_in_background)
+
+
+def _close(logger: Logger) -> None:
+    """Close TensorBoard's file. An error there must not hide why the run ends."""
+    with suppress(OSError):
+        logger.close()
 
 
 def _check_device(device: str) -> None:

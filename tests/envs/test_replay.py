@@ -99,3 +99,39 @@ def test_generators_of_wrappers_go_on() -> None:
         first.step(np.ones(1, np.float32))
     other.replay({0: first.episode()})
     assert first.step(np.ones(1, np.float32))[1] == other.step(np.ones(1, np.float32))[1]
+
+
+class Stricter(gym.Wrapper[Any, Any, Any, Any]):
+    """Rewards less in each further episode."""
+
+    episodes = 0
+
+    def reset(self, **arguments: Any) -> Any:
+        self.episodes += 1
+        return self.env.reset(**arguments)
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, float(reward) - self.episodes, terminated, truncated, info
+
+
+@pytest.mark.parametrize(("further", "same"), [(1, True), (2, False)])
+def test_rewards_tell_that_something_else_decides(further: int, same: bool) -> None:
+    first, other = (Replayable(Stricter(gym.make("Pendulum-v1")), 0) for _ in range(2))
+    other.reset(seed=3)
+    for _ in range(1 + further):
+        first.reset(seed=3)
+    first.step(np.ones(1, np.float32))
+    problem = "" if same else "an episode gave other rewards"
+    assert other.replay({0: first.episode()})[1] == problem
+
+
+@pytest.mark.parametrize("vec", ["dummy", "workers"])
+def test_a_batch_goes_on_after_a_replay_that_raised(vec: str) -> None:
+    """It starts new episodes then."""
+    venv = make_vec("Pendulum-v1", num_envs=2, seed=1, vec=vec, replayable=True)
+    venv.reset()
+    assert venv.env_method("replay", {0: {}, 1: {}})[1] == (None, "an episode raised KeyError: 'generators'")
+    venv.reset()
+    steps(venv, 1, seed=2)
+    venv.close()
