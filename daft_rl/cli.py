@@ -131,8 +131,8 @@ def check_command(name: str, check: Callable[[Sequence[str]], None]) -> list[Pat
     settings, hydra_part = compose_job(name, overrides)
     refuse_hydra(name, hydra_part, overrides)
     refuse_unsaid(settings, overrides)
+    folder = Path(settings.output_dir).absolute()
     check_plan(settings)
-    folder = Path(settings.output_dir)
     if not any(item.startswith("hydra.run.dir=") for item in given.overrides):  # a default name holds the time
         quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
         sys.argv.append(f"hydra.run.dir='{quoted}'")
@@ -243,10 +243,13 @@ def run_command(
                 stop(error)
             refuse(OmegaConf.to_container(cfg, resolve=True), error)  # type: ignore[arg-type]
             return
+        here = Path.cwd()
         try:
             run(settings)
         except DaftError as error:
             stop(error)
+        finally:
+            os.chdir(here)  # an environment may have changed it, and the next job of a sweep has relative paths
 
     def stop(error: DaftError) -> NoReturn:
         if HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -66,6 +66,8 @@ class Identity:
 class RunFolder:
     """Opens the folder of a run, and writes ``config.yaml``, which holds every setting.
 
+    Its path is absolute from the beginning, since an environment may change the working directory.
+
     :param settings: of the run
     :param identity: of the run
     :raises ConfigError: nothing can be written there; it holds a finished run, an unfinished one of other settings, or
@@ -78,7 +80,7 @@ class RunFolder:
         """Whether there is something to lose."""
         given = settings.output_dir
         try:
-            self.path, self._made = _make(Path(given)) if given is not None else _make_new(settings)
+            self.path, self._made = _make(Path(given).absolute()) if given is not None else _make_new(settings)
             self._refuse_source()
             self._lock = FolderLock(self.path)
             try:
@@ -224,7 +226,7 @@ def _make(folder: Path) -> tuple[Path, list[Path]]:
 
 def _make_new(settings: RunSettings) -> tuple[Path, list[Path]]:
     """Make ``runs/TASK/METHOD/seed-N/TIME``, with shift and agent in its name, that nobody else has."""
-    parent = Path("runs") / plain(settings.env.name) / plain(settings.method.name) / f"seed-{settings.seed}"
+    parent = Path("runs").absolute() / plain(settings.env.name) / plain(settings.method.name) / f"seed-{settings.seed}"
     _, made = _make(parent)
     agent = getattr(settings, "agent", None)
     name = time.strftime("%Y-%m-%d_%H-%M-%S") + details(settings.env.shift, agent and agent.path)
