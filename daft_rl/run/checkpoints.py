@@ -56,8 +56,7 @@ class Checkpoints(BaseCallback):
             self._save()
 
     def _stop(self) -> None:
-        """Write a checkpoint, unless an evaluation is under way: the signal may have reached its process too."""
-        if self.works and not self.run.monitoring.evaluates:
+        if self.works:
             with suppress(DaftError):
                 self._save()
         raise Interrupted
@@ -65,7 +64,7 @@ class Checkpoints(BaseCallback):
     def _is_due(self) -> bool:
         if not self.works or self.model.num_timesteps < self._next or time.perf_counter() < self._not_before:
             return False
-        # waiting for an evaluation would stop learning; it ends soon
+        # an evaluation that is kept unplayed costs as much as a checkpoint; most end soon
         late = self.model.num_timesteps >= self._next + (self.settings.every or 0)
         return late or (self.run.monitoring.idle and self.run.zero_shot_is_ready)
 
