@@ -33,6 +33,7 @@ from daft_rl.errors import ConfigError, DaftError, DaftWarning
 from daft_rl.hydra_messages import explain_hydra
 from daft_rl.overrides import axes_of_sweep, expand, first_of_sweep
 from daft_rl.plan import check_plan
+from daft_rl.run.interruption import interruption
 from daft_rl.run.lock import LOCK_FILE
 from daft_rl.run.orphans import end_with_launcher
 
@@ -245,7 +246,8 @@ def run_command(
             return
         here = Path.cwd()
         try:
-            run(settings)
+            with interruption.before_requeueing():
+                run(settings)
         except DaftError as error:
             stop(error)
         finally:
