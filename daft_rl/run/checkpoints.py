@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from daft_rl.checkpoint import CheckpointStore, LearningState, RandomState
 from daft_rl.errors import CheckpointError, DaftError, DaftWarning
@@ -38,8 +39,13 @@ class Checkpoints(BaseCallback):
     ) -> None:
         super().__init__()
         self.run, self.settings, self.store, self.restored = run, settings, store, restored
-        # runs in worlds take minutes, and the state of thousands of worlds is large
-        self.works = settings.every is not None and not run.environments.has_worlds
+        self.works = settings.every is not None
+        if self.works and run.environments.has_worlds and isinstance(run.model, OffPolicyAlgorithm):
+            message = (
+                f"vec='cuda' keeps no checkpoints of {type(run.model).__name__}: if this run stops, it begins anew."
+            )
+            warnings.warn(DaftWarning(message, arguments=("vec",)), stacklevel=2)
+            self.works = False  # what it keeps on the device has no state on the host
         self._next = settings.every or 0
         self._not_before = 0.0
 
