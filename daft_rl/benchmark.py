@@ -57,6 +57,7 @@ def run_cell(settings: TransferSettings) -> dict[str, Any]:
     :return: what its ``cell.json`` holds: ``status`` (``finished`` or ``failed``), ``error``, ``peak_memory_mb``, and
         ``content``, a fingerprint of what the settings only name
     """
+    settings = replace(settings, output_dir=_grid_folder(settings).absolute())
     folder = cell_folder(settings)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
@@ -120,10 +121,11 @@ class Summary(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """The folder is named by the preset, which Hydra tells in jobs only: launchers need it before."""
         HydraConfig.instance().set_config(config)
+        self.folder = Path(config.benchmark.folder).absolute()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Ends the process with status 1 if a cell has failed."""
-        notes = sorted(Path(config.benchmark.folder).rglob("cell.json"))
+        notes = sorted(self.folder.rglob("cell.json"))
         cells = [(path.parent, _read_note(path)) for path in notes]
         failed = [(folder, cell.get("error", "")) for folder, cell in cells if cell["status"] == "failed"]
         finished = sum(cell["status"] == "finished" for _, cell in cells)

@@ -59,8 +59,9 @@ def run(
     from daft_rl.run.identity import Identity
     from daft_rl.run.run import Run
 
-    with Run(settings, Identity.of(agent)) as current:
-        domains = load_and_play(current, settings, domains, agent, zero_shot_cache)
+    there = agent.absolute() if isinstance(agent, Path) else agent  # an environment may change the working directory
+    with Run(settings, Identity.of(there)) as current:
+        domains = load_and_play(current, settings, domains, there, zero_shot_cache)
         adapt_to_target(current, settings)
         if settings.method.learns:
             current.learn()

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import A2C, PPO, SAC, TD3
+from gymnasium import spaces
+from stable_baselines3 import A2C, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.save_util import load_from_zip_file
@@ -160,6 +161,54 @@ def test_a_simulator_in_threads_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     """The others are tested without learning, in tests/envs/test_replay.py."""
     settings = {"env.shift.action_delay": 2, "evaluation.episodes": 1, "evaluation.episodes_during": 1}
     assert_goes_on(tmp_path, monkeypatch, {"env": "Ant-shifted", "settings": SETTINGS | ON_POLICY_SETTINGS | settings})
+
+
+class GoalMass(PointMass):
+    """Push the point to a goal that is drawn anew for each episode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        goal, self.goal = spaces.Box(-np.inf, np.inf, (1,)), np.zeros(1, np.float32)
+        self.observation_space = spaces.Dict(
+            {"observation": self.observation_space, "achieved_goal": goal, "desired_goal": goal}
+        )
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        observation, info = super().reset(seed=seed)
+        self.goal = self.np_random.normal(size=1).astype(np.float32)
+        return self._with_goals(observation), info
+
+    def step(self, action: Any) -> Any:
+        observation, _, terminated, truncated, info = super().step(action)
+        reward = float(self.compute_reward(observation[:1], self.goal, info))
+        return self._with_goals(observation), reward, terminated, truncated, info
+
+    def _with_goals(self, observation: Any) -> dict[str, Any]:
+        return {"observation": observation, "achieved_goal": observation[:1], "desired_goal": self.goal}
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> Any:
+        return -np.abs(achieved - desired).sum(axis=-1)
+
+
+def with_hindsight(**kwargs: Any) -> BaseAlgorithm:
+    return SAC(
+        *("MultiInputPolicy", GoalMass()),
+        **{"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": kwargs, "policy_kwargs": {"net_arch": [16]}},
+        **{"learning_starts": 64, "seed": 1, "device": "cpu"},  # type: ignore[arg-type]
+    )
+
+
+def test_hindsight_experience_replay_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The buffer is full at the stop, and an episode goes on over its end."""
+    settings = SETTINGS | OFF_POLICY_SETTINGS
+    arguments: dict[str, Any] = {"env": GoalMass, "source": with_hindsight(), "method": "ft", "settings": settings}
+    assert_goes_on(tmp_path, monkeypatch, arguments)
+
+
+def test_a_buffer_that_keeps_infos_has_no_checkpoints_and_says_so(tmp_path: Path) -> None:
+    settings = SETTINGS | OFF_POLICY_SETTINGS | {"total_timesteps": 160}
+    with pytest.warns(DaftWarning, match="No checkpoint at step 104: A HerReplayBuffer cannot be kept"):
+        daft_rl.transfer(GoalMass, "ft", with_hindsight(copy_info_dict=True), settings=settings, output_dir=tmp_path)
 
 
 class Tolled(PointMass):

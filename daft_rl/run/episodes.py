@@ -14,6 +14,9 @@ from daft_rl.errors import DaftWarning
 
 __all__ = ["RunningEpisodes"]
 
+NEW_SEEDS = 10**6
+"""Far from the seeds of runs and of evaluations."""
+
 
 class RunningEpisodes:
     """The state of a batch of environments.
@@ -59,6 +62,7 @@ class RunningEpisodes:
             f"The environments start new episodes: {problem}. What follows is as good, but not the same bit for bit."
         )
         warnings.warn(DaftWarning(message), stacklevel=2)
+        self.training.seed(NEW_SEEDS + self.model.num_timesteps)  # or they would begin as the first ones did
         self.model._last_obs = self.model.env.reset()
         self.model._last_episode_starts = np.ones(self.model.n_envs, dtype=bool)
         if normalizer is not None:

@@ -42,6 +42,8 @@ CHECKPOINTS_FOLDER = "checkpoints"
 class RunFolder:
     """Opens the folder of a run, and writes ``config.yaml``, which holds every setting.
 
+    Its path is absolute from the beginning, since an environment may change the working directory.
+
     :param settings: of the run
     :param identity: of the run
     :raises ConfigError: nothing can be written there; it holds a finished run, an unfinished one of other settings, or

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -18,6 +18,8 @@ RESUMABLE = 75
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, the end of a job, and the end of a terminal."""
+OF_SCHEDULERS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+"""Signals on which a scheduler's library, such as Submitit, queues a job again."""
 
 
 class Interrupted(BaseException):
@@ -37,6 +39,7 @@ class Interruption:
     def __init__(self) -> None:
         self.requested = False
         self._deferred = False
+        self._number = signal.SIGTERM
 
     @contextmanager
     def listen(self) -> Iterator[None]:
@@ -44,15 +47,32 @@ class Interruption:
 
         Those that were ignored before still are, as ``nohup`` wants SIGHUP, and a shell Ctrl-C in its background.
         """
-        if threading.current_thread() is not threading.main_thread():
+        with self._handling([number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]):
+            yield
+
+    @contextmanager
+    def before_requeueing(self) -> Iterator[None]:
+        """Inside of the block, a signal on which a library queues this job again waits until the run has stopped."""
+        numbers = [number for number in OF_SCHEDULERS if callable(signal.getsignal(number))]
+        try:
+            with self._handling(numbers):
+                yield
+        except Interrupted:
+            if self._number in numbers:
+                signal.raise_signal(self._number)  # the library ends this process
+            raise
+
+    @contextmanager
+    def _handling(self, numbers: Sequence[int]) -> Iterator[None]:
+        if not numbers or threading.current_thread() is not threading.main_thread():
             yield
             return
         self.requested = False
-        heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-        before = {number: signal.signal(number, self._handle) for number in heeded}
+        before = {number: signal.signal(number, self._handle) for number in numbers}
         try:
             yield
         finally:
+            self.requested = False
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -67,6 +87,7 @@ class Interruption:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         repeated, self.requested = self.requested, True
+        self._number = signal.Signals(number)
         if self._deferred and not (repeated and number == signal.SIGINT):
             with suppress(OSError, ValueError):  # the terminal may be gone
                 # print would fail if the signal came while something was printed

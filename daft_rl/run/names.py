@@ -31,8 +31,10 @@ def details(shift: Any = None, agent: Any = None) -> str:
 def make_folder(folder: Path) -> tuple[Path, list[Path]]:
     """Make a folder.
 
-    :return: the folder, and every folder that was made, the innermost first
+    :return: the folder, as an absolute path, since an environment may change the working directory; and every folder
+        that was made, the innermost first
     """
+    folder = folder.absolute()
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return folder, missing
@@ -41,7 +43,7 @@ def make_folder(folder: Path) -> tuple[Path, list[Path]]:
 def make_new_folder(settings: RunSettings) -> tuple[Path, list[Path]]:
     """Make ``runs/TASK/METHOD/seed-N/TIME``, with shift and agent in its name, that nobody else has."""
     parent = Path("runs") / plain(settings.env.name) / plain(settings.method.name) / f"seed-{settings.seed}"
-    _, made = make_folder(parent)
+    parent, made = make_folder(parent)
     agent = getattr(settings, "agent", None)
     name = time.strftime("%Y-%m-%d_%H-%M-%S") + details(settings.env.shift, agent and agent.path)
     for number in count(1):

@@ -195,6 +195,8 @@ class Run:
         callbacks: list[BaseCallback] = [part for part in parts if part is not None]
         with interruption.deferred() if checkpoints.works else nullcontext(), watch.keeping_the_good():
             self.model.learn(self.settings.total_timesteps, callback=callbacks, progress_bar=self.settings.progress_bar)
+        if interruption.requested:  # in the last rollout
+            raise Interrupted
 
     def check_folder(self) -> None:
         """
