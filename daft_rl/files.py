@@ -16,7 +16,7 @@ import yaml
 
 from daft_rl.errors import ConfigError
 
-__all__ = ["UNFINISHED", "read_mapping", "replacing", "write_json", "write_text"]
+__all__ = ["UNFINISHED", "read_mapping", "replacing", "sync", "write_json", "write_text"]
 
 UNFINISHED = ".unfinished-"
 """How names begin of files and folders that are being written."""
@@ -44,13 +44,14 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         except BaseException:
             Path(unfinished.name).unlink(missing_ok=True)
             raise
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk. Only POSIX systems can do so for any path."""
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from daft_rl.archives.checks import wrap_errors
 from daft_rl.errors import AgentError
-from daft_rl.files import write_json
+from daft_rl.files import sync, write_json
 from daft_rl.rollout.lagrangian import find_constraint
 
 __all__ = ["read_multiplier", "save_agent"]
@@ -36,11 +36,14 @@ def save_agent(model: BaseAlgorithm, path: Path, prefix: str = "") -> None:
             normalizer.save(str(unfinished / "vecnormalize.pkl"))
         if constraint is not None:
             write_json(unfinished / "constraint.json", constraint.state())
+        for saved in [*unfinished.iterdir(), unfinished]:
+            sync(saved)  # or the names may reach the disk before the content
         # the archive moves last: whenever the process is killed, no agent lies here without its statistics
         places = {name: path.with_name(f"{prefix}{name}") for name in SIDE_FILES}
         for name in (saved.name for saved in list(unfinished.iterdir()) if saved.name in places):
             (unfinished / name).replace(places.pop(name))
         (unfinished / path.name).replace(path)
+    sync(path.parent)
     for outdated in places.values():  # of an agent that was here before
         outdated.unlink(missing_ok=True)
 

@@ -93,6 +93,7 @@ class RunFolder:
         self.goes_on = self._goes_on()
         if not self.goes_on:
             self._clear()
+        self._clear_unfinished()
         for name in (ERROR_FILE, TRACEBACK_FILE):
             (self.path / name).unlink(missing_ok=True)
         kept = replace(self.settings, output_dir=self.path, overwrite=False).as_dict()
@@ -159,6 +160,9 @@ class RunFolder:
                 (self.path / name).unlink(missing_ok=True)
             for name in FOLDERS:
                 shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def _clear_unfinished(self) -> None:
+        """Delete what a process was writing when it was killed."""
         for leftover in self.path.glob(f"{UNFINISHED}*"):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -198,6 +202,7 @@ class RunFolder:
         refused = isinstance(error, DaftError) and not isinstance(error, FaultyEnvironmentError | DivergenceError)
         if refused and not self.began and not self.goes_on:
             self._clear()
+            self._clear_unfinished()
             self._lock.delete()
             for folder in self._made:
                 with suppress(OSError):  # somebody else has put something there

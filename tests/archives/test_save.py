@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +64,24 @@ def test_side_files_of_the_old_agent_are_removed(tmp_path: Path) -> None:
     save_agent(build(0), tmp_path / "best.zip", prefix="best_")
     save_agent(PPO("MlpPolicy", PointMass(), device="cpu"), tmp_path / "best.zip", prefix="best_")
     assert [path.name for path in tmp_path.iterdir()] == ["best.zip"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at descriptors in /proc")
+def test_an_archive_reaches_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(("synced", Path(f"/proc/self/fd/{descriptor}").resolve().name))
+        fsync(descriptor)
+
+    def replaced(path: Path, target: Path) -> Path:
+        done.append(("named", path.name))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    save_agent(build(0), tmp_path / "best.zip", prefix="best_")
+    for name in ("best.zip", "vecnormalize.pkl"):
+        assert done.index(("synced", name)) < done.index(("named", name))
+    assert done[-1] == ("synced", tmp_path.name)
