@@ -91,13 +91,13 @@ class Case:
 PENDULUM = ("env=gymnasium", "env.id=Pendulum-v1", "env.kwargs.g=5.0")
 SAFETY = ("env=SafetyPointGoal-shifted", "env.cost_limit=5", *ON_POLICY)
 PRETRAIN = (
-    "env=HalfCheetah",
-    "algo=ppo",
-    "total_timesteps=1024",
-    "recipe.settings.n_steps=32",
-    "recipe.settings.n_epochs=2",
+    *("env=HalfCheetah", "algo=ppo", "total_timesteps=1024", "checkpoint.every=128"),
+    *("recipe.settings.n_steps=32", "recipe.settings.n_epochs=2"),
 )
-GRID = ("preset=smoke", "method=ft,daft", "seed=0", "total_timesteps=1024", *ON_POLICY)
+GRID = (
+    *("preset=smoke", "method=ft,daft", "seed=0,1", "env.shift={}", "evaluation.elsewhere=[]", "algo=ppo"),
+    *(*PENDULUM, *ON_POLICY),
+)
 FORKED = "evaluate_in_background=true"
 CASES = {
     "ppo": Case("transfer", ("env=Ant-shifted", *ON_POLICY)),
@@ -125,13 +125,11 @@ CASES = {
         "transfer", (*PENDULUM, *ON_POLICY), f"{NORMALIZED}/agent", ("archive", "best", "checkpoint")
     ),
     "pendulum-forked": Case("transfer", (*PENDULUM, FORKED, *OFF_POLICY), "SAC-Pendulum", ("fork", "best")),
-    "pendulum-workers-forked": Case(
-        "transfer", (*PENDULUM, "vec=workers", FORKED, *ON_POLICY), "PPO-Pendulum", ("fork", "best")
-    ),
-    "grid": Case("benchmark", GRID, forks=False),
+    "grid": Case("benchmark", GRID, "PPO-Pendulum", forks=False),
     "grid-alone": Case(
         "benchmark",
         (*GRID, "hydra.launcher.n_jobs=1"),
+        "PPO-Pendulum",
         moments=("cell", "zero_shot", "results", "archive", "checkpoint", "identity"),
     ),
 }
@@ -142,11 +140,6 @@ def goes_on(case: Case, folder: Path, sources: Path) -> list[str]:
     if case.program == "benchmark" or not (folder / "config.yaml").is_file():
         return case.command(folder, sources)
     return [f"resume={folder}"]
-
-
-def is_finished(case: Case, folder: Path) -> bool:
-    """Whether a run wrote its result before it was killed."""
-    return case.program != "benchmark" and any((folder / name).is_file() for name in ("results.json", "card.json"))
 
 
 def unfinished_cell(folder: Path) -> Path | None:
@@ -190,10 +183,10 @@ class Killing:
                 self._at_moment(arguments, self.moment)
             else:
                 self._at_random(arguments, SIGNALS[(self.number + kill) % len(SIGNALS)])
-            if self._has_ended():
+            if self.line["exit_codes"][-1] == 0:
                 break
             arguments = goes_on(self.case, self.folder, self.sources)
-        if not self._has_ended():
+        if self.line["exit_codes"][-1] != 0:
             cell = unfinished_cell(self.folder) if self.case.program == "benchmark" and self.number % 2 else None
             if cell is not None:
                 self._finish(Process("transfer", [f"resume={cell}"], self.log))
@@ -201,16 +194,15 @@ class Killing:
         self.line["left"] += unfinished_files(self.folder, self.log.with_suffix(".tmp"), ended=True)
         return self.line
 
-    def _has_ended(self) -> bool:
-        return self.line["exit_codes"][-1] == 0 or is_finished(self.case, self.folder)
-
     def _start(self, arguments: list[str]) -> Process:
         return Process(self.case.program, arguments, self.log, (lambda: None) if self.case.forks else None)
 
     def _at_moment(self, arguments: list[str], moment: Moment) -> None:
-        process = Process(self.case.program, arguments, self.log, moment.arm)
-        self.line["kills"].append([moment.number.name, str(moment)])
-        self._finish(process)
+        note = self.folder.with_suffix(".moment")
+        self._finish(Process(self.case.program, arguments, self.log, lambda: moment.arm(note)))
+        if note.is_file():  # else the run ended before
+            self.line["kills"].append([moment.number.name, str(moment)])
+            note.unlink()
 
     def _at_random(self, arguments: list[str], number: signal.Signals) -> None:
         process = self._start(arguments)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from stable_baselines3.common.save_util import load_from_zip_file
@@ -12,7 +14,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.util.tensor_util import make_ndarray
 
 from daft_rl.files import UNFINISHED
-from daft_rl.report.storage import read_cells, save_cells
+from daft_rl.report.storage import read_cells, read_failures, save_cells
 
 __all__ = ["broken_files", "differences", "outcome", "unfinished_files"]
 
@@ -54,12 +56,13 @@ def _points(folder: Path) -> list[list[Any]]:
     return sorted(found, key=str)
 
 
-def _report(folder: Path) -> list[Any]:
+def _report(folder: Path) -> list[dict[str, Any]]:
     """The lines that a report saves."""
-    cells = read_cells([folder])
-    place = folder.with_suffix(".jsonl.gz")
-    save_cells(cells, [], place)
-    return [(str(cell.target), cell.method, cell.seed, str(cell.final)) for cell in read_cells([place])]
+    with TemporaryDirectory() as temporary:
+        path = Path(temporary) / "report.jsonl.gz"
+        save_cells(read_cells([folder]), read_failures([folder]), path)
+        lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

@@ -46,8 +46,12 @@ class Moment:
     def __str__(self) -> str:
         return f"{self.file} {self.phase} {self.count}"
 
-    def arm(self) -> None:
-        """Let this process kill itself at that moment."""
+    def arm(self, note: Path) -> None:
+        """Let this process kill itself at that moment.
+
+        :param note: a file that it makes before
+        """
+        self._note = note
         if self.file == FORK:
             _wrap(BackgroundCall, "_start_fork", after=self._at_fork)
         elif self.phase == "renamed":
@@ -64,11 +68,15 @@ class Moment:
             return
         if self.phase == "half":  # as if the signal came during the writing
             os.truncate(source, source.stat().st_size // 2)
-        os.kill(os.getpid(), self.number)
+        self._kill(os.getpid())
+
+    def _kill(self, pid: int) -> None:
+        self._note.touch()
+        os.kill(pid, self.number)
 
     def _at_fork(self, call: Any, *_: Any) -> None:
         if call._process is not None and self._is_now():
-            os.kill(os.getpid() if self.phase == "parent" else call._process.pid, self.number)
+            self._kill(os.getpid() if self.phase == "parent" else call._process.pid)
 
 
 def _wrap(kind: type, name: str, before: Callable[..., None] | None = None, after: Any = None) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from daft_rl.errors import ConfigError, DaftError, DivergenceError, FaultyEnvironmentError
+from daft_rl.errors import ConfigError, DaftError, DivergenceError, FaultyEnvironmentError, FinishedRunError
 from daft_rl.files import UNFINISHED, read_mapping, write_json, write_text
 from daft_rl.run.fingerprints import IRRELEVANT, fingerprint_agent, fingerprint_weights
 from daft_rl.run.lock import FolderLock
@@ -119,14 +119,15 @@ class RunFolder:
     def _goes_on(self) -> bool:
         """Whether the folder holds an unfinished run of the same settings.
 
-        :raises ConfigError: it holds a finished run, or an unfinished one of other settings
+        :raises FinishedRunError: it holds a finished run
+        :raises ConfigError: it holds an unfinished run of other settings
         """
         if self.settings.overwrite:
             return False
         finished = next((name for name in RESULT_FILES if (self.path / name).exists()), None)
         if finished is not None:
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)  # it was killed before it could do so
-            raise ConfigError(
+            raise FinishedRunError(
                 f"{self.path} holds a finished run ({finished}). Name another folder, or pass overwrite=True to delete "
                 "it.",
                 arguments=("output_dir", "overwrite"),
