@@ -11,7 +11,7 @@ from typing import Any
 
 from daft_rl.run.background import BackgroundCall
 
-__all__ = ["FILES", "PHASES", "Moment"]
+__all__ = ["PHASES", "WRITING", "Moment"]
 
 FILES = {
     "checkpoint": r"\d{12}\.zip",
@@ -25,16 +25,18 @@ FILES = {
     "zero_shot": r"[0-9a-f]+\.json",
 }
 """Names of files that are written whole or not at all."""
-PHASES = ("half", "whole", "renamed")
+WRITING = ("half", "whole", "renamed")
 """Half of the content is on the disk; the content is there, under another name; everything is there."""
 FORK = "fork"
+PHASES = {FORK: ("parent", "child")}
+"""Who is killed as an evaluation is forked."""
 
 
 class Moment:
     """A moment of a run.
 
     :param file: one of :data:`FILES`, or ``fork``
-    :param phase: one of :data:`PHASES`; of a fork, who is killed: ``parent`` or ``child``
+    :param phase: one of :data:`WRITING`, or of :data:`PHASES`
     :param count: at which of several such moments
     :param number: the signal
     """
@@ -66,7 +68,7 @@ class Moment:
     def _at_file(self, source: Path, target: Any) -> None:
         if not re.fullmatch(FILES[self.file], Path(target).name) or not self._is_now():
             return
-        if self.phase == "half":  # as if the signal came during the writing
+        if self.phase == "half" and self.number == signal.SIGKILL:  # as if it came during the writing
             os.truncate(source, source.stat().st_size // 2)
         self._kill(os.getpid())
 
