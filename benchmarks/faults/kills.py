@@ -125,7 +125,7 @@ class Killing:
         """Wait for the end, and look at what is left."""
         code, orphans = process.wait()
         self.line["exit_codes"].append(code)
-        if code == 1 and not self.of_worker:  # an error, where a signal ends a run with another code
+        if code == 1:  # an error, where a signal ends a run with another code
             self.line["broken"].append("exit code 1")
         self.line["orphans"] += orphans
         found = [int(path.stem) for path in self.folder.glob("**/checkpoints/*.zip") if path.stem.isdecimal()]
