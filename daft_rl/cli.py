@@ -7,6 +7,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,7 +34,7 @@ from daft_rl.errors import ConfigError, DaftError, DaftWarning
 from daft_rl.hydra_messages import explain_hydra
 from daft_rl.overrides import axes_of_sweep, expand, first_of_sweep
 from daft_rl.plan import check_plan
-from daft_rl.run.interruption import interruption
+from daft_rl.run.interruption import RESUMABLE, interruption
 from daft_rl.run.lock import LOCK_FILE
 from daft_rl.run.orphans import end_with_launcher
 
@@ -268,6 +269,13 @@ def run_command(
     except (DaftError, HydraException, OmegaConfBaseException) as error:
         print(explain(error), file=sys.stderr)
         sys.exit(2)
+    except BrokenExecutor:
+        print(
+            "A worker process was killed (the system may have run out of memory; hydra.launcher.n_jobs=1 takes less). "
+            "A grid goes on when it is started again.",
+            file=sys.stderr,
+        )
+        sys.exit(RESUMABLE)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)

@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, have reached the disk."""
+    """Wait until a file, or the names in a folder, are on the disk. Only POSIX systems can do so for any path."""
     if os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY)
