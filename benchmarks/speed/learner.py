@@ -38,6 +38,7 @@ OURS = "daft_rl"
 WORKER = "benchmarks.speed.learner_worker"
 
 Run = dict[str, Any]
+Rates = dict[str, float]
 
 
 def list_jobs(algorithms: list[str], variants: list[str], round_index: int) -> list[Run]:
@@ -58,7 +59,7 @@ def measure(job: Run, steps: int, sbx_python: Path | None) -> Run:
     return job | run_module(WORKER, [json.dumps(work)], job["variant"] == "sbx", sbx_python)
 
 
-def derive(run: Run, gflops: float) -> dict[str, float]:
+def derive(run: Run, gflops: float) -> Rates:
     """Rates of a run.
 
     :param gflops: the matrix limit in its round
@@ -79,7 +80,7 @@ def summary(values: list[float]) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in found.items()}
 
 
-def summarize_row(by_variant: dict[str, dict[int, dict[str, float]]]) -> dict[str, Any]:
+def summarize_row(by_variant: dict[str, dict[int, Rates]]) -> dict[str, Any]:
     """Medians by variant, and the speed of daft_rl relative to the others.
 
     :param by_variant: variant -> round -> rates
@@ -100,24 +101,25 @@ def summarize_row(by_variant: dict[str, dict[int, dict[str, float]]]) -> dict[st
     return row | {"relative": relative}
 
 
+def rows_of(run: Run) -> list[str]:
+    """Where a run stands. What has no BatchNorm of its own stands beside the others' numbers with it, too."""
+    if run["variant"] == "sbx" and run["algorithm"] != "CrossQ":
+        return ["without", "batchnorm"]
+    return ["batchnorm" if run["batchnorm"] else "without"]
+
+
 def summarize(runs: list[Run]) -> dict[str, Any]:
     """Algorithm -> without and with BatchNorm -> rates."""
     limits = {run["round"]: max(run["gflops"].values()) for run in runs if run["variant"] == "limit"}
-    rows: dict[str, dict[str, dict[str, dict[int, dict[str, float]]]]] = {}
-    for run in runs:
-        if run["variant"] == "limit":
-            continue
-        only_without = run["variant"] == "sbx" and run["algorithm"] != "CrossQ"
-        names = ["without", "batchnorm"] if only_without else ["batchnorm" if run["batchnorm"] else "without"]
-        for name in names:
-            row = rows.setdefault(run["algorithm"], {}).setdefault(name, {})
-            row.setdefault(run["variant"], {})[run["round"]] = derive(run, limits[run["round"]])
-    return {
-        "matrix_limit_gflops": summary(list(limits.values())),
-        "algorithms": {
-            algorithm: {name: summarize_row(row) for name, row in found.items()} for algorithm, found in rows.items()
-        },
-    }
+    rows: dict[tuple[str, str], dict[str, dict[int, Rates]]] = {}
+    for run in (run for run in runs if run["variant"] != "limit"):
+        for name in rows_of(run):
+            by_variant = rows.setdefault((run["algorithm"], name), {})
+            by_variant.setdefault(run["variant"], {})[run["round"]] = derive(run, limits[run["round"]])
+    algorithms: dict[str, Any] = {}
+    for (algorithm, name), by_variant in rows.items():
+        algorithms.setdefault(algorithm, {})[name] = summarize_row(by_variant)
+    return {"matrix_limit_gflops": summary(list(limits.values())), "algorithms": algorithms}
 
 
 def describe_machine() -> dict[str, Any]:

@@ -35,7 +35,19 @@ def interpreter(sbx: bool, sbx_python: Path | None) -> list[str]:
     if sbx_python is not None:
         return [str(sbx_python)]
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return ["uv", "run", "--isolated", "--no-project", "--python", python, "--with", SBX, "--with", str(ROOT), "python"]
+    return [
+        "uv",
+        "run",
+        "--isolated",
+        "--no-project",
+        "--python",
+        python,
+        "--with",
+        SBX,
+        "--with-editable",
+        str(ROOT),
+        "python",
+    ]
 
 
 def run_module(module: str, arguments: list[str], sbx: bool, sbx_python: Path | None) -> dict[str, Any]:
