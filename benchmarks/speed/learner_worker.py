@@ -119,7 +119,7 @@ def clock(begin: int) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.started: NDArray[np.float64] | None = None
-            self.updating = self.total = np.zeros(2)
+            self.rollout_end = self.updating = self.total = np.zeros(2)
 
         def _on_step(self) -> bool:
             return True
@@ -136,6 +136,7 @@ def clock(begin: int) -> Any:
 
         def _on_training_end(self) -> None:
             end = now()
+            assert self.started is not None, "learning ended before the warm-up"
             self.updating, self.total = self.updating + end - self.rollout_end, end - self.started
             self.steps = self.num_timesteps - self.first_step
             self.updates = self.model._n_updates - self.first_update  # type: ignore[attr-defined]

@@ -14,8 +14,9 @@ no BatchNorm: the source's layers are folded into their neighbors, which saves i
 Variants take turns, each in a new process. After the first seed, the slower of two variants of one library is left out.
 Runs that are in the file are not repeated. sbx runs in an environment of its own (``sbx_python.py``).
 
-Times are those of whole processes, and include what sbx compiles. ``seconds_to_return`` is the time until the first
-evaluation during learning that reaches ``ENOUGH`` on the target. Memory is the peak of the process without its workers.
+Networks use one thread. Times are those of whole processes, and include what sbx compiles. ``seconds_to_return`` is the
+time until the first evaluation during learning that reaches ``ENOUGH`` on the target. Memory is the peak of the process
+without its workers.
 """
 
 from __future__ import annotations
