@@ -46,7 +46,10 @@ KEYS = {
     },
     **{
         name: name
-        for name in ("total_timesteps", "num_envs", "output_dir", "device", "vec", "evaluate_in_background", "algo")
+        for name in (
+            *("total_timesteps", "num_envs", "output_dir", "device", "vec", "kernels"),
+            *("evaluate_in_background", "algo"),
+        )
     },
     "step_timeout": "env.step_timeout",
     **{name: f"algo.{name}" for name in ("adaptive_kl", "exploration_std", "most_exploration_std", "actor_scale")},
