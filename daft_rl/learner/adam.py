@@ -38,7 +38,7 @@ class QuickAdam(Adam):
         return Adam.step(self, closure)
 
     def _step_group(self, group: dict[str, Any]) -> None:
-        parameters: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+        parameters: list[Any] = [p for p in group["params"] if p.grad is not None]
         if not parameters:
             return
         for parameter in parameters:

@@ -90,5 +90,5 @@ def separate_chains(module: nn.Module) -> None:
     """Undo :func:`fuse_chains`."""
     for network in module.modules():
         if type(network) is Chain:
-            network.__class__ = nn.Sequential
+            network.__class__ = nn.Sequential  # type: ignore[assignment]
             del network.__dict__["stages"]

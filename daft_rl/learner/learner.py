@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.distributions import DiagGaussianDistribution
 from torch.optim import Adam
 
 from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.errors import MethodError
 from daft_rl.learner.adam import QuickAdam
 from daft_rl.learner.chain import fuse_chains, separate_chains
+from daft_rl.learner.gaussian import QuickGaussian
 from daft_rl.learner.products import has_onednn, is_amd_with_avx512
 from daft_rl.learner.training import Training, find_training
 
@@ -22,9 +24,9 @@ KERNELS = ("auto", "torch", "onednn", "plain")
 class Learner:
     """What makes the updates of one agent quick while it is attached. Weights and archives stay SB3's.
 
-    Adam's step becomes one kernel; SAC, TD3, DDPG, TQC, CrossQ, and PPO with Gaussian policies, learn by updates of
-    ours in place of SB3's ``train``; and oneDNN multiplies matrices where it is faster. The numbers are the
-    same up to rounding.
+    Adam's step becomes one kernel; Gaussian actions come without a distribution of PyTorch; SAC, TD3, DDPG, TQC, CrossQ
+    and PPO with such actions learn by updates of ours in place of SB3's ``train``; oneDNN multiplies matrices where it
+    is faster. The numbers are the same up to rounding.
 
     Which library multiplies follows from the processor, not from a measurement: one machine must always choose the
     same, or equal seeds would give different bits.
@@ -53,9 +55,11 @@ class Learner:
         if not self.works:
             return
         model = self.model
-        # a line search needs the gradient of a gradient, which a chain does not have
-        if self._with_onednn and not find_algorithm(model).line_search:
-            fuse_chains(model.policy)
+        if not find_algorithm(model).line_search:  # which needs the gradient of a gradient, that a chain does not have
+            if self._with_onednn:
+                fuse_chains(model.policy)
+            if type(getattr(model.policy, "action_dist", None)) is DiagGaussianDistribution:
+                model.policy.action_dist.__class__ = QuickGaussian
         if type(getattr(model, "ent_coef_optimizer", None)) is Adam:
             model.ent_coef_optimizer.__class__ = QuickAdam
         self.training = find_training(model)
@@ -63,6 +67,11 @@ class Learner:
     def detach(self) -> None:
         """Take them out."""
         separate_chains(self.model.policy)
+        distribution = getattr(self.model.policy, "action_dist", None)
+        if type(distribution) is QuickGaussian:
+            distribution.__class__ = DiagGaussianDistribution  # type: ignore[assignment]
+            for name in QuickGaussian.__annotations__:
+                vars(distribution).pop(name, None)
         if type(getattr(self.model, "ent_coef_optimizer", None)) is QuickAdam:
             self.model.ent_coef_optimizer.__class__ = Adam
         self.training = None

@@ -14,7 +14,7 @@ from daft_rl.learner import products
 
 __all__ = ["ACTIVATIONS", "Stage", "plan_stages"]
 
-Saved = Sequence[Tensor | None]
+Saved = Sequence[Any]
 Gradients = Sequence[Tensor | None]
 
 

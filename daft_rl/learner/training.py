@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 
 from daft_rl.learner.clipped_objective import ClippedObjective, Coefficients
+from daft_rl.learner.gaussian import QuickGaussian
 from daft_rl.learner.gradient_steps import STEPS, gradient_step
 
 __all__ = ["Training", "find_training"]
@@ -136,5 +137,5 @@ def find_training(model: Any) -> Training | None:
     policy = type(model.policy)
     methods = ("evaluate_actions", "_get_action_dist_from_latent", "extract_features")
     ordinary = all(getattr(policy, name) is getattr(ActorCriticPolicy, name) for name in methods)
-    gaussian = type(model.policy.action_dist) is DiagGaussianDistribution
+    gaussian = type(model.policy.action_dist) in (DiagGaussianDistribution, QuickGaussian)
     return ClippedUpdates(model) if ordinary and gaussian else None

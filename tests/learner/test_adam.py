@@ -16,7 +16,8 @@ def stepped(cls: type[Adam], **settings: Any) -> tuple[list[torch.Tensor], dict[
     """Parameters and state after three steps. The last parameter has no gradient at first."""
     torch.manual_seed(0)
     parameters = [nn.Parameter(torch.randn(shape)) for shape in ((4, 3), (4,), ())]
-    optimizer = cls([{"params": parameters[:1], "lr": 0.1}, {"params": parameters[1:]}], **settings)
+    groups: list[dict[str, Any]] = [{"params": parameters[:1], "lr": 0.1}, {"params": parameters[1:]}]
+    optimizer = cls(groups, **settings)
     for step in range(3):
         for parameter in parameters[: 2 + step]:
             parameter.grad = torch.randn_like(parameter)

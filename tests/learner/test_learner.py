@@ -17,6 +17,7 @@ from daft_rl.finetune.tuner import Tuner
 from daft_rl.learner import learner as module
 from daft_rl.learner.adam import QuickAdam
 from daft_rl.learner.chain import Chain
+from daft_rl.learner.gaussian import QuickGaussian
 from daft_rl.learner.learner import Learner
 from daft_rl.method import find_method
 from tests.conftest import ALGORITHMS, PointMass, build
@@ -25,7 +26,8 @@ from tests.conftest import ALGORITHMS, PointMass, build
 def parts(model: Any) -> set[type]:
     """The classes of modules and optimizers."""
     optimizers = [getattr(owner, "optimizer", None) for owner in model.policy.modules()]
-    return {type(part) for part in [*model.policy.modules(), *optimizers, getattr(model, "ent_coef_optimizer", None)]}
+    further = [getattr(model, "ent_coef_optimizer", None), getattr(model.policy, "action_dist", None)]
+    return {type(part) for part in [*model.policy.modules(), *optimizers, *further]}
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -33,7 +35,7 @@ def test_a_detached_agent_is_what_it_was(name: str) -> None:
     model = build(name)
     before = parts(model)
     tuner = Tuner(model, find_method("ft_eval"), kernels="onednn")
-    assert parts(model) & {Chain, QuickAdam}
+    assert parts(model) & {Chain, QuickAdam, QuickGaussian}
     tuner.detach()
     assert parts(model) == before
 
@@ -45,7 +47,7 @@ def test_an_archive_saved_meanwhile_acts_the_same_in_plain_sb3(name: str, tmp_pa
     model.learn(96, callback=adaptation)
     model.save(tmp_path / "agent")
     plain = type(model).load(tmp_path / "agent", device="cpu")
-    assert not parts(plain) & {Chain, QuickAdam}
+    assert not parts(plain) & {Chain, QuickAdam, QuickGaussian}
     seen = np.random.randn(20, 3).astype(np.float32)
     expected, _ = model.predict(seen, deterministic=True)
     np.testing.assert_allclose(plain.predict(seen, deterministic=True)[0], expected, rtol=1e-5, atol=1e-5)
@@ -66,7 +68,7 @@ def test_plain_kernels_leave_all_to_sb3() -> None:
     model = build("SAC")
     tuner = Tuner(model, find_method("ft_eval"), kernels="plain")
     assert tuner.learner.training is None
-    assert not parts(model) & {Chain, QuickAdam}
+    assert not parts(model) & {Chain, QuickAdam, QuickGaussian}
 
 
 def test_batchnorm_that_a_method_keeps_in_evaluation_mode_keeps_its_statistics_in_chains() -> None:

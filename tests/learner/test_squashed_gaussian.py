@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,7 +13,8 @@ from tests.conftest import build
 
 @pytest.mark.parametrize("name", ["SAC", "TQC", "CrossQ"])
 def test_actions_log_probabilities_and_gradients_are_those_of_sb3(name: str) -> None:
-    actor = build(name).policy.actor.eval()
+    policy: Any = build(name).policy
+    actor = policy.actor.eval()
     actor.log_std.bias.data[:] = torch.tensor([9.0, -1.0])  # the first is clipped
     observations = torch.randn(32, 3)
     results = []
@@ -32,7 +35,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 
 def test_an_actor_with_a_distribution_of_its_own_is_asked_itself() -> None:
-    model = build("SAC")
+    model: Any = build("SAC")
     model.actor.__class__ = type("Own", (type(model.actor),), {"get_action_dist_params": _halved})
     observations = torch.randn(4, 3)
     torch.manual_seed(0)
