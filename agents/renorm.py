@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 __all__ = ["fuse_batch_renorm", "renormalize", "renormalize_backward"]
 
+TINY = 1e-30
+"""In place of a standard deviation of 0, which nothing is divided by then."""
+
 
 @torch.no_grad()
 def renormalize(layer: Any, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
@@ -24,46 +27,43 @@ def renormalize(layer: Any, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
     :param x: inputs, (batch, features)
     :return: normalized inputs, and what :func:`renormalize_backward` needs
     """
-    eps = layer.eps
-    mean = x.mean(dim=0)
-    var = (x - mean).square_().sum(dim=0).div_(x.shape[0] - 1)  # torch.var_mean takes five times as long
-    running_std = (layer.ra_var + eps).sqrt()
-    r = ((var + eps).sqrt() / running_std).clamp_(1 / layer.rmax, layer.rmax)
-    d = ((mean - layer.ra_mean) / running_std).clamp_(-layer.dmax, layer.dmax)
-    warm = layer.steps > layer.warmup_steps  # not an `if`, which would wait for a GPU
-    r, d = torch.where(warm, r, 1.0), torch.where(warm, d, 0.0)
-    layer.ra_mean.lerp_(mean, layer.momentum)
-    layer.ra_var.lerp_(var, layer.momentum)
-    layer.steps += 1
-    scale, bias = (layer.scale, layer.bias) if layer.affine else (torch.ones_like(mean), torch.zeros_like(mean))
-    inverse = torch.rsqrt(var + eps * r.square())
-    std = var.sqrt()
-    slope = scale * r * inverse
-    output = torch.addcmul(torch.addcmul(bias, scale * d, std * inverse) - slope * mean, x, slope)
-    return output, (mean, r, d, scale, inverse, std)
+    eps, running_mean, running_var, n = layer.eps, layer.ra_mean, layer.ra_var, x.shape[0]
+    scale, bias = (layer.scale, layer.bias) if layer.affine else (torch.ones_like(running_mean), 0)
+    before, running_inverse = running_mean.clone(), (running_var + eps).rsqrt_()
+    mean, var = torch.ops.aten.batch_norm_update_stats(x, running_mean, running_var, layer.momentum)
+    var *= n / (n - 1)
+    r = (var + eps).sqrt_().mul_(running_inverse).clamp_(1 / layer.rmax, layer.rmax)
+    d = (mean - before).mul_(running_inverse).clamp_(-layer.dmax, layer.dmax)
+    warm = layer.steps > layer.warmup_steps
+    if x.device.type != "cpu":  # an `if` would wait for the device
+        r, d = torch.where(warm, r, 1.0), torch.where(warm, d, 0.0)
+    elif not warm:
+        r, d = torch.ones_like(r), torch.zeros_like(d)
+    layer.steps.add_(1)
+    inverse = torch.addcmul(var, r, r, value=eps).rsqrt_()
+    std, by_scale = var.sqrt(), r * inverse
+    slope, moved = scale * by_scale, (d * inverse).mul_(std)
+    offset = torch.addcmul(bias + scale * moved, slope, mean, value=-1)
+    by_var = (slope * inverse).mul_(inverse).mul_(1 / (n - 1))
+    by_shift = (d * r).mul_(eps).div_(std.clamp_min_(TINY))
+    return torch.addcmul(offset, x, slope), (mean, slope, by_scale, moved, by_var, by_shift)
 
 
-def renormalize_backward(
-    gradient: Tensor, x: Tensor, saved: Sequence[Tensor], eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def renormalize_backward(gradient: Tensor, x: Tensor, saved: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of input, scale and bias.
 
     :param gradient: of the output
     :param x: the input
     :param saved: what :func:`renormalize` gave
     """
-    mean, r, d, scale, inverse, std = saved
-    n = x.shape[0]
+    mean, slope, by_scale, moved, by_var, by_shift = saved
     total = gradient.sum(dim=0)
-    product = (gradient * x).sum(dim=0) - mean * total  # sum of gradient * (x - mean)
-    slope = scale * r * inverse
-    # y = slope(var) * (x - mean) + scale * d * std * inverse(var) + bias
-    by_var = -0.5 * slope * inverse.square() * product
-    shifted = torch.where(d == 0, 0, scale * d * total * eps * r.square() * inverse**3 / (2 * std))
-    along = (by_var + shifted) * (2 / (n - 1))
-    to_x = torch.addcmul(-slope * total / n - along * mean, x, along).addcmul_(gradient, slope)
-    to_scale = r * inverse * product + d * std * inverse * total
-    return to_x, to_scale, total
+    product = torch.addcmul((gradient * x).sum(dim=0), mean, total, value=-1)  # sum of gradient * (x - mean)
+    # the output is slope(var) * (x - mean) + scale * moved(var) + bias
+    along = torch.addcmul(-product, by_shift, total).mul_(by_var)
+    offset = torch.addcmul((slope * total).mul_(-1 / len(x)), along, mean, value=-1)
+    to_x = torch.addcmul(offset, x, along).addcmul_(gradient, slope)
+    return to_x, torch.addcmul(by_scale * product, moved, total), total
 
 
 class Renormalize(torch.autograd.Function):
@@ -73,13 +73,13 @@ class Renormalize(torch.autograd.Function):
     def forward(ctx: Any, layer: Any, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
         output, saved = renormalize(layer, x)
         ctx.save_for_backward(x, *saved)
-        ctx.eps, ctx.affine = layer.eps, layer.affine
+        ctx.affine = layer.affine
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
-        to_x, to_scale, to_bias = renormalize_backward(gradients[0], x, tuple(saved), ctx.eps)
+        to_x, to_scale, to_bias = renormalize_backward(gradients[0], x, saved)
         return (None, to_x, to_scale, to_bias) if ctx.affine else (None, to_x, None, None)
 
 

@@ -140,7 +140,7 @@ class BatchRenormStage(Stage):
     ) -> tuple[Tensor | None, Gradients]:
         layer, (x, *parts, _) = self.layer, saved
         if len(parts) > 2:
-            through, *own = renormalize_backward(gradient, x, parts, layer.eps)
+            through, *own = renormalize_backward(gradient, x, parts)
             return through, own
         wanted, weight = [to_input, to_parameters, to_parameters], self.parameters[0]
         running = (layer.ra_mean, layer.ra_var)
