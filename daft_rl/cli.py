@@ -47,8 +47,8 @@ KEYS = {
         name: f"env.{name}"
         for name in ("id", "shift", "kwargs", "source_kwargs", "wrappers", "cost_limit", "cost_multiplier")
     },
-    **{name: name for name in ("total_timesteps", "num_envs", "output_dir", "overwrite", "device", "vec", "algo")},
-    "evaluate_in_background": "evaluate_in_background",
+    **{name: name for name in ("total_timesteps", "num_envs", "output_dir", "overwrite", "evaluate_in_background")},
+    **{name: name for name in ("device", "vec", "kernels", "algo")},
     "step_timeout": "env.step_timeout",
     **{name: f"algo.{name}" for name in ("adaptive_kl", "exploration_std", "most_exploration_std", "actor_scale")},
     "elsewhere": "evaluation.elsewhere",
