@@ -131,7 +131,7 @@ class Killing:
         found = [int(path.stem) for path in self.folder.glob("**/checkpoints/*.zip") if path.stem.isdecimal()]
         self.line["checkpoints"].append(sorted(found))
         self.line["broken"] += broken_files(self.folder)
-        if code != -signal.SIGKILL and not self.of_worker:
+        if -signal.SIGKILL not in self.line["exit_codes"] and not self.of_worker:  # else the next process cleans up
             self.line["left"] += unfinished_files(self.folder, self.log.with_suffix(".tmp"), ended=False)
 
 
