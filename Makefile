@@ -1,4 +1,4 @@
-.PHONY: check lint types test test-slow report docs docs-serve
+.PHONY: check lint types test test-slow audit report docs docs-serve
 
 check: lint types test
 
@@ -15,6 +15,11 @@ test:
 # The tests that take half a minute or more each, before a release
 test-slow:
 	pytest -m slow -n auto
+
+# Known holes in what uv.lock names, asked of PyPI. What cannot be asked about is an error
+audit:
+	uv export --quiet --frozen --all-groups --no-emit-project \
+	| uv tool run pip-audit --strict --disable-pip --requirement /dev/stdin
 
 # The page of the benchmark, from the committed results
 report:

@@ -25,6 +25,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from daft_rl.agents import BatchNormExtractor
 from daft_rl.batchnorm import batchnorm_layers
+from daft_rl.envs.registry import register_task, task_names
+from tests import invocations
 
 torch.set_num_threads(1)
 
@@ -74,7 +76,7 @@ def build(name: str, *, shared: bool = False, **settings: Any) -> BaseAlgorithm:
     if name == "CrossQ":
         kwargs.pop("share_features_extractor")
     if off_policy:
-        settings = {"buffer_size": 2000, "learning_starts": 20, "batch_size": 32} | settings
+        settings = {"buffer_size": 2000, "learning_starts": 20, "batch_size": 32, "train_freq": 4} | settings
     else:
         settings = {"n_steps": 64} | ({"batch_size": 32} if name != "A2C" else {}) | settings
     model: BaseAlgorithm = cls(
@@ -127,10 +129,29 @@ def parse(overrides: list[str]) -> dict[str, Any]:
     return {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in overrides)}
 
 
+@pytest.fixture
+def short_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tasks' episodes end after 100 steps, for tests of what happens around them."""
+    for name in task_names():
+        monkeypatch.setattr(gym.spec(register_task(name)), "max_episode_steps", 100)
+
+
+@pytest.fixture(scope="module")
+def groups_composed_once() -> Iterator[None]:
+    """Hydra merges the files of each choice of groups once, for tests of many command lines."""
+    with invocations.groups_composed_once():
+        yield
+
+
 @pytest.fixture(scope="session")
 def kernels() -> Iterator[None]:
-    """Warp compiles a kernel in one process of pytest; the others wait, and find it in Warp's cache."""
-    context = pytest.importorskip("warp")._src.context
+    """Warp compiles a kernel in one process of pytest; the others wait, and find it in Warp's cache.
+
+    For the CPU it does not optimize them, which takes longer than it saves. Its precompiled headers, which it optimizes
+    always, would be refused then, although they fit.
+    """
+    warp: Any = pytest.importorskip("warp")
+    context = warp._src.context
     compile_or_find = context.Module._compile
 
     def compile_once(module: Any, device: Any, output_dir: str, *args: Any, **kwargs: Any) -> Any:
@@ -141,6 +162,9 @@ def kernels() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(context.Module, "_compile", compile_once)
+        if not torch.cuda.is_available():
+            patch.setattr(warp.config, "optimization_level", 0)
+            patch.setattr(warp.config, "cpu_compiler_flags", "-march=native -fno-validate-pch")
         yield
 
 

@@ -28,6 +28,7 @@ from daft_rl.report.content import build_report
 from daft_rl.run.fingerprints import fingerprint_method
 from daft_rl.settings import TransferSettings
 
+pytestmark = pytest.mark.usefixtures("short_episodes")
 CHEAP = [
     *("preset=smoke", "total_timesteps=512", "calibration.steps=128", "calibration.held_out=32", "num_envs=2"),
     *("evaluation.episodes=1", "evaluation.elsewhere=[]", "algo.settings.batch_size=128", "progress_bar=false"),
@@ -179,6 +180,7 @@ def test_what_was_measured_stays_when_its_agent_is_gone(tmp_path: Path) -> None:
     assert run_cell(settings) == first == json.loads((folder / "cell.json").read_text())
 
 
+@pytest.mark.usefixtures("groups_composed_once")
 @pytest.mark.parametrize("preset", ["smoke", "mujoco", pytest.param("full", marks=pytest.mark.slow)])
 def test_every_cell_of_a_preset_can_be_composed(preset: str, tmp_path: Path) -> None:
     """All tasks with all methods, and all shifts: the axes do not depend on each other."""

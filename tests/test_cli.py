@@ -30,6 +30,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.usefixtures("groups_composed_once")
 @pytest.mark.parametrize(
     ("argument", "messages"),
     [
@@ -51,12 +52,22 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("algo=sac", ["Ant-ppo", "daft_rl.pretrain"]),
     ],
 )
-def test_mistakes_are_one_message(argument: str, messages: list[str], tmp_path: Path) -> None:
-    done = command(argument, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+def test_mistakes_are_one_message(
+    argument: str,
+    messages: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As processes: ``tests/test_invocations.py``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["transfer", argument])
+    with pytest.raises(SystemExit, match="2"):
+        run_command("transfer", run)
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
     for message in messages:
-        assert message in done.stderr
+        assert message in told
 
 
 @pytest.mark.parametrize(
@@ -81,10 +92,9 @@ def test_a_missing_simulator_is_one_line(package: str, task: str, remedy: str, t
 
 def test_sweep(tmp_path: Path) -> None:
     done = command(
-        "-m", "env=HalfCheetah-shifted", "method=ft_eval", "seed=1,2", "env.shift=friction-2.0", "total_timesteps=512",
-        "num_envs=4", "algo.settings.n_steps=128", "algo.settings.batch_size=128", "progress_bar=false",
-        "evaluation.episodes=1", "evaluation.episodes_during=1", "calibration.held_out=100", "hydra.sweep.dir=sweep",
-        cwd=tmp_path,
+        "-m", "env=HalfCheetah-shifted", "method=zero_shot", "seed=1,2", "env.shift=friction-2.0", "num_envs=4",
+        "progress_bar=false", "evaluation.episodes=1", "calibration.steps=400", "calibration.held_out=100",
+        "hydra.sweep.dir=sweep", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "zero-shot" in done.stdout

@@ -133,6 +133,7 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(
 COMMANDS = sorted({command for page in PAGES for command in commands(page)})
 
 
+@pytest.mark.usefixtures("groups_composed_once")
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.page}: {command.program}")
 def test_every_command_gives_valid_settings(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for block in blocks(ROOT / command.page):

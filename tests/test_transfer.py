@@ -19,14 +19,14 @@ from daft_rl.archives import find_agent
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.cli import compose_settings
 from daft_rl.envs import make_vec
-from daft_rl.envs.registry import CONFIGS
-from daft_rl.errors import AgentError, DaftError
+from daft_rl.errors import DaftError
 from daft_rl.method import methods
 from daft_rl.pretrain import run as pretrain
-from daft_rl.rollout.evaluation import evaluate, evaluate_all
+from daft_rl.rollout.evaluation import evaluate_all
 from daft_rl.transfer import transfer
 from tests.conftest import parse
 
+pytestmark = pytest.mark.usefixtures("short_episodes")
 TINY = [
     "num_envs=4",
     "calibration.steps=400",
@@ -51,12 +51,11 @@ def scalars(folder: Path) -> dict[str, list[Any]]:
 
 @pytest.mark.parametrize("task", ["Ant-shifted", "HalfCheetah-shifted"])
 def test_run_folder(task: str, tmp_path: Path) -> None:
-    overrides = [*TINY, "num_envs=2"]  # so that episodes of 1000 steps end
-    result = transfer(task, total_timesteps=2560, seed=3, output_dir=tmp_path, settings=parse(overrides))
+    result = transfer(task, total_timesteps=1024, seed=3, output_dir=tmp_path, settings=parse(TINY))
     data = json.loads((tmp_path / "results.json").read_text())
     assert set(data) >= KEYS
     assert (data["task"], data["method"], data["algo"], data["seed"]) == (task, "daft", "ppo", 3)
-    assert data["timesteps"] == 2560
+    assert data["timesteps"] == 1024
     for when in ("zero_shot", "final"):
         for where in ("target", "source"):
             returns = data[when][where]["returns"]
@@ -230,7 +229,7 @@ def test_every_family_pretrains_and_transfers(task: str, algo: str, tmp_path: Pa
         f"{task}-shifted",
         source=tmp_path / "source" / "agent.zip",
         algo=algo,
-        total_timesteps=4800 if "Safety" in task else 600,  # so that episodes end
+        total_timesteps=600,
         output_dir=tmp_path / "target",
         settings=parse(
             [
@@ -275,47 +274,3 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path: Path) -> None:
         with pytest.raises(DaftError, match=re.escape(message)):
             transfer(**arguments, output_dir=tmp_path / "run")  # type: ignore[arg-type]
         assert not (tmp_path / "run").exists()
-
-
-FLOORS = {
-    "Ant-crossq": 4600,
-    "Ant-ppo": 3000,
-    "Door-crossq": 300,
-    "HalfCheetah-crossq": 9000,
-    "HalfCheetah-ppo": 5800,
-    "SafetyPointGoal-ppo": 20,
-    "SafetyPointGoal-ppo-limit15": 12.5,
-    "Wipe-crossq": 60,
-}
-
-
-def test_every_shipped_agent_has_a_floor() -> None:
-    assert {folder.name for folder in (CONFIGS.parent / "agents" / "pretrained").iterdir()} == set(FLOORS)
-
-
-@pytest.mark.parametrize("name", FLOORS)
-def test_shipped_agents_are_what_their_cards_say(name: str) -> None:
-    archive = find_agent("", "", name)
-    card = json.loads(archive.with_name("card.json").read_text())
-    assert card["name"] == name
-    assert card["returns"]["mean"] >= FLOORS[name]
-    assert len(card["returns"]["returns"]) == 20
-    if "limit" in name:
-        assert card["returns"]["mean_cost"] <= 25
-    assert f"{card['returns']['mean']:.1f}" in archive.with_name("README.md").read_text()
-    assert archive.stat().st_size < 1_500_000
-    model = ALGORITHMS[card["algo"]].load(archive, device="cpu")
-    actor, critic = ("pi_features_extractor", "vf_features_extractor") if card["algo"] == "ppo" else ("actor", "critic")
-    assert all(len(batchnorm_layers(getattr(model.policy, part))) >= 3 for part in (actor, critic))
-    episodes = 4 if card["task"] in ("Door", "Wipe") else 10  # robosuite takes ten times as long
-    played = evaluate(model, make_vec(card["task"], num_envs=episodes, vec="dummy"), episodes, seed=10_000)
-    assert played.mean + 2 * played.std / episodes**0.5 >= FLOORS[name]  # few episodes of a chaotic simulation
-
-
-def test_missing_agents_are_told() -> None:
-    with pytest.raises(AgentError, match=r"No source for task 'Ant' and algorithm 'nope'.*daft_rl\.pretrain"):
-        find_agent("Ant", "nope")
-    with pytest.raises(
-        AgentError, match=r"'SafetyCarGoal'.*a recipe of your own or a similar one.*SafetyPointGoal-ppo"
-    ):
-        find_agent("SafetyCarGoal", "ppo")

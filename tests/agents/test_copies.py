@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import cloudpickle
@@ -30,6 +31,7 @@ class OwnPolicy(ActorCriticPolicy):
     """A policy of the user's own."""
 
 
+@cache
 def build_inserted(name: str, use_sde: bool) -> BaseAlgorithm:
     """An agent that has learnt with inserted BatchNorm, so that its action distribution holds gradients."""
     settings: dict[str, Any] = {"learning_starts": 20, "buffer_size": 500} if name in OFF_POLICY else {"n_steps": 64}

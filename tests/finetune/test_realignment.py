@@ -186,7 +186,7 @@ def test_a_critic_keeps_the_means_of_its_actions() -> None:
 
 def test_a_transfer_begins_with_it(tmp_path: Path) -> None:
     method = {"name": "mine", "realign": 1.5, **{name: {"scale": 0.0} for name in GROUPS}}
-    tiny = ["num_envs=4", "calibration.steps=2048", "evaluation.episodes=2", "progress_bar=false"]
+    tiny = ["num_envs=4", "calibration.steps=2048", "evaluation.episodes=1", "progress_bar=false"]
     result = transfer("Ant-shifted", method, shift=OFFSET, output_dir=tmp_path, settings=parse(tiny))
     assert result.realigned is not None
     assert result.realigned["moved"] > 0

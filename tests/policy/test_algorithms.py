@@ -30,7 +30,8 @@ def train(name: str, path: Path) -> BaseAlgorithm:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_transfer_of_two_thousand_steps_changes_finite_weights(algorithm: str, tmp_path: Path) -> None:
     train(algorithm, tmp_path / "agent.zip")
-    cheap = ["algo.settings.gradient_steps=1", "algo.settings.learning_starts=100", "algo.settings.buffer_size=3000"]
+    cheap = ["algo.settings.learning_starts=100", "algo.settings.buffer_size=3000"]
+    cheap += ["algo.settings.train_freq=4", "algo.settings.gradient_steps=1"]
     result = transfer(
         lambda: PointMass(algorithm in DISCRETE),
         source=tmp_path / "agent.zip", total_timesteps=2000, output_dir=tmp_path / "run",

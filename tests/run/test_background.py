@@ -202,15 +202,15 @@ def scalars(folder: Path) -> dict[str, Any]:
     return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in tags}
 
 
+@pytest.mark.usefixtures("short_episodes")
 @pytest.mark.parametrize(
     ("task", "algo", "settings"),
     [
-        pytest.param("Ant-shifted", "ppo", ["algo.settings.n_steps=64"], marks=pytest.mark.slow),
-        pytest.param(
+        ("Ant-shifted", "ppo", ["algo.settings.n_steps=64"]),
+        (
             "HalfCheetah-shifted",
             "crossq",
-            ["algo.settings.gradient_steps=1", "algo.settings.learning_starts=8"],
-            marks=pytest.mark.slow,
+            ["algo.settings.train_freq=4", "algo.settings.gradient_steps=1", "algo.settings.learning_starts=8"],
         ),
         ("SafetyPointGoal-shifted", "ppo", ["algo.settings.n_steps=64", "vec=dummy"]),
     ],

@@ -1,0 +1,61 @@
+"""The shipped sources earn what their cards say."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from sb3_contrib import CrossQ
+from stable_baselines3 import PPO
+
+from daft_rl.archives import find_agent
+from daft_rl.batchnorm import batchnorm_layers
+from daft_rl.envs import make_vec
+from daft_rl.envs.registry import CONFIGS
+from daft_rl.errors import AgentError
+from daft_rl.rollout.evaluation import evaluate
+
+ALGORITHMS: dict[str, type[Any]] = {"ppo": PPO, "crossq": CrossQ}
+FLOORS = {
+    "Ant-crossq": 4600,
+    "Ant-ppo": 3000,
+    "Door-crossq": 300,
+    "HalfCheetah-crossq": 9000,
+    "HalfCheetah-ppo": 5800,
+    "SafetyPointGoal-ppo": 20,
+    "SafetyPointGoal-ppo-limit15": 12.5,
+    "Wipe-crossq": 60,
+}
+
+
+def test_every_shipped_agent_has_a_floor() -> None:
+    assert {folder.name for folder in (CONFIGS.parent / "agents" / "pretrained").iterdir()} == set(FLOORS)
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_shipped_agents_are_what_their_cards_say(name: str) -> None:
+    archive = find_agent("", "", name)
+    card = json.loads(archive.with_name("card.json").read_text())
+    assert card["name"] == name
+    assert card["returns"]["mean"] >= FLOORS[name]
+    assert len(card["returns"]["returns"]) == 20
+    if "limit" in name:
+        assert card["returns"]["mean_cost"] <= 25
+    assert f"{card['returns']['mean']:.1f}" in archive.with_name("README.md").read_text()
+    assert archive.stat().st_size < 1_500_000
+    model = ALGORITHMS[card["algo"]].load(archive, device="cpu")
+    actor, critic = ("pi_features_extractor", "vf_features_extractor") if card["algo"] == "ppo" else ("actor", "critic")
+    assert all(len(batchnorm_layers(getattr(model.policy, part))) >= 3 for part in (actor, critic))
+    episodes = 2 if card["task"] in ("Door", "Wipe") else 4  # robosuite takes ten times as long
+    played = evaluate(model, make_vec(card["task"], num_envs=episodes, vec="dummy"), episodes, seed=10_000)
+    assert played.mean + 2 * played.std / episodes**0.5 >= FLOORS[name]  # few episodes of a chaotic simulation
+
+
+def test_missing_agents_are_told() -> None:
+    with pytest.raises(AgentError, match=r"No source for task 'Ant' and algorithm 'nope'.*daft_rl\.pretrain"):
+        find_agent("Ant", "nope")
+    with pytest.raises(
+        AgentError, match=r"'SafetyCarGoal'.*a recipe of your own or a similar one.*SafetyPointGoal-ppo"
+    ):
+        find_agent("SafetyCarGoal", "ppo")
