@@ -2,7 +2,7 @@
 
 A product of matrices of ``rows x m`` and ``m x n`` counts ``2 * rows * m * n``. Only what the algorithm needs counts:
 no gradients of weights that are not updated, and none of inputs that nothing depends on. Implementations compute up to
-a third more. Activations, BatchNorm, losses and optimizers are not counted.
+half more. Activations, BatchNorm, losses and optimizers are not counted.
 """
 
 from __future__ import annotations

@@ -30,5 +30,5 @@ def test_sb3_computes_what_is_necessary_where_nothing_can_be_left_out(algorithm:
 @pytest.mark.parametrize(
     ("algorithm", "batchnorm"), [("SAC", False), ("TQC", False), ("TD3", False), ("CrossQ", True), ("CrossQ", False)]
 )
-def test_sb3_computes_up_to_a_third_more_where_actors_learn_from_critics(algorithm: str, batchnorm: bool) -> None:
-    assert 1.0 < count_sb3(algorithm, batchnorm) / operations(algorithm, batchnorm) < 1.35
+def test_sb3_computes_up_to_half_more_where_actors_learn_from_critics(algorithm: str, batchnorm: bool) -> None:
+    assert 1.0 < count_sb3(algorithm, batchnorm) / operations(algorithm, batchnorm) < 1.5
