@@ -264,13 +264,8 @@ def main() -> None:
     runs = json.loads(arguments.out.read_text())["runs"] if arguments.out and arguments.out.exists() else []
     for seed in arguments.seeds:
         turn = VARIANTS if seed == arguments.seeds[0] else (fastest(runs, PLAIN), "daft_rl", fastest(runs, SBX))
-<<<<<<< HEAD
-        for variant in (v for v in turn if v is not None and v in arguments.variants):
-            if (variant, seed) not in {(run["variant"], run["seed"]) for run in runs}:
-=======
         for variant in arguments.variants:
             if variant in turn and (variant, seed) not in {(run["variant"], run["seed"]) for run in runs}:
->>>>>>> h-bench26
                 runs.append(timed(variant, seed, arguments))
                 print(runs[-1], flush=True)
                 save(runs, arguments)
