@@ -57,7 +57,7 @@ class BackgroundCall(Generic[T]):
         if fork:
             self._start_fork(function)
         if self._process is None:
-            self._outcome = function(), None
+            self._outcome, self._instead = (function(), None), None
 
     def _start_fork(self, function: Callable[[], T]) -> None:
         context: Any = multiprocessing.get_context("fork")
@@ -79,6 +79,11 @@ class BackgroundCall(Generic[T]):
         self._process, self._connection = process, connection
         self._poll = select.poll()  # Connection.poll() makes a new object in every call, which slows each step
         self._poll.register(self._connection, select.POLLIN)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the function has returned or raised, and nothing is left of its process."""
+        return self._outcome is not None
 
     def ready(self) -> bool:
         """Whether :meth:`result` returns at once."""

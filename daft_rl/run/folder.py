@@ -256,7 +256,7 @@ def note_traceback(folder: Path, error: BaseException) -> None:
         return
     path = folder / TRACEBACK_FILE
     with suppress(OSError):  # a full disk must not hide what happened
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        write_text(path, "".join(traceback.format_exception(error)))
         if isinstance(error, DaftError):
             error.args = (f"{error} The traceback is in {path}.",)
 
