@@ -29,6 +29,7 @@ from daft_rl.composing import (
     store_defaults,
 )
 from daft_rl.errors import ConfigError, DaftError, DaftWarning
+from daft_rl.files import refused_by_disk
 from daft_rl.hydra_messages import explain_hydra, refuse_targets
 from daft_rl.overrides import axes_of_sweep, expand, first_of_sweep
 from daft_rl.plan import check_plan
@@ -243,6 +244,11 @@ def run_command(
             hydra.main(config_path="pkg://daft_rl.configs", config_name=name, version_base="1.3")(job)()
     except (DaftError, HydraException, OmegaConfBaseException) as error:
         print(explain(error), file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # Hydra writes files of its own
+        if refused_by_disk(error) is None:
+            raise
+        print(f"{error}. Make space, or take another disk.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -42,12 +42,19 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             yield unfinished  # type: ignore[misc]
             unfinished.flush()
             os.fsync(unfinished.fileno())  # or the name may reach the disk before the content
-            Path(unfinished.name).chmod(0o644)
+            Path(unfinished.name).chmod(_usual_mode())
             Path(unfinished.name).replace(path)
         except BaseException:
             Path(unfinished.name).unlink(missing_ok=True)
             raise
     _sync_folder(path.parent)
+
+
+def _usual_mode() -> int:
+    """The permissions of a new file; those of a temporary one are narrower."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any, TypeVar
 
 from daft_rl.errors import ConfigError, DaftError
 from daft_rl.files import read_mapping
+from daft_rl.outputs import keep_outputs
 from daft_rl.run.interruption import RESUMABLE, Interrupted, interruption
 from daft_rl.settings import RunSettings
 
@@ -84,6 +86,7 @@ def stoppable(program: str) -> Iterator[None]:
 
     :param program: module that can go on, for the message
     """
+    keep_outputs()
     with interruption.listen():
         try:
             yield
@@ -91,5 +94,5 @@ def stoppable(program: str) -> Iterator[None]:
             if stop.folder is None:
                 print("Stopped.", file=sys.stderr)
             else:
-                print(f"Stopped. To go on: python -m {program} resume={stop.folder}", file=sys.stderr)
+                print(f"Stopped. To go on: python -m {program} resume={quote(str(stop.folder))}", file=sys.stderr)
             sys.exit(RESUMABLE)

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -64,7 +64,8 @@ class Interruption:
         repeated, self.requested = self.requested, True
         if self._deferred and not (repeated and number == signal.SIGINT):
             # print would fail if the signal came while something was printed
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nStopping with a checkpoint.\n")
+            with suppress(OSError):
+                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nStopping with a checkpoint.\n")
             return
         raise Interrupted
 
