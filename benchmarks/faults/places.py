@@ -28,7 +28,7 @@ from benchmarks.faults.kills import make_sources, outcome
 PATIENCE = 300
 TASK = ("env=gymnasium", "env.id=Pendulum-v1", "env.kwargs.g=5.0", "vec=dummy")
 FEW = (
-    *("total_timesteps=8192", "num_envs=4", "calibration.steps=128", "calibration.held_out=32", "progress_bar=false"),
+    *("total_timesteps=4096", "num_envs=4", "calibration.steps=128", "calibration.held_out=32", "progress_bar=false"),
     *("evaluation.episodes=2", "evaluation.episodes_during=1", "evaluation.every=2000", "checkpoint.every=512"),
     *("checkpoint.share=1", "algo.settings.n_steps=32", "algo.settings.n_epochs=1"),
 )
@@ -269,7 +269,7 @@ def disks(runner: Runner) -> None:
         with disk(place.cwd / "disk", "size=10m,ro") as folder:
             place.folder, place.command = folder / "run", runner.command(folder / "run")
             runner.note(name, place)
-    for step in (1500, 5000):
+    for step in (1500, 3000):
         _fills_up(runner, f"disk fills up after {step} steps", step)
 
 

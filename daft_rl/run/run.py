@@ -108,6 +108,8 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         named = None if error is None or isinstance(error, DaftError) else self._in_our_words(error)
+        if named is not None:
+            named.__cause__ = error
         if isinstance(error, Interrupted):
             error.folder = self.folder
         try:
@@ -115,7 +117,7 @@ class Run:
         finally:
             self._stack.close()
         if named is not None:
-            raise named from error
+            raise named
 
     def _in_our_words(self, error: BaseException) -> DaftError | None:
         """The error that we raise in place of one that PyTorch's distributions or the disk raised."""
