@@ -77,16 +77,20 @@ class RunFolder:
         self.began = False
         """Whether there is something to lose."""
         given = settings.output_dir
+        self._made: list[Path] = []
         try:
             self.path, self._made = _make(Path(given)) if given is not None else _make_new(settings)
             self._refuse_source()
             self._lock = FolderLock(self.path)
             try:
                 self._open()
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, OSError) and self._made:
+                    self._leave_nothing()
                 self.release()
                 raise
         except OSError as error:
+            _remove_empty(self._made)
             raise ConfigError(f"output_dir={given}: nothing can be written there: {error}.") from error
 
     def _open(self) -> None:
@@ -197,15 +201,16 @@ class RunFolder:
             return
         refused = isinstance(error, DaftError) and not isinstance(error, FaultyEnvironmentError | DivergenceError)
         if refused and not self.began and not self.goes_on:
-            self._clear()
-            self._lock.delete()
-            for folder in self._made:
-                with suppress(OSError):  # somebody else has put something there
-                    folder.rmdir()
+            self._leave_nothing()
             return
         note_traceback(self.path, error)
         with suppress(OSError):
             write_json(self.path / ERROR_FILE, {"error": f"{type(error).__name__}: {error}"})
+
+    def _leave_nothing(self) -> None:
+        self._clear()
+        self._lock.delete()
+        _remove_empty(self._made)
 
     def release(self) -> None:
         """Let others have the folder."""
@@ -220,6 +225,12 @@ def _make(folder: Path) -> tuple[Path, list[Path]]:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return folder, missing
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # somebody else has put something there
+            folder.rmdir()
 
 
 def _make_new(settings: RunSettings) -> tuple[Path, list[Path]]:

@@ -56,9 +56,7 @@ def test_without_space_from_the_start_nothing_is_left(tmp_path: Path) -> None:
     allow(10)
     with pytest.raises(daft_rl.DaftError, match=r"nothing can be written there: \[Errno 27\]"):
         daft_rl.transfer(**arguments, output_dir=tmp_path / "run")
-    allow(5000)
-    with pytest.raises(StorageError, match=r"\[Errno 27\].*another disk\.$"):
-        daft_rl.transfer(**arguments, output_dir=tmp_path / "run")
+    allow(resource.RLIM_INFINITY)
     assert not (tmp_path / "run").exists()
 
 
