@@ -170,18 +170,20 @@ def measure_statistics(
     :param forward: what to call with them; ``module`` itself by default
     :return: layer name -> pooled statistics of its input. Layers that the forward pass never reached
         are left out; a layer called several times pools all its inputs.
-    :raises BatchNormError: when ``batches`` is empty, or a layer gets NaN or infinite values
+    :raises BatchNormError: when ``batches`` is empty or holds no rows, or a layer gets NaN or infinite values
     """
     forward = module if forward is None else forward
     layers = batchnorm_layers(module)
     pooled = {name: Statistics() for name in layers}
     handles = []
+    reached: set[str] = set()
     seen = False
     try:
         for name, layer in layers.items():
 
-            def record(_: nn.Module, args: tuple[Tensor, ...], into: Statistics = pooled[name]) -> None:
-                into.update(args[0])
+            def record(_: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
+                reached.add(name)
+                pooled[name].update(args[0])
 
             handles.append(layer.module.register_forward_pre_hook(record))
         with evaluation_mode(module), torch.no_grad():
@@ -197,7 +199,11 @@ def measure_statistics(
     if not seen:
         raise BatchNormError("`batches` is empty: BatchNorm statistics need calibration data.")
     for name, statistics in pooled.items():
-        if statistics.count and not statistics.finite:
+        if name in reached and not statistics.count:
+            raise BatchNormError(
+                f"BatchNorm layer '{name}' gets no values: all batches are empty. Pass batches of rows."
+            )
+        if not statistics.finite:
             raise BatchNormError(
                 f"BatchNorm layer '{name}' gets values that are NaN or infinite: one such row of the data spoils the "
                 "statistics. Leave out those rows; if there are none, the weights are not finite."

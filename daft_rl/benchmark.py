@@ -57,6 +57,7 @@ def run_cell(settings: TransferSettings) -> dict[str, Any]:
     :return: what its ``cell.json`` holds: ``status`` (``finished`` or ``failed``), ``error``, ``peak_memory_mb``, and
         ``content``, a fingerprint of what the settings only name
     """
+    settings = replace(settings, output_dir=_grid_folder(settings).absolute())
     folder = cell_folder(settings)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
@@ -80,14 +81,23 @@ def _run_cell(settings: TransferSettings, folder: Path, zero_shot_cache: Path) -
         cell["content"] = _fingerprint_content(settings)
         if before.get("status") == "finished" and before.get("content") == cell["content"]:
             return before
+        results = folder / RESULTS_FILE
+        same = before.get("content") == cell["content"]
+        if not same or before.get("status") == "failed":
+            results.unlink(missing_ok=True)  # first: the note tells that what lies here is of this content
         unfinished = {"status": "unfinished", "error": "It is running, or was killed.", "content": cell["content"]}
         write_json(note, unfinished)
-        anew = before.get("content") != cell["content"] or (note.parent / RESULTS_FILE).exists()
-        run(replace(settings, overwrite=anew), zero_shot_cache=zero_shot_cache)
+        if results.exists():  # killed before the note, or gone on with by itself: transfer resume=CELL
+            from daft_rl.checkpoint import CheckpointStore  # PyTorch takes seconds to import
+
+            CheckpointStore(folder / "checkpoints", keep=1).clear()
+        else:
+            run(replace(settings, overwrite=not same), zero_shot_cache=zero_shot_cache)
         cell["status"] = "finished"
     except Exception as error:  # whatever it is, the other cells go on
         if cell["content"] is None and before.get("status") == "finished":
             return before  # what was measured stays, though its agent or simulator is gone
+        cell["content"] = cell["content"] or before.get("content")  # what lies here may go on when its agent is back
         cell |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     cell["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 if fresh else None
     write_json(note, cell)
@@ -111,10 +121,11 @@ class Summary(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """The folder is named by the preset, which Hydra tells in jobs only: launchers need it before."""
         HydraConfig.instance().set_config(config)
+        self.folder = Path(config.benchmark.folder).absolute()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Ends the process with status 1 if a cell has failed."""
-        notes = sorted(Path(config.benchmark.folder).rglob("cell.json"))
+        notes = sorted(self.folder.rglob("cell.json"))
         cells = [(path.parent, _read_note(path)) for path in notes]
         failed = [(folder, cell.get("error", "")) for folder, cell in cells if cell["status"] == "failed"]
         finished = sum(cell["status"] == "finished" for _, cell in cells)

@@ -28,11 +28,13 @@ from daft_rl.composing import (
     read_settings,
     store_defaults,
 )
+from daft_rl.consent import has_foreign_files, refuse_hydra, refuse_unsaid
 from daft_rl.errors import ConfigError, DaftError, DaftWarning
 from daft_rl.files import refused_by_disk
-from daft_rl.hydra_messages import explain_hydra, refuse_targets
+from daft_rl.hydra_messages import explain_hydra
 from daft_rl.overrides import axes_of_sweep, expand, first_of_sweep
 from daft_rl.plan import check_plan
+from daft_rl.run.interruption import interruption
 from daft_rl.run.lock import LOCK_FILE
 from daft_rl.run.orphans import end_with_launcher
 
@@ -45,10 +47,8 @@ KEYS = {
         name: f"env.{name}"
         for name in ("id", "shift", "kwargs", "source_kwargs", "wrappers", "cost_limit", "cost_multiplier")
     },
-    **{
-        name: name
-        for name in ("total_timesteps", "num_envs", "output_dir", "device", "vec", "evaluate_in_background", "algo")
-    },
+    **{name: name for name in ("total_timesteps", "num_envs", "output_dir", "overwrite", "device", "vec", "algo")},
+    "evaluate_in_background": "evaluate_in_background",
     "step_timeout": "env.step_timeout",
     **{name: f"algo.{name}" for name in ("adaptive_kl", "exploration_std", "most_exploration_std", "actor_scale")},
     "elsewhere": "evaluation.elsewhere",
@@ -117,6 +117,8 @@ def check_command(name: str, check: Callable[[Sequence[str]], None]) -> list[Pat
             "--config-name and --config-path would replace the configuration of the program. To add to it, write "
             "FOLDER/my/NAME.yaml with '# @package _global_' on top, and pass --config-dir FOLDER +my=NAME."
         )
+    if given.experimental_rerun:
+        parser.error("--experimental-rerun would execute a pickled file. To go on with a run: resume=FOLDER.")
     if given.resolve and not (given.cfg or given.help):
         parser.error("--resolve goes with --cfg.")
     if given.help or given.hydra_help or given.cfg or given.info or given.shell_completion:
@@ -127,9 +129,10 @@ def check_command(name: str, check: Callable[[Sequence[str]], None]) -> list[Pat
         _check_sweep(name, overrides)
         return []
     settings, hydra_part = compose_job(name, overrides)
-    refuse_targets(hydra_part, overrides)
+    refuse_hydra(name, hydra_part, overrides)
+    refuse_unsaid(settings, overrides)
+    folder = Path(settings.output_dir).absolute()
     check_plan(settings)
-    folder = Path(settings.output_dir)
     if not any(item.startswith("hydra.run.dir=") for item in given.overrides):  # a default name holds the time
         quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
         sys.argv.append(f"hydra.run.dir='{quoted}'")
@@ -149,10 +152,13 @@ def _searchpath(folder: str | None, overrides: Sequence[str]) -> list[str]:
 
 def _check_sweep(name: str, overrides: Sequence[str]) -> None:
     """Check the first job of a sweep, and one job for each further value of each axis. See :func:`check_command`."""
-    hydra_part = compose_parts(name, first_of_sweep(overrides, {}), with_hydra=True).hydra
-    refuse_targets(OmegaConf.to_container(hydra_part, resolve=False), overrides)
-    params: Any = OmegaConf.to_container(hydra_part.sweeper, resolve=False)
-    axes = axes_of_sweep(overrides, params.get("params") or {})
+    hydra_part: Any = OmegaConf.to_container(
+        compose_parts(name, first_of_sweep(overrides, {}), with_hydra=True).hydra, resolve=False
+    )
+    refuse_hydra(name, hydra_part, overrides)
+    axes = axes_of_sweep(overrides, hydra_part["sweeper"].get("params") or {})
+    if has_foreign_files(overrides):
+        _check_hydra_of_jobs(name, axes, overrides)
     first = [values[0] for values in axes]
     refused = _refused(name, first, overrides)
     if name == "benchmark" and refused is None:
@@ -171,10 +177,23 @@ def _check_sweep(name: str, overrides: Sequence[str]) -> None:
         raise refused
 
 
+def _check_hydra_of_jobs(name: str, axes: Sequence[Sequence[str]], overrides: Sequence[str]) -> None:
+    """Each value of a sweep may name another file, with another part for Hydra."""
+    first = [values[0] for values in axes]
+    for index, value in ((index, value) for index, values in enumerate(axes) for value in values):
+        try:
+            cfg = compose_parts(name, [*first[:index], value, *first[index + 1 :]], with_hydra=True)
+        except ConfigError:
+            continue  # nothing runs that cannot be composed
+        refuse_hydra(name, OmegaConf.to_container(cfg.hydra, resolve=False), overrides)
+
+
 def _refused(name: str, job: Sequence[str], overrides: Sequence[str]) -> DaftError | None:
     """Why a job of a sweep cannot run, with the values that are its own."""
     try:
-        check_plan(compose_job(name, job)[0])
+        settings, _ = compose_job(name, job)
+        refuse_unsaid(settings, overrides)
+        check_plan(settings)
     except DaftError as error:
         named = [item for item in job if item not in overrides and item.partition("=")[0] in str(error)]
         return type(error)(f"{' '.join(named)}: {explain(error)}" if named else explain(error))
@@ -218,15 +237,20 @@ def run_command(
         end_with_launcher()
         try:
             settings = read_settings(KINDS[name], cfg)
+            refuse_unsaid(settings, HydraConfig.get().overrides.task)
         except DaftError as error:
             if refuse is None:
                 stop(error)
             refuse(OmegaConf.to_container(cfg, resolve=True), error)  # type: ignore[arg-type]
             return
+        here = Path.cwd()
         try:
-            run(settings)
+            with interruption.before_requeueing():
+                run(settings)
         except DaftError as error:
             stop(error)
+        finally:
+            os.chdir(here)  # an environment may have changed it, and the next job of a sweep has relative paths
 
     def stop(error: DaftError) -> NoReturn:
         if HydraConfig.get().mode == RunMode.MULTIRUN:

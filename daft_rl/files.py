@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -17,7 +17,9 @@ import yaml
 
 from daft_rl.errors import ConfigError
 
-__all__ = ["UNFINISHED", "read_mapping", "refused_by_disk", "replacing", "write_json", "write_text"]
+__all__ = [
+    *("UNFINISHED", "delete_files", "read_mapping", "refused_by_disk", "replacing", "sync", "write_json", "write_text"),
+]
 
 BY_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 """Errors that come from where a file is, not from what is done with it."""
@@ -47,7 +49,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         except BaseException:
             Path(unfinished.name).unlink(missing_ok=True)
             raise
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def _usual_mode() -> int:
@@ -57,14 +59,25 @@ def _usual_mode() -> int:
     return 0o666 & ~mask
 
 
-def _sync_folder(folder: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, have reached the disk."""
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def delete_files(folder: Path, *patterns: str) -> None:
+    """Delete the files of some names, and the folder if nothing else is in it. Files of others may lie there too."""
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            with suppress(OSError):  # it is deleted already, or a folder
+                path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,27 +1,21 @@
-"""Hydra's errors in one line of ours, and what of a configuration Hydra would execute."""
+"""Hydra's errors in one line of ours."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 
-from daft_rl.errors import ConfigError
 from daft_rl.validation import did_you_mean, unknown_name
 
-__all__ = ["explain_hydra", "refuse_targets"]
+__all__ = ["explain_hydra"]
 
 ADVICE = ("To append to your", "See https://", "Either remove", "Or add a second", "Config search path", "\tprovider=")
 """Lines of Hydra that do not help here: nothing would read a setting that was added."""
-TARGETS = re.compile(
-    r"hydra\._internal\.core_plugins\.\w+\.\w+|hydra_plugins\.[\w.]+\.[A-Z]\w*(Launcher|Sweeper)|optuna\.samplers\.\w+"
-    r"|daft_rl\.benchmark\.Summary|logging\.(Stream|File|Null)Handler|colorlog\.ColoredFormatter|ext://sys\.std(out|err)"
-)
-"""What a configuration may make Hydra call: launchers, sweepers, and where log lines go."""
 
 
 def explain_hydra(error: BaseException) -> str:
@@ -63,26 +57,3 @@ def _parents(error: BaseException | None) -> Iterator[Any]:
     while error is not None:
         yield getattr(error, "parent_node", None)
         error = error.__cause__
-
-
-def refuse_targets(hydra: Any, overrides: Sequence[str]) -> None:
-    """Hydra calls what its part of a configuration names. A file may name what comes with Hydra and with daft_rl.
-
-    :param hydra: the part ``hydra`` of a configuration, as plain data
-    :param overrides: of the command line, whose writer may name anything
-    :raises ConfigError: a file of the configuration names something else
-    """
-    for key, value in _called(hydra, "hydra"):
-        if not TARGETS.fullmatch(value) and not any(value in override for override in overrides):
-            raise ConfigError(
-                f"{key}={value}: a file of the configuration would make Hydra call this. If you trust the file, say so "
-                f"on the command line: {key}={value}."
-            )
-
-
-def _called(node: Any, key: str) -> Iterator[tuple[str, str]]:
-    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for name, value in entries:
-        if isinstance(value, str) and (name in ("_target_", "()", "class") or (value.startswith(("ext://", "cfg://")))):
-            yield f"{key}.{name}", value
-        yield from _called(value, f"{key}.{name}")

@@ -6,6 +6,7 @@ PyTorch, which takes seconds, is imported only where a setting needs it.
 from __future__ import annotations
 
 import math
+import os
 import random
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -72,8 +73,8 @@ def check_domains(domains: Mapping[str, Domain]) -> None:
 
 
 def _try_to_make(domain: Domain) -> None:
-    """Random numbers that its constructor draws are drawn again by the run."""
-    states = random.getstate(), np.random.get_state()
+    """Random numbers that its constructor draws are drawn again by the run, which also begins where this one does."""
+    states, folder = (random.getstate(), np.random.get_state()), Path.cwd()
     try:
         env = domain.make()
     except DaftError:
@@ -85,6 +86,7 @@ def _try_to_make(domain: Domain) -> None:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+        os.chdir(folder)
     try:
         env.close()
     except Exception as error:  # it is of no use any more

@@ -42,13 +42,14 @@ def run(settings: PretrainSettings, overrides: Sequence[str] = ()) -> dict[str, 
 
     from daft_rl.archives import save_agent
     from daft_rl.run.engine import choose_engine
-    from daft_rl.run.folder import Identity
+    from daft_rl.run.identity import Identity
     from daft_rl.run.run import Run
 
     settings = choose_engine(settings, domain)
     with Run(settings, Identity(command=tuple(overrides))) as current:
         prepare(current, settings, domain)
         current.learn()
+        current.check_folder()
         current.monitoring.finish()
         _clear_moments(current)
         returns = current.evaluator.play()["source"]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shlex import quote
 from typing import Any, TypeVar
 
-from daft_rl.errors import ConfigError, DaftError
+from daft_rl.envs.domain import read_domains
+from daft_rl.errors import ConfigError, DaftError, TaskError
 from daft_rl.files import read_mapping
 from daft_rl.outputs import keep_outputs
 from daft_rl.run.interruption import RESUMABLE, Interrupted, interruption
-from daft_rl.settings import RunSettings
+from daft_rl.settings import RunSettings, TransferSettings
 
-__all__ = ["command_of", "read_run", "resume_command", "stoppable"]
+__all__ = ["command_of", "read_run", "refuse_other", "resume_command", "stoppable"]
 
 Settings = TypeVar("Settings", bound=RunSettings)
 PREFIX, TRUST = "resume=", "agent.trust=true"
@@ -47,6 +48,23 @@ def read_run(kind: type[Settings], folder: str | Path, trust: bool = False) -> S
             arguments=("trust",),
         )
     return settings
+
+
+def refuse_other(settings: TransferSettings, env: Any, method: str | None) -> None:
+    """
+    :param settings: of the run that is to go on
+    :param env: name of the environment that is given for it, if one is
+    :param method: likewise
+    :raises DaftError: they are others than the run's; or none is given, and that of the run was a Python object
+    """
+    for name, given, own in (("env", env, settings.env.name), ("method", method, settings.method.name)):
+        if given not in (None, own):
+            raise ConfigError(f"This is a run of {name}={own!r}, and cannot go on with {given!r}.")
+    if env is None:
+        try:
+            read_domains(vars(settings.env), settings.evaluation.elsewhere)
+        except TaskError as error:
+            raise ConfigError(f"{error} If it was a Python object, pass it again: env=...") from error
 
 
 def command_of(folder: Path) -> list[str]:
@@ -91,8 +109,12 @@ def stoppable(program: str) -> Iterator[None]:
         try:
             yield
         except Interrupted as stop:
-            if stop.folder is None:
-                print("Stopped.", file=sys.stderr)
-            else:
-                print(f"Stopped. To go on: python -m {program} resume={quote(str(stop.folder))}", file=sys.stderr)
+            with suppress(OSError):  # the terminal may be gone
+                print(f"Stopped.{_remedy(program, stop.folder)}", file=sys.stderr, flush=True)
             sys.exit(RESUMABLE)
+
+
+def _remedy(program: str, folder: Path | None) -> str:
+    if program == "daft_rl.benchmark":
+        return " To go on: the same command."
+    return "" if folder is None else f" To go on: python -m {program} {shlex.quote(f'{PREFIX}{folder}')}"

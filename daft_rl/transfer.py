@@ -21,7 +21,7 @@ from daft_rl.envs.user_env import UserEnv
 from daft_rl.errors import AgentError, ConfigError, TaskError
 from daft_rl.method import Method, find_method
 from daft_rl.plan import check_domains
-from daft_rl.resume import read_run
+from daft_rl.resume import read_run, refuse_other
 from daft_rl.settings import TransferSettings, default_algorithm, merge, nest, read_algorithm, read_cuda, read_task
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # PyTorch takes seconds to import. The functions below import what needs it, so that mistakes are reported at once.
 
 __all__ = ["transfer"]
+
+DEFAULT_ENV, DEFAULT_METHOD = "Ant-shifted", "daft"
 
 
 def run(
@@ -54,11 +56,12 @@ def run(
     agent = agent or find_agent(domains.get("source", domains["target"]).name, settings.algo.name, settings.agent.path)
     settings = _resolve(settings, domains["target"])
 
-    from daft_rl.run.folder import Identity
+    from daft_rl.run.identity import Identity
     from daft_rl.run.run import Run
 
-    with Run(settings, Identity.of(agent)) as current:
-        domains = load_and_play(current, settings, domains, agent, zero_shot_cache)
+    there = agent.absolute() if isinstance(agent, Path) else agent  # an environment may change the working directory
+    with Run(settings, Identity.of(there)) as current:
+        domains = load_and_play(current, settings, domains, there, zero_shot_cache)
         adapt_to_target(current, settings)
         if settings.method.learns:
             current.learn()
@@ -151,6 +154,7 @@ def measure_and_save(
     from daft_rl.run.fingerprints import fingerprint_method, fingerprint_settings
     from daft_rl.run.results import TransferResult, machine
 
+    current.check_folder()
     adaptation, method = current.adaptation, settings.method
     assert adaptation is not None
     assert current.zero_shot is not None
@@ -219,8 +223,8 @@ def _render(current: Run, settings: TransferSettings, domains: Mapping[str, Doma
 
 
 def transfer(
-    env: str | UserEnv = "Ant-shifted",
-    method: str | Method | Mapping[str, Any] = "daft",
+    env: str | UserEnv = DEFAULT_ENV,
+    method: str | Method | Mapping[str, Any] = DEFAULT_METHOD,
     source: str | Path | BaseAlgorithm | None = None,
     *,
     total_timesteps: int | None = None,
@@ -249,13 +253,13 @@ def transfer(
     :param source_env: where the agent comes from, if ``env`` is your own; without it, returns on the source are not
         measured
     :param resume: the folder of a run that was stopped, which goes on with its own settings. Of the other arguments it
-        takes only environments and agents that are Python objects
+        takes only environments and agents that are Python objects, and ``source`` if the archive lies elsewhere now
     :return: returns before and after, the learning curve, and the run folder
     :raises DaftError: something does not exist or does not fit
     """
     if resume is not None:
         given = _given(total_timesteps=total_timesteps, seed=seed, output_dir=output_dir, algo=algo, shift=shift)
-        return _go_on(resume, env, source, source_env, given | dict(settings or {}))
+        return _go_on(resume, env, method, source, source_env, given | dict(settings or {}))
     further = nest({} if settings is None else settings)
     _refuse_conflicts(shift, further)
     agent = None if isinstance(source, str | Path) else source
@@ -283,7 +287,7 @@ def _defaults(name: str, method: Method, source: Any, shift: Any, algo: str | No
 
 
 def _go_on(
-    folder: str | Path, env: str | UserEnv, source: Any, source_env: UserEnv | None, given: dict[str, Any]
+    folder: str | Path, env: str | UserEnv, method: Any, source: Any, source_env: UserEnv | None, given: dict[str, Any]
 ) -> TransferResult:
     """Go on with the run in a folder.
 
@@ -292,9 +296,14 @@ def _go_on(
     trust = given.pop("agent.trust", False) is True
     if given:
         raise ConfigError(f"resume={str(folder)!r}: a run goes on with its own settings. Leave out {', '.join(given)}.")
+    settings = read_run(TransferSettings, folder, trust)
     domains = None if isinstance(env, str) else user_domains(env, source_env)
-    agent = None if isinstance(source, str | Path) else source
-    return run(read_run(TransferSettings, folder, trust), domains, agent)
+    name = (None if env == DEFAULT_ENV else env) if domains is None else domains["target"].name
+    refuse_other(settings, name, None if method == DEFAULT_METHOD else find_method(method).name)
+    agent = find_agent("", "", source) if isinstance(source, str | Path) else source
+    if domains is not None and agent is None and settings.agent.path is None:
+        raise AgentError(f"The agent of {folder} was a Python object: pass it again, source=...")
+    return run(settings, domains, agent)
 
 
 def _refuse_conflicts(shift: Any, settings: Mapping[str, Any]) -> None:

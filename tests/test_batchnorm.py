@@ -269,3 +269,12 @@ def test_a_row_that_is_not_finite_is_refused_and_nothing_changes(value: float) -
     with pytest.raises(BatchNormError, match=r"BatchNorm layer '1' gets values that are NaN or infinite"):
         convert_batchnorm(module, [torch.randn(64, 3), rows])
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+def test_batches_without_rows_are_refused_and_nothing_changes() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with pytest.raises(BatchNormError, match=r"BatchNorm layer '1' gets no values"):
+        convert_batchnorm(module, [torch.randn(0, 3)])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    convert_batchnorm(module, [torch.randn(0, 3), torch.randn(9, 3)])

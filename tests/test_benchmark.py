@@ -50,6 +50,40 @@ def test_equal_settings_have_one_folder(tmp_path: Path) -> None:
         assert cell(tmp_path, "method=ft", "seed=1", other)[1] != first
 
 
+def test_a_cell_that_went_on_by_itself_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before its note was written, or finished by ``transfer resume=CELL``."""
+    settings, folder = cell(tmp_path, "method=zero_shot")
+
+    def finish_and_stop(settings: TransferSettings, zero_shot_cache: Path) -> None:
+        (folder / "results.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("daft_rl.benchmark.run", finish_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(settings)
+    assert run_cell(settings)["status"] == "finished"
+    assert (folder / "results.json").read_text() == "{}"
+
+
+def test_a_cell_goes_on_after_its_agent_was_gone_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has learnt is not deleted."""
+    overwritten = []
+
+    def stop(settings: TransferSettings, zero_shot_cache: Path) -> None:
+        overwritten.append(settings.overwrite)
+        raise OSError("stopped")
+
+    monkeypatch.setattr("daft_rl.benchmark.run", stop)
+    archive = Path(shutil.copy(find_agent("HalfCheetah", "ppo"), tmp_path / "agent.zip"))
+    settings, _ = cell(tmp_path, "method=ft", f"agent.path={archive}")
+    for move in (None, (archive, tmp_path / "away"), (tmp_path / "away", archive)):
+        if move is not None:
+            move[0].rename(move[1])
+        assert run_cell(settings)["status"] == "failed"
+    assert overwritten == [True, False]
+
+
 def test_a_finished_cell_is_not_run_again(tmp_path: Path) -> None:
     settings, folder = cell(tmp_path, "method=zero_shot")
     assert run_cell(settings)["status"] == "finished"

@@ -159,9 +159,10 @@ def test_mistyped_settings_are_not_to_be_added() -> None:
 
 
 def test_messages_name_the_key_of_the_command_line() -> None:
-    error = AgentError("The policy is unknown.", arguments=("policy_kwargs", "n_steps"))
+    error = AgentError("The policy is unknown.", arguments=("policy_kwargs", "n_steps", "overwrite"))
     assert explain(error) == (
-        "The policy is unknown. (On the command line: agent.policy_kwargs=..., algo.settings.n_steps=...)"
+        "The policy is unknown. "
+        "(On the command line: agent.policy_kwargs=..., algo.settings.n_steps=..., overwrite=...)"
     )
 
 

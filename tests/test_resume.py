@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import A2C, PPO, SAC, TD3
+from gymnasium import spaces
+from stable_baselines3 import A2C, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.save_util import load_from_zip_file
@@ -21,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import daft_rl
 from daft_rl.checkpoint import CheckpointStore
-from daft_rl.errors import DaftWarning
+from daft_rl.errors import ConfigError, DaftError, DaftWarning
 from daft_rl.run.checkpoints import Checkpoints
 from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, build
 
@@ -164,6 +165,54 @@ def test_a_simulator_in_threads_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert_goes_on(tmp_path, monkeypatch, {"env": "Ant-shifted", "settings": SETTINGS | ON_POLICY_SETTINGS | settings})
 
 
+class GoalMass(PointMass):
+    """Push the point to a goal that is drawn anew for each episode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        goal, self.goal = spaces.Box(-np.inf, np.inf, (1,)), np.zeros(1, np.float32)
+        self.observation_space = spaces.Dict(
+            {"observation": self.observation_space, "achieved_goal": goal, "desired_goal": goal}
+        )
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        observation, info = super().reset(seed=seed)
+        self.goal = self.np_random.normal(size=1).astype(np.float32)
+        return self._with_goals(observation), info
+
+    def step(self, action: Any) -> Any:
+        observation, _, terminated, truncated, info = super().step(action)
+        reward = float(self.compute_reward(observation[:1], self.goal, info))
+        return self._with_goals(observation), reward, terminated, truncated, info
+
+    def _with_goals(self, observation: Any) -> dict[str, Any]:
+        return {"observation": observation, "achieved_goal": observation[:1], "desired_goal": self.goal}
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> Any:
+        return -np.abs(achieved - desired).sum(axis=-1)
+
+
+def with_hindsight(**kwargs: Any) -> BaseAlgorithm:
+    return SAC(
+        *("MultiInputPolicy", GoalMass()),
+        **{"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": kwargs, "policy_kwargs": {"net_arch": [16]}},
+        **{"learning_starts": 64, "seed": 1, "device": "cpu"},  # type: ignore[arg-type]
+    )
+
+
+def test_hindsight_experience_replay_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The buffer is full at the stop, and an episode goes on over its end."""
+    settings = SETTINGS | OFF_POLICY_SETTINGS
+    arguments: dict[str, Any] = {"env": GoalMass, "source": with_hindsight(), "method": "ft", "settings": settings}
+    assert_goes_on(tmp_path, monkeypatch, arguments)
+
+
+def test_a_buffer_that_keeps_infos_has_no_checkpoints_and_says_so(tmp_path: Path) -> None:
+    settings = SETTINGS | OFF_POLICY_SETTINGS | {"total_timesteps": 160}
+    with pytest.warns(DaftWarning, match="No checkpoint at step 104: A HerReplayBuffer cannot be kept"):
+        daft_rl.transfer(GoalMass, "ft", with_hindsight(copy_info_dict=True), settings=settings, output_dir=tmp_path)
+
+
 class Tolled(PointMass):
     """Steps cost something."""
 
@@ -209,10 +258,29 @@ def test_an_environment_that_cannot_be_replayed_starts_new_episodes(
         stop_at(patch, STOP)
         with pytest.raises(StoppedError):
             daft_rl.transfer(**arguments, output_dir=tmp_path)
-    with pytest.warns(DaftWarning, match="start new episodes: played again, an episode went another way"):
+    with pytest.warns(DaftWarning, match="start new episodes: played again, an episode gave other rewards"):
         result = daft_rl.transfer(env=Moody, source=arguments["source"], resume=tmp_path)
     assert result.timesteps == 512
     assert [point["timesteps"] for point in result.curve] == [0, 120, 240, 360, 480]
+
+
+def test_a_folder_that_was_moved_is_told_and_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, moved = tmp_path / "run", tmp_path / "moved"
+
+    def move(self: Checkpoints) -> bool:
+        if self.model.num_timesteps >= STOP and folder.exists():
+            folder.rename(moved)
+        return True
+
+    arguments: dict[str, Any] = {"env": PointMass, "source": build("PPO")}
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_on_step", move)
+        with pytest.raises(ConfigError, match="was moved or deleted"):
+            daft_rl.transfer(**arguments, settings=SETTINGS | ON_POLICY_SETTINGS, output_dir=folder)
+    assert not folder.exists()
+    assert daft_rl.transfer(**arguments, resume=moved).timesteps == 512
 
 
 def test_checkpoints_change_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,3 +313,45 @@ def test_a_damaged_checkpoint_costs_its_steps_only(tmp_path: Path, monkeypatch: 
     with pytest.warns(DaftWarning, match=f"skipped: .*{newest.name} is damaged"):
         daft_rl.transfer(**arguments, output_dir=tmp_path / "cut")  # the same command goes on too
     assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+class Other(PointMass):
+    """Has the same spaces."""
+
+
+def test_a_run_goes_on_only_as_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another environment or method would be mixed with what was learnt, or not be heeded."""
+    source = build("PPO")
+    settings = SETTINGS | ON_POLICY_SETTINGS
+    with monkeypatch.context() as patch:
+        stop_at(patch, STOP)
+        with pytest.raises(StoppedError):
+            daft_rl.transfer(PointMass, "ft", source, source_env=PointMass, settings=settings, output_dir=tmp_path)
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("run of env='PointMass'", {"env": Other, "source": source}),
+        ("run of env='PointMass'", {"env": "HalfCheetah-shifted"}),
+        ("pass it again: env=", {}),
+        ("run of method='ft'", {"env": PointMass, "source": source, "method": "lp_ft"}),
+        ("pass it again, source=", {"env": PointMass}),
+        ("another agent", {"env": PointMass, "source": "Ant-ppo"}),
+        ("played in target, source, and cannot go on with target", {"env": PointMass, "source": source}),
+    ]
+    for message, arguments in wrong:
+        with pytest.raises(DaftError, match=message):
+            daft_rl.transfer(**arguments, resume=tmp_path)
+    result = daft_rl.transfer(PointMass, "ft", source, source_env=PointMass, resume=tmp_path)
+    assert result.method == "ft"
+
+
+def test_an_archive_may_lie_elsewhere_when_its_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on another machine."""
+    one, other, folder = tmp_path / "one.zip", tmp_path / "other.zip", tmp_path / "run"
+    build("PPO").save(one)
+    settings = SETTINGS | ON_POLICY_SETTINGS
+    with monkeypatch.context() as patch:
+        stop_at(patch, STOP)
+        with pytest.raises(StoppedError):
+            daft_rl.transfer(PointMass, "ft", one, settings=settings, output_dir=folder)
+    one.rename(other)
+    folder = folder.rename(tmp_path / "moved")
+    assert daft_rl.transfer(PointMass, source=other, resume=folder).timesteps == 512

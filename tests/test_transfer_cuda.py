@@ -11,7 +11,9 @@ from stable_baselines3 import PPO
 
 from daft_rl import transfer
 from daft_rl.cli import compose_settings
+from daft_rl.errors import DaftWarning
 from daft_rl.pretrain import run as pretrain
+from tests.test_resume import StoppedError, stop_at
 
 pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
 
@@ -61,3 +63,21 @@ def test_a_source_learns_in_worlds(tmp_path: Path) -> None:
     statistics = PPO.load(tmp_path / "agent.zip").policy.state_dict()
     assert any(name.endswith("running_mean") and bool(value.any()) for name, value in statistics.items())
     assert (tmp_path / "vecnormalize.pkl").is_file()
+
+
+def test_a_run_in_worlds_goes_on_with_new_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = WORLDS | SHORT | {"total_timesteps": 256, "checkpoint.every": 64, "checkpoint.share": 1}
+    with monkeypatch.context() as patch:
+        stop_at(patch, 200)
+        with pytest.raises(StoppedError):
+            transfer("HalfCheetah-shifted", "ft", output_dir=tmp_path, settings=settings)
+    with pytest.warns(DaftWarning, match="start new episodes: its state cannot be saved"):
+        result = transfer(resume=tmp_path)
+    assert result.timesteps == 256
+    assert [point["timesteps"] for point in result.curve] == [0, 100, 200]
+
+
+def test_an_off_policy_algorithm_in_worlds_says_that_it_keeps_no_checkpoints(tmp_path: Path) -> None:
+    settings = {"algo.settings.learning_starts": 8, "algo.settings.batch_size": 8, "total_timesteps": 32}
+    with pytest.warns(DaftWarning, match="vec='cuda' keeps no checkpoints of CrossQ"):
+        transfer("HalfCheetah-shifted", "ft", algo="crossq", output_dir=tmp_path, settings=WORLDS | settings)

@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from daft_rl.archives.checks import wrap_errors
 from daft_rl.errors import AgentError
-from daft_rl.files import write_json
+from daft_rl.files import UNFINISHED, sync, write_json
 from daft_rl.rollout.lagrangian import find_constraint
 
 __all__ = ["read_multiplier", "save_agent"]
@@ -29,13 +29,15 @@ def save_agent(model: BaseAlgorithm, path: Path, prefix: str = "") -> None:
     :param prefix: of the side files; with ``best_``, those of ``best.zip`` do not collide with those of ``final.zip``
     """
     normalizer, constraint = model.get_vec_normalize_env(), find_constraint(model.get_env())
-    with TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
+    with TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:
         unfinished = Path(folder)
         model.save(unfinished / path.name)
         if normalizer is not None:
             normalizer.save(str(unfinished / "vecnormalize.pkl"))
         if constraint is not None:
             write_json(unfinished / "constraint.json", constraint.state())
+        for saved in unfinished.iterdir():  # or a name may reach the disk before its content
+            sync(saved)
         # the archive moves last: whenever the process is killed, no agent lies here without its statistics
         places = {name: path.with_name(f"{prefix}{name}") for name in SIDE_FILES}
         for name in (saved.name for saved in list(unfinished.iterdir()) if saved.name in places):
@@ -43,6 +45,7 @@ def save_agent(model: BaseAlgorithm, path: Path, prefix: str = "") -> None:
         (unfinished / path.name).replace(path)
     for outdated in places.values():  # of an agent that was here before
         outdated.unlink(missing_ok=True)
+    sync(path.parent)
 
 
 def read_multiplier(agent: Path | BaseAlgorithm | None) -> float | None:

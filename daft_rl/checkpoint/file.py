@@ -31,6 +31,16 @@ KINDS = "biufc"
 """Kinds of NumPy's dtypes: Booleans and numbers."""
 
 
+def _array_of(tensor: torch.Tensor) -> NDArray[Any]:
+    """
+    :raises CheckpointError: NumPy has no such numbers, such as those of bfloat16
+    """
+    try:
+        return np.asarray(tensor.detach().cpu().numpy())
+    except TypeError as error:
+        raise CheckpointError(f"A checkpoint holds no tensors of {tensor.dtype}.") from error
+
+
 class _Writer:
     """Turns a state into JSON, and collects its arrays."""
 
@@ -51,7 +61,7 @@ class _Writer:
         if isinstance(value, dict):
             return {"map": [[self.encode(key), self.encode(item)] for key, item in value.items()]}
         if isinstance(value, torch.Tensor):
-            return {"tensor": self._add(value.detach().cpu().numpy())}
+            return {"tensor": self._add(_array_of(value))}
         if isinstance(value, np.ndarray) and value.dtype.kind in KINDS:
             return {"array": self._add(value)}
         raise CheckpointError(f"A checkpoint holds numbers, texts and arrays, no {type(value).__name__}.")
@@ -102,11 +112,13 @@ def write_state(path: Path, state: Any) -> None:
     """Write a state, whole or not at all.
 
     :param state: ``None``, Booleans, numbers, texts, lists, dictionaries, arrays and tensors. Tuples become lists
-    :raises CheckpointError: the state holds something else
+    :raises CheckpointError: the state holds something else, or too much of it
     :raises OSError: the disk is full, or nothing can be written there
     """
     writer = _Writer()
     text = json.dumps(writer.encode(state))
+    if len(text) > MAX_JSON_BYTES:  # of ASCII; nobody could read it
+        raise CheckpointError(f"{len(text)} bytes of JSON, more than {MAX_JSON_BYTES}.")
     with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(STATE, text)
         with archive.open(ARRAYS, "w", force_zip64=True) as member:

@@ -22,6 +22,9 @@ from daft_rl.errors import CheckpointError
 __all__ = ["BufferParts"]
 
 FIELDS = ("actions", "rewards", "dones", "timeouts")
+EPISODES = ("ep_start", "ep_length", "_current_ep_start")
+"""Where the episodes of hindsight experience replay are. The end of an episode changes rows that are written already,
+so that each checkpoint has all of it: eight bytes per step."""
 
 
 class BufferParts:
@@ -47,15 +50,17 @@ class BufferParts:
 
         :param rows: how many rows have been added since the beginning of learning
         :return: what :meth:`load` needs beside the parts
-        :raises CheckpointError: a buffer whose old rows change
+        :raises CheckpointError: a buffer that keeps what no checkpoint can, such as infos
         """
-        if isinstance(buffer, HerReplayBuffer) or rows % buffer.buffer_size != buffer.pos:
+        with_infos = isinstance(buffer, HerReplayBuffer) and buffer.copy_info_dict
+        if with_infos or rows % buffer.buffer_size != buffer.pos:
             raise CheckpointError(f"A {type(buffer).__name__} cannot be kept in checkpoints.")
         oldest = max(0, rows - buffer.buffer_size)
         start = max([oldest, *(last for _, last, _ in self._parts() if last <= rows)])
         if start < rows:
             write_state(self.folder / f"{start:012d}-{rows:012d}.zip", _read_rows(buffer, start, rows))
-        return {"rows": rows, "next": [array[buffer.pos].copy() for array in _observations(buffer)]}
+        following = [array[buffer.pos].copy() for array in _observations(buffer)]
+        return {"rows": rows, "next": following, "episodes": _read_episodes(buffer)}
 
     def load(self, buffer: ReplayBuffer, state: dict[str, Any]) -> None:
         """Fill a buffer with the rows that it had at a checkpoint.
@@ -68,6 +73,9 @@ class BufferParts:
             _write_rows(buffer, read_state(path), first, last, path)
         for array, row in zip(_observations(buffer), state["next"], strict=True):
             array[buffer.pos] = row
+        for name in EPISODES if isinstance(buffer, HerReplayBuffer) else ():
+            array, values = getattr(buffer, name), state["episodes"][name]
+            array[: len(values)] = values
 
     def check(self, rows: int, size: int) -> None:
         """Whether all rows of a checkpoint can be read.
@@ -116,6 +124,13 @@ def _differs(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
     count = (*one.shape[:2], -1)
     as_bytes = [np.ascontiguousarray(array).reshape(count).view(np.uint8) for array in (one, other)]
     return (as_bytes[0] != as_bytes[1]).any(axis=2)
+
+
+def _read_episodes(buffer: ReplayBuffer) -> dict[str, NDArray[Any]]:
+    if not isinstance(buffer, HerReplayBuffer):
+        return {}
+    filled = {name: buffer.size() for name in EPISODES} | {"_current_ep_start": buffer.n_envs}
+    return {name: getattr(buffer, name)[: filled[name]].astype(np.int32) for name in EPISODES}
 
 
 def _read_rows(buffer: ReplayBuffer, first: int, last: int) -> dict[str, Any]:

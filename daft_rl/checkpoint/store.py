@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,12 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from daft_rl.checkpoint.file import read_state, write_state
 from daft_rl.checkpoint.replay_buffer import BufferParts
 from daft_rl.errors import CheckpointError, DaftWarning
-from daft_rl.files import UNFINISHED
+from daft_rl.files import UNFINISHED, delete_files
 
 __all__ = ["CheckpointStore"]
+
+DIGITS = 12
+"""Of the step in a checkpoint's name."""
 
 
 class CheckpointStore:
@@ -31,10 +33,11 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """The steps at which there are checkpoints, the newest first."""
-        return sorted((int(path.stem) for path in self.folder.glob("*.zip") if path.stem.isdecimal()), reverse=True)
+        names = (path.stem for path in self.folder.glob("*.zip"))
+        return sorted((int(name) for name in names if len(name) == DIGITS and name.isdecimal()), reverse=True)
 
     def _path(self, step: int) -> Path:
-        return self.folder / f"{step:012d}.zip"
+        return self.folder / f"{step:0{DIGITS}d}.zip"
 
     def write(self, model: BaseAlgorithm, state: dict[str, Any]) -> None:
         """Write a checkpoint, with what its replay buffer lacks on disk, and delete the oldest.
@@ -80,8 +83,11 @@ class CheckpointStore:
             self.parts.load(buffer, state["buffer"])
 
     def clear(self) -> None:
-        """Delete all checkpoints."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete all checkpoints. What else lies in the folder stays."""
+        delete_files(self.parts.folder, "*-*.zip", f"{UNFINISHED}*")
+        for step in self.steps():
+            self._path(step).unlink(missing_ok=True)
+        delete_files(self.folder, f"{UNFINISHED}*")
 
 
 def _buffer_of(model: BaseAlgorithm) -> ReplayBuffer | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -105,17 +105,25 @@ def evaluate(model: BaseAlgorithm, venv: VecEnv, episodes: int, seed: int) -> Re
     return evaluate_all(model, {"only": venv}, episodes, seed)["only"]
 
 
-def evaluate_all(model: BaseAlgorithm, venvs: Mapping[str, VecEnv], episodes: int, seed: int) -> dict[str, Returns]:
+def evaluate_all(
+    model: BaseAlgorithm,
+    venvs: Mapping[str, VecEnv],
+    episodes: int,
+    seed: int,
+    before_step: Callable[[], None] = lambda: None,
+) -> dict[str, Returns]:
     """:func:`evaluate` in several batches of environments side by side, with one call of the policy per step.
 
     :param venvs: name -> batch
     :param episodes: how many in each
     :param seed: of the first episode in each
+    :param before_step: is called before each step, and may raise to give up
     :return: name -> returns
     """
     normalizer = model.get_vec_normalize_env()
     batches = {name: _Batch(venv, episodes, seed) for name, venv in venvs.items()}
     while playing := [batch for batch in batches.values() if len(batch.rows)]:
+        before_step()
         observations = _normalize(normalizer, _join([batch.observations for batch in playing]))
         actions, _ = model.predict(observations, deterministic=True)
         bounds = np.cumsum([batch.venv.num_envs for batch in playing])[:-1]

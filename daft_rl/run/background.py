@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import pickle
@@ -18,6 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
 from daft_rl.errors import DaftWarning, RemoteError, WorkerError
+from daft_rl.run.interruption import OF_SCHEDULERS, SIGNALS
 
 __all__ = ["BackgroundCall"]
 
@@ -29,6 +31,9 @@ machine."""
 
 TERMINATION_SECONDS = 5.0
 """Time that a cancelled fork has to end on its own."""
+
+CANCEL = getattr(signal, "SIGRTMIN", signal.SIGTERM)  # a system without it has no forks
+"""Ends a fork. Schedulers and terminals send other signals."""
 
 FORK_ARGUMENT = ("evaluate_in_background",)
 
@@ -77,6 +82,7 @@ class BackgroundCall(Generic[T]):
                 warnings.warn(DaftWarning(message, arguments=FORK_ARGUMENT), stacklevel=3)
                 return
         self._process, self._connection = process, connection
+        atexit.register(self.cancel)  # multiprocessing would send a signal that the fork ignores, and wait
         self._poll = select.poll()  # Connection.poll() makes a new object in every call, which slows each step
         self._poll.register(self._connection, select.POLLIN)
 
@@ -87,7 +93,14 @@ class BackgroundCall(Generic[T]):
 
     def ready(self) -> bool:
         """Whether :meth:`result` returns at once."""
-        return self._outcome is not None or bool(self._poll.poll(0))
+        return self.wait(0)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the function, but not longer than this.
+
+        :return: whether :meth:`result` returns at once
+        """
+        return self._outcome is not None or bool(self._poll.poll(1000 * seconds))
 
     def result(self) -> T:
         """Wait for the function and return its result.
@@ -127,13 +140,15 @@ class BackgroundCall(Generic[T]):
     def cancel(self) -> None:
         """End the fork if it still runs."""
         if self._process is not None:
-            self._process.terminate()
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, CANCEL)
             self._process.join(TERMINATION_SECONDS)
             self._process.kill()  # in case it ignored the first signal
             self._release()
 
     def _release(self) -> None:
         """Wait until the fork has ended, and close all file descriptors that belong to it."""
+        atexit.unregister(self.cancel)
         self._process.join()
         self._process.close()
         self._connection.close()
@@ -142,8 +157,9 @@ class BackgroundCall(Generic[T]):
 
 def _run_in_fork(function: Callable[[], Any], connection: Connection) -> None:
     """Call the function and send what it returns or raises, and how many seconds it took."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the fork too; the parent ends it
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # raises an exception, so that unfinished files are removed
+    for number in (*SIGNALS, *OF_SCHEDULERS):  # may reach all processes of a job; the parent ends the fork
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(CANCEL, lambda *_: sys.exit(1))  # raises an exception, so that unfinished files are removed
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.nice(NICENESS)
     started = time.perf_counter()

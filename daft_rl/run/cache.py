@@ -42,7 +42,7 @@ def cached_returns(
     for role, domain in domains.items():
         conditions = _conditions(settings, agent, domain)
         path = folder / f"{fingerprint(conditions)}.json"
-        with suppress(FileNotFoundError, json.JSONDecodeError, KeyError):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
             returns[role] = Returns.from_dict(json.loads(path.read_text("utf-8"))["returns"])
             continue
         returns |= play({role: domain})  # alone: how many play together may change the last bits

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from daft_rl.checkpoint import CheckpointStore, LearningState, RandomState
 from daft_rl.errors import CheckpointError, DaftError, DaftWarning
@@ -38,8 +39,13 @@ class Checkpoints(BaseCallback):
     ) -> None:
         super().__init__()
         self.run, self.settings, self.store, self.restored = run, settings, store, restored
-        # runs in worlds take minutes, and the state of thousands of worlds is large
-        self.works = settings.every is not None and not run.environments.has_worlds
+        self.works = settings.every is not None
+        if self.works and run.environments.has_worlds and isinstance(run.model, OffPolicyAlgorithm):
+            message = (
+                f"vec='cuda' keeps no checkpoints of {type(run.model).__name__}: if this run stops, it begins anew."
+            )
+            warnings.warn(DaftWarning(message, arguments=("vec",)), stacklevel=2)
+            self.works = False  # what it keeps on the device has no state on the host
         self._next = settings.every or 0
         self._not_before = 0.0
 
@@ -50,14 +56,14 @@ class Checkpoints(BaseCallback):
         if self.restored is not None:
             self._restore(self.restored)
             self.restored = None
+        self.run.check_folder()
         if interruption.requested:
             self._stop()
         elif self._is_due():
             self._save()
 
     def _stop(self) -> None:
-        """Write a checkpoint, unless an evaluation is under way: the signal may have reached its process too."""
-        if self.works and not self.run.monitoring.evaluates:
+        if self.works:
             with suppress(DaftError):
                 self._save()
         raise Interrupted
@@ -65,7 +71,7 @@ class Checkpoints(BaseCallback):
     def _is_due(self) -> bool:
         if not self.works or self.model.num_timesteps < self._next or time.perf_counter() < self._not_before:
             return False
-        # waiting for an evaluation would stop learning; it ends soon
+        # an evaluation that is kept unplayed costs as much as a checkpoint; most end soon
         late = self.model.num_timesteps >= self._next + (self.settings.every or 0)
         return late or (self.run.monitoring.idle and self.run.zero_shot_is_ready)
 
@@ -111,3 +117,4 @@ class Checkpoints(BaseCallback):
                 arguments=("overwrite",),
             ) from error
         self._schedule(0.0)
+        print(f"The run goes on from step {self.model.num_timesteps}.")

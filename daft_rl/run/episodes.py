@@ -14,13 +14,16 @@ from daft_rl.errors import DaftWarning
 
 __all__ = ["RunningEpisodes"]
 
+NEW_SEEDS = 10**6
+"""Far from the seeds of runs and of evaluations."""
+
 
 class RunningEpisodes:
     """The state of a batch of environments.
 
     A batch that has a ``state_dict`` of its own is asked for it. Others play their episodes again. If that does not
-    lead to the observations that the policy saw last, because something else than seeds and actions decides what
-    happens, all environments start new episodes, with a warning.
+    lead to the same rewards, and to the observations that the policy saw last, something else than seeds and actions
+    decides what happens: all environments start new episodes, with a warning.
 
     :param model: what learns there
     :param training: the batch, opened with ``replayable=True``
@@ -59,6 +62,7 @@ class RunningEpisodes:
             f"The environments start new episodes: {problem}. What follows is as good, but not the same bit for bit."
         )
         warnings.warn(DaftWarning(message), stacklevel=2)
+        self.training.seed(NEW_SEEDS + self.model.num_timesteps)  # or they would begin as the first ones did
         self.model._last_obs = self.model.env.reset()
         self.model._last_episode_starts = np.ones(self.model.n_envs, dtype=bool)
         if normalizer is not None:
@@ -69,16 +73,15 @@ class RunningEpisodes:
 
         :return: what went wrong, if anything did
         """
-        try:
-            observations = _stack(self.training.env_method("replay", episodes))
-        except Exception as error:  # the user's environments raise what they like
-            return f"played again, an episode raised {type(error).__name__}: {error}"
+        played = self.training.env_method("replay", episodes)
+        problem = next((problem for _, problem in played if problem), "")
+        if problem:
+            return f"played again, {problem}"
+        observations = _stack([observation for observation, _ in played])
         transpose = unwrap_vec_wrapper(self.training, VecTransposeImage)
         if transpose is not None:
             observations = transpose.transpose_observations(observations)  # type: ignore[attr-defined]
-        if _equal(observations, seen):
-            return ""
-        return "played again, an episode went another way"
+        return "" if _equal(observations, seen) else "played again, an episode went another way"
 
 
 def _stack(observations: list[Any]) -> Any:

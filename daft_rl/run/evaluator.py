@@ -88,21 +88,23 @@ class Evaluator:
         }
         return next((problem for problem, holds in problems.items() if holds), None)
 
-    def start(self, function: Callable[[], T]) -> BackgroundCall[T]:
+    def start(self, function: Callable[[], T], policy: PolicyCopy | None = None) -> BackgroundCall[T]:
         """Call ``function`` in the background, or now if evaluations run in this process.
 
         If the background process is killed, the function is called again in this one, with the policy as it was at the
         start, and so are all later ones.
+
+        :param policy: a copy as it is now; ``None`` makes one where it may be needed
         """
         self._forget_ended()
         instead = None
         if self.in_background:
-            policy = PolicyCopy(self.model)
+            copied = policy or PolicyCopy(self.model)
 
             def instead() -> T:
                 for unfinished in self.folder.glob(".unfinished-*"):  # what it was saving
                     shutil.rmtree(unfinished, ignore_errors=True)
-                with policy.in_place():
+                with copied.in_place():
                     return function()
 
         call = BackgroundCall(function, self.in_background, instead)

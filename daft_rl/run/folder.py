@@ -6,28 +6,27 @@ import json
 import os
 import shutil
 import sys
-import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import count
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from stable_baselines3.common.base_class import BaseAlgorithm
 
+from daft_rl.checkpoint import CheckpointStore
 from daft_rl.errors import ConfigError, DaftError, DivergenceError, FaultyEnvironmentError
-from daft_rl.files import UNFINISHED, read_mapping, write_json, write_text
-from daft_rl.run.fingerprints import IRRELEVANT, fingerprint_agent, fingerprint_weights
+from daft_rl.files import UNFINISHED, delete_files, read_mapping, write_json, write_text
+from daft_rl.run.fingerprints import IRRELEVANT
+from daft_rl.run.identity import IDENTITY_FILE, Identity, KeptIdentity
 from daft_rl.run.lock import FolderLock
-from daft_rl.run.names import details, plain
+from daft_rl.run.names import make_folder, make_new_folder
 from daft_rl.settings import RunSettings
 
-__all__ = ["MONITOR_FILE", "TENSORBOARD_FOLDER", "Identity", "RunFolder", "note_traceback"]
+__all__ = ["MONITOR_FILE", "TENSORBOARD_FOLDER", "RunFolder", "note_traceback"]
 
-CONFIG_FILE, IDENTITY_FILE, ERROR_FILE, TRACEBACK_FILE = "config.yaml", "run.json", "error.json", "error.txt"
+CONFIG_FILE, ERROR_FILE, TRACEBACK_FILE = "config.yaml", "error.json", "error.txt"
 MONITOR_FILE, TENSORBOARD_FOLDER = "monitor.csv", "tensorboard"
 RESULT_FILES = ("results.json", "card.json")
 """Whoever has one of these is finished."""
@@ -37,34 +36,13 @@ OF_TRANSFERS = (
     *(f"{prefix}{name}" for prefix in ("", "best_", "source_") for name in SIDE_FILES),
 )
 OTHER_FILES = ("agent.zip", "README.md", "error.txt", "last_good.zip", *(f"last_good_{name}" for name in SIDE_FILES))
-FOLDERS = (TENSORBOARD_FOLDER, "checkpoints")
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What tells a run from another of the same settings."""
-
-    agent: Path | None = None
-    """The archive of the source, if it is one."""
-    agent_fingerprint: tuple[str, ...] = ()
-    """Of the source."""
-    command: tuple[str, ...] = ()
-    """What was given on the command line."""
-
-    @classmethod
-    def of(cls, agent: Path | BaseAlgorithm, command: tuple[str, ...] = ()) -> Identity:
-        """The identity of a transfer of this agent."""
-        if isinstance(agent, Path):
-            return cls(agent, tuple(fingerprint_agent(agent)), command)
-        return cls(None, (fingerprint_weights(agent),), command)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {"agent": list(self.agent_fingerprint), "command": list(self.command)}
+CHECKPOINTS_FOLDER = "checkpoints"
 
 
 class RunFolder:
     """Opens the folder of a run, and writes ``config.yaml``, which holds every setting.
+
+    Its path is absolute from the beginning, since an environment may change the working directory.
 
     :param settings: of the run
     :param identity: of the run
@@ -79,7 +57,7 @@ class RunFolder:
         given = settings.output_dir
         self._made: list[Path] = []
         try:
-            self.path, self._made = _make(Path(given)) if given is not None else _make_new(settings)
+            self.path, self._made = make_folder(Path(given)) if given is not None else make_new_folder(settings)
             self._refuse_source()
             self._lock = FolderLock(self.path)
             try:
@@ -101,7 +79,7 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
         kept = replace(self.settings, output_dir=self.path, overwrite=False).as_dict()
         write_text(self.path / CONFIG_FILE, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
-        write_json(self.path / IDENTITY_FILE, self.identity.as_dict())
+        self.identity.write(self.path, self.settings)
 
     def _refuse_source(self) -> None:
         """
@@ -126,43 +104,68 @@ class RunFolder:
         """
         if self.settings.overwrite:
             return False
-        finished = next((name for name in RESULT_FILES if (self.path / name).exists()), None)
-        if finished is not None:
-            shutil.rmtree(self.path / "checkpoints", ignore_errors=True)  # it was killed before it could do so
+        if (finished := self.finished()) is not None:
+            if self._is_of_a_run():
+                self._checkpoints().clear()  # it was killed before it could do so
             raise ConfigError(
                 f"{self.path} holds a finished run ({finished}). Name another folder, or pass overwrite=True to delete "
                 "it.",
                 arguments=("output_dir", "overwrite"),
             )
-        before = _read_settings(self.path)
-        if before is None:
+        if not self._is_of_a_run():
+            self._refuse_files_of_others()
             return False
-        changed = _changed(before, self.settings.as_dict())
-        if self._agent_of_before() != list(self.identity.agent_fingerprint):
+        changed = _changed(_read_settings(self.path) or {}, self.settings.as_dict())
+        kept = KeptIdentity(self.path)
+        if not kept.is_of_agent(self.identity):
             changed.append("agent")
-        if changed and any((self.path / "checkpoints").glob("*.zip")):
+        if not changed and not kept.is_of_settings(self.settings):
+            changed.append(f"{CONFIG_FILE}, which was edited meanwhile")
+        if changed and self._checkpoints().steps():
             raise ConfigError(
                 f"{self.path} holds an unfinished run with another {', '.join(changed)}. Name another folder, or pass "
                 "overwrite=True to delete it.",
                 arguments=("output_dir", "overwrite"),
             )
+        if not changed:
+            kept.warn_of_another_machine()
         return not changed
 
-    def _agent_of_before(self) -> Any:
-        with suppress(OSError, ValueError, AttributeError):
-            return json.loads((self.path / IDENTITY_FILE).read_text("utf-8")).get("agent")
-        return None
+    def _is_of_a_run(self) -> bool:
+        """Whether what lies here is ours to delete: many programs write a ``config.yaml`` and ``checkpoints``."""
+        return (self.path / IDENTITY_FILE).exists() or {"method", "env"} <= (_read_settings(self.path) or {}).keys()
+
+    def _refuse_files_of_others(self) -> None:
+        """
+        :raises ConfigError: the run would overwrite what no run of ours has left
+        """
+        taken = [name for name in (*sorted(self._names()), CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER) if self._has(name)]
+        if taken:
+            raise ConfigError(
+                f"output_dir={self.path} holds {taken[0]}, which no run of daft_rl has left. Name another folder.",
+                arguments=("output_dir",),
+            )
+
+    def _has(self, name: str) -> bool:
+        path = self.path / name
+        return any(path.iterdir()) if path.is_dir() else path.exists()
+
+    def _names(self) -> set[str]:
+        """Of the files that runs write, without the source if it lies here."""
+        names = {*RESULT_FILES, *OF_TRANSFERS, *OTHER_FILES, ERROR_FILE, MONITOR_FILE, IDENTITY_FILE, CONFIG_FILE}
+        agent = self.identity.agent
+        return names - {agent.name} if agent is not None and agent.resolve().parent == self.path.resolve() else names
+
+    def _checkpoints(self) -> CheckpointStore:
+        return CheckpointStore(self.path / CHECKPOINTS_FOLDER, self.settings.checkpoint.keep)
 
     def _clear(self) -> None:
         """Delete what an earlier run has left. Other files stay."""
-        if self.settings.overwrite or (self.path / CONFIG_FILE).exists():
-            names = {*RESULT_FILES, *OF_TRANSFERS, *OTHER_FILES, ERROR_FILE, MONITOR_FILE, IDENTITY_FILE, CONFIG_FILE}
-            if self.identity.agent is not None and self.identity.agent.resolve().parent == self.path.resolve():
-                names.discard(self.identity.agent.name)
-            for name in names:
+        if self.settings.overwrite or self._is_of_a_run():
+            for name in self._names():
                 (self.path / name).unlink(missing_ok=True)
-            for name in FOLDERS:
-                shutil.rmtree(self.path / name, ignore_errors=True)
+            self._checkpoints().clear()
+            delete_files(self.path / TENSORBOARD_FOLDER, "events.*")
         for leftover in self.path.glob(f"{UNFINISHED}*"):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -193,11 +196,24 @@ class RunFolder:
             elif path.stat().st_size > sizes[name]:
                 os.truncate(path, sizes[name])
 
+    def finished(self) -> str | None:
+        """The file that says that the folder holds a finished run, if there is one."""
+        return next((name for name in RESULT_FILES if (self.path / name).exists()), None)
+
+    def missing(self) -> ConfigError | None:
+        """The error that ends the run, if the folder was moved or deleted: another run may have begun in its place."""
+        if self._lock.holds():
+            return None
+        return ConfigError(
+            f"The folder {self.path} was moved or deleted while its run went on. The run ends here. If you have moved "
+            "it, go on from there: resume=FOLDER."
+        )
+
     # -- the end --------------------------------------------------------------------------------------
 
     def note_error(self, error: BaseException | None) -> None:
         """Tell of an error in ``error.json`` and ``error.txt``; leave nothing of a run refused at its start."""
-        if error is None or not isinstance(error, Exception):
+        if error is None or not isinstance(error, Exception) or not self._lock.holds():
             return
         refused = isinstance(error, DaftError) and not isinstance(error, FaultyEnvironmentError | DivergenceError)
         if refused and not self.began and not self.goes_on:
@@ -217,34 +233,10 @@ class RunFolder:
         self._lock.release()
 
 
-def _make(folder: Path) -> tuple[Path, list[Path]]:
-    """Make a folder.
-
-    :return: the folder, and every folder that was made, the innermost first
-    """
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder, missing
-
-
 def _remove_empty(folders: list[Path]) -> None:
     for folder in folders:
         with suppress(OSError):  # somebody else has put something there
             folder.rmdir()
-
-
-def _make_new(settings: RunSettings) -> tuple[Path, list[Path]]:
-    """Make ``runs/TASK/METHOD/seed-N/TIME``, with shift and agent in its name, that nobody else has."""
-    parent = Path("runs") / plain(settings.env.name) / plain(settings.method.name) / f"seed-{settings.seed}"
-    _, made = _make(parent)
-    agent = getattr(settings, "agent", None)
-    name = time.strftime("%Y-%m-%d_%H-%M-%S") + details(settings.env.shift, agent and agent.path)
-    for number in count(1):
-        folder = parent / (name if number == 1 else f"{name}_{number}")
-        with suppress(FileExistsError):
-            folder.mkdir()
-            return folder, [folder, *made]
-    raise AssertionError
 
 
 def _read_settings(folder: Path) -> dict[str, Any] | None:

@@ -31,27 +31,31 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
-        path = self.folder / LOCK_FILE
+        self._path = self.folder / LOCK_FILE
         if self.folder in _held:
             raise self._refusal("this process")
-        self._file = path.open("a+")
+        self._file = self._path.open("a+")
         if not self._acquire():
             self._file.seek(0)
             owner = self._file.read().strip()
             self._file.close()
             raise self._refusal(owner or "another process")
-        _held.add(self.folder)
         with suppress(OSError):  # a full disk still locks
             self._file.truncate(0)
             self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             self._file.flush()
+        _held.add(self.folder)
 
     def _acquire(self) -> bool:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
+                if self.holds():
+                    return True
+                self._file.close()  # who had the lock has deleted the file, and others will lock a new one
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._file = self._path.open("a+")
             except (BlockingIOError, PermissionError):
                 if time.monotonic() > deadline:
                     return False
@@ -63,9 +67,18 @@ class FolderLock:
             arguments=("output_dir",),
         )
 
+    def holds(self) -> bool:
+        """Whether the folder is still the one that was locked: it may have been moved or deleted, and made again."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            return False
+        except OSError:  # a network that fails for a moment tells nothing
+            return True
+
     def delete(self) -> None:
         """Delete the file, where no run is left that others could wait for."""
-        (self.folder / LOCK_FILE).unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Let others have the folder. A second call does nothing."""

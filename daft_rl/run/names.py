@@ -1,12 +1,18 @@
-"""Names of run folders."""
+"""Names of run folders, and folders of new names."""
 
 from __future__ import annotations
 
 import re
+import time
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["details", "plain"]
+if TYPE_CHECKING:
+    from daft_rl.settings import RunSettings
+
+__all__ = ["details", "make_folder", "make_new_folder", "plain"]
 
 LONGEST = 60
 
@@ -20,3 +26,29 @@ def details(shift: Any = None, agent: Any = None) -> str:
     """What a folder's name tells beside the time: shift and agent, each behind ``_``, if they are given by a name."""
     named = [shift, Path(agent).stem if isinstance(agent, str) else None]
     return "".join(f"_{plain(text)}" for text in named if isinstance(text, str))
+
+
+def make_folder(folder: Path) -> tuple[Path, list[Path]]:
+    """Make a folder.
+
+    :return: the folder, as an absolute path, since an environment may change the working directory; and every folder
+        that was made, the innermost first
+    """
+    folder = folder.absolute()
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder, missing
+
+
+def make_new_folder(settings: RunSettings) -> tuple[Path, list[Path]]:
+    """Make ``runs/TASK/METHOD/seed-N/TIME``, with shift and agent in its name, that nobody else has."""
+    parent = Path("runs") / plain(settings.env.name) / plain(settings.method.name) / f"seed-{settings.seed}"
+    parent, made = make_folder(parent)
+    agent = getattr(settings, "agent", None)
+    name = time.strftime("%Y-%m-%d_%H-%M-%S") + details(settings.env.shift, agent and agent.path)
+    for number in count(1):
+        folder = parent / (name if number == 1 else f"{name}_{number}")
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder, [folder, *made]
+    raise AssertionError

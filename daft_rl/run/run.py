@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from daft_rl.archives import read_multiplier
 from daft_rl.checkpoint import CheckpointStore
 from daft_rl.envs.domain import Domain
-from daft_rl.errors import ConfigError, DaftError, DivergenceError, StorageError
+from daft_rl.errors import CheckpointError, ConfigError, DaftError, DivergenceError, StorageError
 from daft_rl.files import refused_by_disk
 from daft_rl.finetune import Adaptation
 from daft_rl.policy import Distortion
@@ -32,7 +32,8 @@ from daft_rl.run.checkpoints import Checkpoints
 from daft_rl.run.divergence import DivergenceWatch, refused_distribution
 from daft_rl.run.environments import Environments
 from daft_rl.run.evaluator import Evaluator
-from daft_rl.run.folder import MONITOR_FILE, TENSORBOARD_FOLDER, Identity, RunFolder
+from daft_rl.run.folder import MONITOR_FILE, TENSORBOARD_FOLDER, RunFolder
+from daft_rl.run.identity import Identity
 from daft_rl.run.interruption import Interrupted, interruption
 from daft_rl.run.logger import ScalarFile, SparseLogger, interval
 from daft_rl.run.monitoring import Monitoring
@@ -97,6 +98,8 @@ class Run:
         self.store = CheckpointStore(self.folder / "checkpoints", self.settings.checkpoint.keep)
         self._restored = self.store.read() if self._opened.goes_on else None
         if self._restored is None:
+            if self._opened.goes_on:
+                print(f"{self.folder} has no checkpoint that can be read: its run begins anew.")
             self.store.clear()
         self._earlier = Progress.of(self._restored)
         self._opened.cut_journals(self._earlier.journals)
@@ -110,7 +113,9 @@ class Run:
         named = None if error is None or isinstance(error, DaftError) else self._in_our_words(error)
         if named is not None:
             named.__cause__ = error
-        if isinstance(error, Interrupted):
+        if isinstance(error, OSError) and (missing := self._opened.missing()) is not None:
+            named, missing.__cause__ = missing, error
+        if isinstance(error, Interrupted) and not self._opened.finished():  # it may have rendered only
             error.folder = self.folder
         try:
             self._opened.note_error(named or error)
@@ -164,6 +169,11 @@ class Run:
     def start_zero_shot(self, play: Callable[[], dict[str, Returns]]) -> None:
         """Play the source, unless an earlier process of this run has done so."""
         known = self._earlier.zero_shot
+        if known is not None and known.keys() != self.evaluator.domains.keys():
+            raise CheckpointError(
+                f"The run played in {', '.join(known)}, and cannot go on with {', '.join(self.evaluator.domains)}. "
+                "Pass env and source_env as before."
+            )
         self.zero_shot = self.evaluator.start(play) if known is None else BackgroundCall(lambda: known, fork=False)
 
     @property
@@ -200,6 +210,15 @@ class Run:
         callbacks: list[BaseCallback] = [part for part in parts if part is not None]
         with interruption.deferred() if checkpoints.works else nullcontext(), watch.keeping_the_good():
             self.model.learn(self.settings.total_timesteps, callback=callbacks, progress_bar=self.settings.progress_bar)
+        if interruption.requested:  # in the last rollout
+            raise Interrupted
+
+    def check_folder(self) -> None:
+        """
+        :raises ConfigError: the folder was moved or deleted; another run may have begun in its place
+        """
+        if (missing := self._opened.missing()) is not None:
+            raise missing
 
     def finish(self) -> None:
         """Delete what nobody needs once the results are written."""

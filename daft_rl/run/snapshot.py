@@ -46,6 +46,21 @@ class PolicyCopy:
             self.model.policy = now
             _set_statistics(self.model, statistics)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and statistics, as tensors, arrays and numbers."""
+        statistics = {
+            name: {key: (running.mean, running.var, running.count) for key, running in _by_key(value).items()}
+            for name, value in self._statistics.items()
+        }
+        return {"policy": dict(self._policy.state_dict()), "statistics": statistics}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become the policy of :meth:`state_dict`, which has the same layers."""
+        self._policy.load_state_dict(state["policy"])
+        for name, value in self._statistics.items():
+            for key, running in _by_key(value).items():
+                running.mean, running.var, running.count = state["statistics"][name][key]
+
 
 class Snapshot:
     """Everything that learning changes in a model, as it is now: weights, moments of the optimizers, statistics.
@@ -74,6 +89,12 @@ def _statistics(model: BaseAlgorithm) -> dict[str, Any]:
     return {name: copy.deepcopy(getattr(normalizer, name)) for name in STATISTICS if hasattr(normalizer, name)}
 
 
+def _by_key(statistics: Any) -> dict[str, Any]:
+    """The running means of dictionary observations by their keys; or the only one."""
+    by_key = statistics if isinstance(statistics, dict) else {"": statistics}
+    return {key: running for key, running in by_key.items() if running is not None}
+
+
 def _set_statistics(model: BaseAlgorithm, statistics: dict[str, Any]) -> None:
     normalizer = model.get_vec_normalize_env()
     for name, value in statistics.items():
@@ -91,9 +112,8 @@ def not_finite(model: BaseAlgorithm) -> str | None:
     tensors = {f"The weight '{name}'": tensor for name, tensor in model.policy.state_dict().items()}
     tensors |= {f"The variable '{name}'": tensor for name, tensor in _variables(model).items()}
     for name, statistics in _statistics(model).items():
-        by_key = statistics if isinstance(statistics, dict) else {"": statistics}
-        for key, running in by_key.items():
-            for moment in ("mean", "var") if running is not None else ():
+        for key, running in _by_key(statistics).items():
+            for moment in ("mean", "var"):
                 what = f"The {moment} of VecNormalize's {name}{f'[{key!r}]' if key else ''}"
                 tensors[what] = torch.as_tensor(getattr(running, moment))
     for name, tensor in tensors.items():

@@ -230,7 +230,9 @@ def run_worker(descriptor: int, note: int) -> None:
     :param note: file descriptor of the memory for the index of the environment at work
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the parent handles it
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # likewise of a job, which then writes a checkpoint
+    # likewise of a job, which then saves its state, or a closed terminal
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     del sys.argv[1:]
     connection = Connection(descriptor)

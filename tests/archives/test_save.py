@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,26 @@ def build(seed: int) -> PPO:
 def act(model: Any) -> NDArray[Any]:
     raw = np.arange(12, dtype=np.float32).reshape(4, 3)
     return model.predict(model.get_vec_normalize_env().normalize_obs(raw), deterministic=True)[0]
+
+
+def test_content_reaches_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut there is the old agent or the new one, no empty file."""
+    synced: list[int] = []
+    replace, fsync = Path.replace, os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def replace_synced(path: Path, target: Path) -> Path:
+        assert path.stat().st_ino in synced
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(Path, "replace", replace_synced)
+    save_agent(build(0), tmp_path / "best.zip", prefix="best_")
+    assert synced[-1] == tmp_path.stat().st_ino
+    assert {path.stat().st_ino for path in tmp_path.iterdir()} < {*synced}
 
 
 @pytest.mark.parametrize("failing", ["save", 0, 1])

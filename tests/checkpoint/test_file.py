@@ -63,6 +63,10 @@ def test_what_is_no_data_is_refused_and_the_old_file_stays(tmp_path: Path) -> No
     for wrong in (object(), {"key": {1, 2}}, np.array([object()]), print):
         with pytest.raises(CheckpointError, match="A checkpoint holds numbers"):
             write_state(path, wrong)
+    with pytest.raises(CheckpointError, match="no tensors of torch"):  # NumPy has no such numbers
+        write_state(path, torch.zeros(2, dtype=torch.bfloat16))
+    with pytest.raises(CheckpointError, match="bytes of JSON"):  # what could not be read is not written
+        write_state(path, ["x" * 1000] * 10_000)
     assert path.read_bytes() == before
 
 

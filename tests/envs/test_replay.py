@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.envs import make_vec
+from daft_rl.envs.replay import Replayable
 
 CASES = {
     "Ant in threads": ("Ant-shifted", {"action_delay": 2, "observation_noise": 0.1}, "threads"),
@@ -74,3 +76,62 @@ def test_an_episode_that_begins_after_the_end_of_one_goes_on(case: str) -> None:
         np.testing.assert_array_equal(one[0], again[0])
     first.close()
     other.close()
+
+
+class NoisyReward(gym.Wrapper[Any, Any, Any, Any]):
+    """Draws from a generator of its own, which no observation shows."""
+
+    def __init__(self, env: gym.Env, seed: int) -> None:
+        super().__init__(env)
+        self.rng = np.random.default_rng(seed)
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, float(reward) + self.rng.normal(), terminated, truncated, info
+
+
+def test_generators_of_wrappers_go_on() -> None:
+    first, other = (Replayable(NoisyReward(gym.make("Pendulum-v1"), seed), 0) for seed in (1, 2))
+    first.reset(seed=3)
+    other.reset(seed=4)
+    first.reset()
+    for _ in range(3):
+        first.step(np.ones(1, np.float32))
+    other.replay({0: first.episode()})
+    assert first.step(np.ones(1, np.float32))[1] == other.step(np.ones(1, np.float32))[1]
+
+
+class Stricter(gym.Wrapper[Any, Any, Any, Any]):
+    """Rewards less in each further episode."""
+
+    episodes = 0
+
+    def reset(self, **arguments: Any) -> Any:
+        self.episodes += 1
+        return self.env.reset(**arguments)
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, float(reward) - self.episodes, terminated, truncated, info
+
+
+@pytest.mark.parametrize(("further", "same"), [(1, True), (2, False)])
+def test_rewards_tell_that_something_else_decides(further: int, same: bool) -> None:
+    first, other = (Replayable(Stricter(gym.make("Pendulum-v1")), 0) for _ in range(2))
+    other.reset(seed=3)
+    for _ in range(1 + further):
+        first.reset(seed=3)
+    first.step(np.ones(1, np.float32))
+    problem = "" if same else "an episode gave other rewards"
+    assert other.replay({0: first.episode()})[1] == problem
+
+
+@pytest.mark.parametrize("vec", ["dummy", "workers"])
+def test_a_batch_goes_on_after_a_replay_that_raised(vec: str) -> None:
+    """It starts new episodes then."""
+    venv = make_vec("Pendulum-v1", num_envs=2, seed=1, vec=vec, replayable=True)
+    venv.reset()
+    assert venv.env_method("replay", {0: {}, 1: {}})[1] == (None, "an episode raised KeyError: 'generators'")
+    venv.reset()
+    steps(venv, 1, seed=2)
+    venv.close()

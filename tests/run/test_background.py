@@ -130,6 +130,18 @@ def test_cancel_ends_the_fork_and_its_cleanup_runs(tmp_path: Path) -> None:
     os.close(read)
 
 
+def test_a_signal_to_all_processes_of_a_job_leaves_the_fork_to_its_parent() -> None:
+    def signal_itself() -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "finished"
+
+    call = BackgroundCall(signal_itself)
+    while not call.wait(10):
+        pass
+    assert call.result() == "finished"
+    assert not call.killed
+
+
 @pytest.mark.parametrize("finish", ["result", "cancel"])
 def test_calls_leave_no_file_descriptors_open(finish: str) -> None:
     def open_descriptors() -> int:

@@ -13,10 +13,13 @@ import pytest
 from stable_baselines3 import PPO
 
 import daft_rl
-from daft_rl.errors import ConfigError, DaftError
+from daft_rl.errors import ConfigError, DaftError, DaftWarning
+from daft_rl.resume import read_run
 from daft_rl.run import lock
-from daft_rl.run.folder import Identity, RunFolder
+from daft_rl.run.folder import RunFolder
+from daft_rl.run.identity import Identity
 from daft_rl.run.lock import FolderLock
+from daft_rl.run.results import machine
 from daft_rl.settings import TransferSettings
 from tests.conftest import PointMass, build
 
@@ -35,7 +38,7 @@ def open_and_release(folder: Path | None, **changes: Any) -> RunFolder:
 def test_runs_of_one_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("time.strftime", lambda _: "NOW")
-    paths = [str(open_and_release(None, seed=3).path) for _ in range(3)]
+    paths = [str(open_and_release(None, seed=3).path.relative_to(tmp_path)) for _ in range(3)]
     assert paths == [f"runs/Ant/ft/seed-3/NOW{suffix}" for suffix in ("", "_2", "_3")]
 
 
@@ -43,7 +46,7 @@ def test_a_new_folder_is_named_by_shift_and_agent(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     opened = open_and_release(None, env={"name": "my:Env-v0", "shift": "gravity-2.0"}, agent={"path": "a/../b c.zip"})
     assert opened.path.name.endswith("_gravity-2.0_b-c")
-    assert opened.path.parts[1] == "my-Env-v0"
+    assert opened.path.relative_to(tmp_path).parts[:2] == ("runs", "my-Env-v0")
 
 
 def test_a_finished_run_is_kept_unless_it_may_go(tmp_path: Path) -> None:
@@ -59,14 +62,14 @@ def test_a_finished_run_is_kept_unless_it_may_go(tmp_path: Path) -> None:
 def test_an_unfinished_run_goes_on_with_the_same_settings_only(tmp_path: Path) -> None:
     assert not open_and_release(tmp_path).goes_on
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "1.zip").touch()
+    (tmp_path / "checkpoints" / f"{1:012d}.zip").touch()
     assert open_and_release(tmp_path).goes_on
     assert open_and_release(tmp_path, progress_bar=False, checkpoint={"keep": 3}).goes_on
     with pytest.raises(ConfigError, match=r"unfinished run with another seed, evaluation\.every"):
         open_and_release(tmp_path, seed=4, evaluation={"every": 7})
     with pytest.raises(ConfigError, match="another agent"):
         RunFolder(settings(tmp_path), Identity(agent_fingerprint=("other",)))
-    assert (tmp_path / "checkpoints" / "1.zip").exists()
+    assert (tmp_path / "checkpoints" / f"{1:012d}.zip").exists()
     assert not open_and_release(tmp_path, seed=4, overwrite=True).goes_on
     assert not (tmp_path / "checkpoints").exists()
 
@@ -76,6 +79,70 @@ def test_a_run_that_left_no_checkpoint_gives_way(tmp_path: Path) -> None:
     (tmp_path / "best.zip").touch()
     assert not open_and_release(tmp_path, seed=4).goes_on
     assert not (tmp_path / "best.zip").exists()
+
+
+FOREIGN = (
+    "checkpoints/model.pt",
+    "checkpoints/5.zip",
+    "tensorboard/events.mine",
+    "README.md",
+    "agent.zip",
+    "config.yaml",
+)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_of_another_program_stay(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("lr: 3")
+    with pytest.raises(ConfigError, match="which no run of daft_rl has left"):
+        open_and_release(tmp_path)
+    assert (tmp_path / name).read_text() == "lr: 3"
+
+
+def test_deleting_a_run_deletes_nothing_else(tmp_path: Path) -> None:
+    open_and_release(tmp_path)
+    foreign = [tmp_path / name for name in FOREIGN[:2]] + [tmp_path / "tensorboard" / "notes.txt"]
+    own = [
+        tmp_path / name for name in (f"checkpoints/{1:012d}.zip", "checkpoints/replay/0-1.zip", "tensorboard/events.1")
+    ]
+    for path in (*foreign, *own):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    open_and_release(tmp_path, overwrite=True)
+    assert [path.exists() for path in (*foreign, *own)] == [True] * 3 + [False] * 3
+    assert not (tmp_path / "checkpoints" / "replay").exists()
+
+
+def test_a_finished_run_keeps_checkpoints_of_another_program(tmp_path: Path) -> None:
+    for name in ("results.json", "checkpoints/model.pt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match="finished run"):
+        open_and_release(tmp_path)
+    assert (tmp_path / "checkpoints" / "model.pt").exists()
+
+
+def test_a_run_that_goes_on_with_another_version_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_and_release(tmp_path)
+    now = machine()
+    changed = now | {"cores": 99, "processor": "new", "versions": now["versions"] | {"mujoco": "0.1"}}
+    monkeypatch.setattr("daft_rl.run.identity.machine", lambda: changed)
+    with pytest.warns(DaftWarning, match=r"began with another processor, mujoco\. Its results may differ"):
+        assert open_and_release(tmp_path).goes_on
+
+
+def test_edited_settings_do_not_mix_with_a_checkpoint(tmp_path: Path) -> None:
+    """The file is what a resumed run takes its settings from."""
+    open_and_release(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / f"{1:012d}.zip").touch()
+    config = tmp_path / "config.yaml"
+    config.write_text(config.read_text().replace("total_timesteps: 200000", "total_timesteps: 300000"))
+    edited = read_run(TransferSettings, tmp_path)
+    assert edited.total_timesteps == 300_000
+    with pytest.raises(ConfigError, match=r"another config\.yaml, which was edited"):
+        RunFolder(edited, Identity())
 
 
 @pytest.mark.parametrize("agent", ["final.zip", "mine.zip"])
@@ -118,6 +185,41 @@ def test_a_refused_run_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(DaftError, match="no_such_layer"):
         daft_rl.transfer(PointMass, source=source, settings=further, output_dir=tmp_path / "runs" / "one")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_waited_for_a_lock_that_was_deleted_locks_the_new_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is refused deletes its folder. Whoever waited must not hold a file that nobody sees."""
+    refused = FolderLock(tmp_path / "")
+    monkeypatch.setattr(lock, "_held", set())  # as in another process, to which the system gives no lock yet
+    taken: list[bool] = []
+
+    def lockf(*_: Any) -> None:
+        if not taken:
+            refused.delete()
+        taken.append(True)
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    waiting = FolderLock(tmp_path)
+    assert waiting.holds()
+    assert len(taken) == 2
+    assert (tmp_path / "run.lock").read_text().startswith("process ")
+    waiting.release()
+
+
+def test_a_run_whose_folder_was_replaced_ends(tmp_path: Path) -> None:
+    """Otherwise it would write into the folder of the run that has begun there since."""
+    folder, moved = tmp_path / "run", tmp_path / "moved"
+    first = RunFolder(settings(folder), Identity())
+    assert first.missing() is None
+    folder.rename(moved)
+    assert "was moved or deleted" in str(first.missing())
+    first.note_error(RuntimeError("later"))
+    assert not folder.exists()
+    assert not (moved / "error.json").exists()
+    first.release()
+    assert open_and_release(moved).goes_on
 
 
 class Failing(PointMass):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import daft_rl
+from daft_rl.checkpoint.file import read_state
 from daft_rl.errors import ConfigError
 from daft_rl.resume import read_run, resume_command, stoppable
 from daft_rl.run.interruption import RESUMABLE, Interrupted, Interruption
@@ -54,6 +55,87 @@ def test_a_process_that_was_stopped_goes_on(number: signal.Signals, whole: Path,
     assert_equal_runs(whole, tmp_path / "cut")
 
 
+class Held(PointMass):
+    """Holds the process that plays in the background as long as a file is there."""
+
+    folder, learner = Path("nowhere"), 0
+
+    def step(self, action: Any) -> Any:
+        while (self.folder / "hold").exists() and os.getpid() != self.learner:
+            (self.folder / "held").touch()
+            Event().wait(0.01)
+        return super().step(action)
+
+
+class Signalling(PointMass):
+    """Sends SIGTERM in the middle of an evaluation while learning, if a file asks for it."""
+
+    folder, learnt, evaluates = Path("nowhere"), 0, False
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        if seed is not None:
+            self.evaluates = 10_000 <= seed < 10_010
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> Any:
+        Signalling.learnt += not self.evaluates
+        if self.evaluates and self.learnt > 300 and (self.folder / "signal").exists():
+            (self.folder / "signal").unlink()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().step(action)
+
+
+def run_in_group(env: Any, settings: dict[str, Any], folder: Path) -> None:
+    os.setsid()
+    Held.learner = os.getpid()
+    with stoppable("daft_rl.transfer"):
+        daft_rl.transfer(env, "ft", build("PPO"), settings=settings, output_dir=folder)
+
+
+def start_group(env: Any, settings: dict[str, Any], folder: Path) -> Any:
+    context: Any = multiprocessing.get_context("fork")
+    process = context.Process(target=run_in_group, args=(env, settings, folder))
+    process.start()
+    return process
+
+
+def newest_step(folder: Path) -> int:
+    return max((int(path.stem) for path in folder.glob("checkpoints/*.zip")), default=0)
+
+
+def test_a_signal_to_a_whole_group_waits_for_no_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those under way are played by the process that goes on."""
+    settings = LONG | {"evaluate_in_background": True}
+    daft_rl.transfer(Held, "ft", build("PPO"), settings=settings, output_dir=tmp_path / "whole")
+    monkeypatch.setattr(Held, "folder", tmp_path)
+    process = start_group(Held, settings, tmp_path / "cut")
+    while not newest_step(tmp_path / "cut"):
+        Event().wait(0.005)
+    (tmp_path / "hold").touch()
+    while not (tmp_path / "held").exists():
+        Event().wait(0.005)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == RESUMABLE
+    (tmp_path / "hold").unlink()
+    daft_rl.transfer(Held, source=build("PPO"), resume=tmp_path / "cut")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_an_evaluation_in_the_learning_process_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    daft_rl.transfer(Signalling, "ft", build("PPO"), settings=LONG, output_dir=tmp_path / "whole")
+    monkeypatch.setattr(Signalling, "folder", tmp_path)
+    monkeypatch.setattr(Signalling, "learnt", 0)
+    (tmp_path / "signal").touch()
+    process = start_group(Signalling, LONG, tmp_path / "cut")
+    process.join()
+    assert process.exitcode == RESUMABLE
+    state = read_state(max((tmp_path / "cut" / "checkpoints").glob("*.zip")))
+    assert [point["timesteps"] for point in state["run"]["monitoring"]["points"]] == [500]
+    daft_rl.transfer(Signalling, source=build("PPO"), resume=tmp_path / "cut")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_a_first_signal_waits_for_the_end_of_the_rollout_and_a_second_does_not() -> None:
     waiting = Interruption()
     with waiting.listen(), waiting.deferred():
@@ -70,6 +152,32 @@ def test_outside_of_learning_a_signal_stops_at_once() -> None:
     with waiting.listen(), pytest.raises(Interrupted):
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_of_a_scheduler_reaches_its_library_after_the_run_has_stopped() -> None:
+    waiting, order = Interruption(), []
+
+    def run() -> None:
+        with waiting.before_requeueing():
+            with waiting.deferred():
+                os.kill(os.getpid(), signal.SIGUSR2)
+                assert waiting.requested
+            order.append("checkpoint")
+            raise Interrupted
+
+    before = signal.signal(signal.SIGUSR2, lambda *_: order.append("queued again"))
+    try:
+        with pytest.raises(Interrupted):
+            run()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert order == ["checkpoint", "queued again"]
+
+
+def test_signals_that_nobody_waits_for_are_left_alone() -> None:
+    waiting, before = Interruption(), signal.getsignal(signal.SIGUSR2)
+    with waiting.before_requeueing():
+        assert signal.getsignal(signal.SIGUSR2) == before
 
 
 @pytest.mark.parametrize(
@@ -100,3 +208,43 @@ def test_a_resumed_run_takes_no_other_settings(capsys: pytest.CaptureFixture[str
     assert "Leave out the others" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"Leave out seed, num_envs"):
         daft_rl.transfer(resume="runs/one", seed=1, settings={"num_envs": 1})
+
+
+def test_signals_that_were_ignored_still_are() -> None:
+    """As by nohup, and by shells for what runs in their background."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption().listen():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGTERM) != before
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_closed_terminal_stops_like_the_end_of_a_job() -> None:
+    waiting, error = Interruption(), os.dup(2)
+    try:
+        with waiting.listen(), waiting.deferred():
+            os.close(2)  # the message cannot be written
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert waiting.requested
+    finally:
+        os.dup2(error, 2)
+        os.close(error)
+
+
+@pytest.mark.parametrize(
+    ("program", "folder", "told"),
+    [
+        ("daft_rl.transfer", "a b", "python -m daft_rl.transfer 'resume=a b'"),
+        ("daft_rl.benchmark", "runs/cell", "To go on: the same command."),
+    ],
+)
+def test_a_stopped_program_tells_how_to_go_on(
+    program: str, folder: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop = Interrupted()
+    stop.folder = Path(folder)
+    with pytest.raises(SystemExit), stoppable(program):
+        raise stop
+    assert told in capsys.readouterr().err
