@@ -7,6 +7,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,7 +35,7 @@ from daft_rl.files import refused_by_disk
 from daft_rl.hydra_messages import explain_hydra
 from daft_rl.overrides import axes_of_sweep, expand, first_of_sweep
 from daft_rl.plan import check_plan
-from daft_rl.run.interruption import interruption
+from daft_rl.run.interruption import RESUMABLE, interruption
 from daft_rl.run.lock import LOCK_FILE
 from daft_rl.run.orphans import end_with_launcher
 
@@ -47,8 +48,8 @@ KEYS = {
         name: f"env.{name}"
         for name in ("id", "shift", "kwargs", "source_kwargs", "wrappers", "cost_limit", "cost_multiplier")
     },
-    **{name: name for name in ("total_timesteps", "num_envs", "output_dir", "overwrite", "device", "vec", "algo")},
-    "evaluate_in_background": "evaluate_in_background",
+    **{name: name for name in ("total_timesteps", "num_envs", "output_dir", "overwrite", "evaluate_in_background")},
+    **{name: name for name in ("device", "vec", "kernels", "algo")},
     "step_timeout": "env.step_timeout",
     **{name: f"algo.{name}" for name in ("adaptive_kl", "exploration_std", "most_exploration_std", "actor_scale")},
     "elsewhere": "evaluation.elsewhere",
@@ -274,6 +275,13 @@ def run_command(
             raise
         print(f"{error}. Make space, or take another disk.", file=sys.stderr)
         sys.exit(2)
+    except BrokenExecutor:
+        print(
+            "A worker process was killed (the system may have run out of memory; hydra.launcher.n_jobs=1 takes less). "
+            "A grid goes on when it is started again.",
+            file=sys.stderr,
+        )
+        sys.exit(RESUMABLE)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)

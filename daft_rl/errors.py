@@ -13,6 +13,7 @@ __all__ = [
     "DaftWarning",
     "DivergenceError",
     "FaultyEnvironmentError",
+    "FinishedRunError",
     "MethodError",
     "RemoteError",
     "RenderError",
@@ -51,6 +52,10 @@ class BatchNormError(DaftError, ValueError):
 
 class ConfigError(DaftError, ValueError):
     """A name or a key of the configuration does not exist."""
+
+
+class FinishedRunError(ConfigError):
+    """A folder holds a finished run, which is neither overwritten nor gone on with."""
 
 
 class TaskError(DaftError, ValueError):

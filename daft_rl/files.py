@@ -60,7 +60,7 @@ def _usual_mode() -> int:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, have reached the disk."""
+    """Wait until a file, or the names in a folder, are on the disk. Only POSIX systems can do so for any path."""
     if os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY)

@@ -82,8 +82,9 @@ def prepare(current: Run, settings: PretrainSettings, domain: Domain) -> None:
     model = current.model = build_agent(settings, current.learning_env(domain))
     steps = settings.calibration.steps
     adaptation = current.adaptation = Adaptation(
-        model, settings.method, steps, actor_scale=1.0, adaptive_kl=settings.recipe.adaptive_kl, profile=current.profile
-    )
+        model, settings.method, steps,
+        actor_scale=1.0, adaptive_kl=settings.recipe.adaptive_kl, kernels=settings.kernels, profile=current.profile,
+    )  # fmt: skip
     if adaptation.method.conversion != "none":
         adaptation.convert(visit(model, current.training, steps, settings.seed + 1))
     player = current.open_evaluator({"source": domain}, {"source": domain})

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from daft_rl.envs.domain import read_domains
-from daft_rl.errors import ConfigError, DaftError, TaskError
+from daft_rl.errors import ConfigError, DaftError, FinishedRunError, TaskError
 from daft_rl.files import read_mapping
 from daft_rl.outputs import keep_outputs
 from daft_rl.run.interruption import RESUMABLE, Interrupted, interruption
@@ -75,7 +75,7 @@ def command_of(folder: Path) -> list[str]:
 
 
 def resume_command(kind: type[RunSettings], run: Callable[[Any], Any], arguments: Sequence[str] | None = None) -> bool:
-    """Go on with a run if the command line says ``resume=RUN_FOLDER``.
+    """Go on with a run if the command line says ``resume=RUN_FOLDER``. With a finished run there is nothing to do.
 
     :param run: takes the settings
     :param arguments: of the command line; ``None`` takes ``sys.argv``
@@ -92,6 +92,8 @@ def resume_command(kind: type[RunSettings], run: Callable[[Any], Any], arguments
             raise ConfigError(f"resume={folders[0]}: a run goes on with its own settings. Leave out the others.")
         with hints_on_warnings():
             run(read_run(kind, folders[0], TRUST in given))
+    except FinishedRunError:  # a signal may have come between the results and the end of the process
+        print(f"{folders[0]} holds a finished run. Nothing is left to do.")
     except DaftError as error:
         print(explain(error), file=sys.stderr)
         sys.exit(2)

@@ -252,6 +252,9 @@ class RunSettings:
     torch_threads: Annotated[StrictInt, Field(ge=1, le=1024), PLAIN] | None = 1
     """Threads of PyTorch; ``None`` leaves the number alone. More than one is hardly faster, and slows down runs side by
     side (CrossQ with two: 1.0 to 1.4 times)."""
+    kernels: Literal["auto", "torch", "onednn", "plain"] = "auto"
+    """What computes updates on a CPU: ``torch``, or ``onednn``, which is faster on AMD's processors with AVX-512 and
+    which ``auto`` takes there; ``plain`` is SB3's own ``train``. They come to the same up to rounding."""
     evaluate_in_background: Literal["auto"] | Flag = "auto"
     """Whether to evaluate in a background process while learning goes on. ``auto`` does so where that is safe."""
     progress_bar: Flag = True

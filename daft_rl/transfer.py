@@ -121,6 +121,7 @@ def adapt_to_target(current: Run, settings: TransferSettings) -> None:
         insert_batchnorm=settings.agent.insert_batchnorm,
         actor_scale=settings.algo.actor_scale,
         adaptive_kl=settings.algo.adaptive_kl,
+        kernels=settings.kernels,
         profile=current.profile,
     )
     envs = current.evaluator.open_envs

@@ -107,13 +107,13 @@ def test_zero_shot_returns_are_played_once_for_all_cells(tmp_path: Path, task: s
 
     alone = results("alone", "ft")
     results("shared", "zero_shot")
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "shared/zero_shot").iterdir()}
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "shared/zero_shot").glob("*.json")}
     assert len(kept) == 2  # target and source
     assert results("shared", "ft") == alone
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shared/zero_shot").iterdir()} == kept
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shared/zero_shot").glob("*.json")} == kept
     settings, _ = cell(tmp_path / "shared", "method=zero_shot", f"env={task}", "env.shift={gear: 0.8}", "seed=7", vec)
     run_cell(settings)
-    assert len(list((tmp_path / "shared/zero_shot").iterdir())) == 3  # another target, the same source
+    assert len(list((tmp_path / "shared/zero_shot").glob("*.json"))) == 3  # another target, the same source
 
 
 def test_a_cell_runs_again_when_what_its_settings_name_has_changed(tmp_path: Path) -> None:
@@ -159,8 +159,11 @@ def test_the_peak_of_memory_is_each_cells_own(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_of_zero_shot_returns_is_played_again(tmp_path: Path) -> None:
+    (tmp_path / "zero_shot").mkdir()
+    (tmp_path / "zero_shot" / ".unfinished-x.json.y").touch()
     run_cell(cell(tmp_path, "method=zero_shot")[0])
-    kept = sorted((tmp_path / "zero_shot").iterdir())
+    assert not list((tmp_path / "zero_shot").glob(".unfinished-*"))
+    kept = sorted((tmp_path / "zero_shot").glob("*.json"))
     whole = [path.read_text() for path in kept]
     kept[0].write_text(whole[0][: len(whole[0]) // 2])
     assert run_cell(cell(tmp_path, "method=zero_shot", "seed=1")[0])["status"] == "finished"

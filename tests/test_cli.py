@@ -9,15 +9,18 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize
 from hydra.core.global_hydra import GlobalHydra
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from daft_rl.archives import find_agent
 from daft_rl.cli import compose_config, compose_settings, explain, hints_on_warnings, run_command
 from daft_rl.errors import AgentError, ConfigError, DaftWarning
 from daft_rl.pretrain import run as pretrain
+from daft_rl.run.interruption import RESUMABLE
 from daft_rl.transfer import run
 
 
@@ -150,6 +153,21 @@ def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     with pytest.raises(SystemExit, match="130"):
         run_command("transfer", print)
     assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_a_killed_worker_of_a_grid_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(**_: Any) -> Any:
+        raise TerminatedWorkerError("many lines")
+
+    monkeypatch.setattr(sys, "argv", ["transfer", "output_dir=out"])
+    monkeypatch.setattr("daft_rl.cli.check_command", lambda *_: [])
+    monkeypatch.setattr("hydra.main", killed)
+    with pytest.raises(SystemExit) as ended:
+        run_command("transfer", print)
+    assert ended.value.code == RESUMABLE
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_mistyped_settings_are_not_to_be_added() -> None:

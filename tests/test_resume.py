@@ -194,9 +194,14 @@ class GoalMass(PointMass):
 
 def with_hindsight(**kwargs: Any) -> BaseAlgorithm:
     return SAC(
-        *("MultiInputPolicy", GoalMass()),
-        **{"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": kwargs, "policy_kwargs": {"net_arch": [16]}},
-        **{"learning_starts": 64, "seed": 1, "device": "cpu"},  # type: ignore[arg-type]
+        "MultiInputPolicy",
+        GoalMass(),
+        replay_buffer_class=HerReplayBuffer,
+        replay_buffer_kwargs=kwargs,
+        policy_kwargs={"net_arch": [16]},
+        learning_starts=64,
+        seed=1,
+        device="cpu",
     )
 
 

@@ -36,8 +36,8 @@ def save_agent(model: BaseAlgorithm, path: Path, prefix: str = "") -> None:
             normalizer.save(str(unfinished / "vecnormalize.pkl"))
         if constraint is not None:
             write_json(unfinished / "constraint.json", constraint.state())
-        for saved in unfinished.iterdir():  # or a name may reach the disk before its content
-            sync(saved)
+        for saved in [*unfinished.iterdir(), unfinished]:
+            sync(saved)  # or the names may reach the disk before the content
         # the archive moves last: whenever the process is killed, no agent lies here without its statistics
         places = {name: path.with_name(f"{prefix}{name}") for name in SIDE_FILES}
         for name in (saved.name for saved in list(unfinished.iterdir()) if saved.name in places):

@@ -156,6 +156,7 @@ class Options:
     insert_batchnorm: Literal["auto"] | Flag
     actor_scale: Positive | None
     adaptive_kl: Positive | None
+    kernels: Text
     exploration_std: Positive | None
 
 
@@ -173,6 +174,7 @@ def adapt(
     insert_batchnorm: Literal["auto"] | bool = "auto",
     actor_scale: float | None = None,
     adaptive_kl: float | None = None,
+    kernels: str = "auto",
     exploration_std: float | None = None,
     profile: Profile | None = None,
 ) -> Adaptation:
@@ -198,6 +200,8 @@ def adapt(
     :param actor_scale: factor on the actor's learning rates; ``None`` is the algorithm's (1, but 0.1 for CrossQ)
     :param adaptive_kl: KL divergence of an update at which the learning rate of PPO is kept (0.01 is usual);
         ``None`` leaves the rate to the method's schedules
+    :param kernels: what computes updates on a CPU: ``"torch"`` or ``"onednn"``, which ``"auto"`` takes on AMD's
+        processors with AVX-512; ``"plain"`` is SB3's own ``train``. They come to the same up to rounding
     :param exploration_std: least standard deviation of the actions of PPO, A2C and TRPO, or of TD3's and DDPG's
         action noise where they have none; ``None`` keeps what is there
     :param profile: where time is counted
@@ -214,7 +218,7 @@ def adapt(
     options = Options(
         calibration_steps=calibration_steps, held_out_steps=held_out_steps, seed=seed, head=head, critic=critic,
         insert_batchnorm=insert_batchnorm, actor_scale=actor_scale, adaptive_kl=adaptive_kl,
-        exploration_std=exploration_std,
+        kernels=kernels, exploration_std=exploration_std,
     )  # fmt: skip
     target = Target(model, env, experience, seed)
     return _prepare(model, resolve_method(model, find_method(method)), target, options, profile or Profile())
@@ -273,7 +277,7 @@ def _calibrate(
     adaptation = Adaptation(
         model, method, steps,
         head=options.head, critic=options.critic, actor_scale=options.actor_scale, adaptive_kl=options.adaptive_kl,
-        profile=profile,
+        kernels=options.kernels, profile=profile,
     )  # fmt: skip
     adaptation.inserted = inserted
     with _detached_on_error(adaptation):

@@ -10,6 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 from torch.optim import Adam, Optimizer
 
+from daft_rl.learner.adam import QuickAdam
 from daft_rl.policy.anatomy import Anatomy
 from daft_rl.policy.networks import optimizer_settings
 
@@ -22,17 +23,23 @@ class GroupedOptimizers:
     :param model: whose learning rate is saved with the states
     :param anatomy: the parts of its policy
     :param before_step: called with an optimizer before each of its steps
+    :param quick: whether Adam's step is :class:`~daft_rl.learner.adam.QuickAdam`'s
     """
 
     def __init__(
-        self, model: BaseAlgorithm, anatomy: Anatomy, before_step: Callable[[Optimizer], None] | None = None
+        self,
+        model: BaseAlgorithm,
+        anatomy: Anatomy,
+        before_step: Callable[[Optimizer], None] | None = None,
+        quick: bool = True,
     ) -> None:
-        self.model, self.anatomy, self.before_step = model, anatomy, before_step
+        self.model, self.anatomy, self.before_step, self.quick = model, anatomy, before_step, quick
         optimizers = anatomy.optimizers()
         self._order = {
             path: [parameter for group in optimizer.param_groups for parameter in group["params"]]
             for path, optimizer in optimizers.items()
         }
+        self._classes = {path: type(optimizer) for path, optimizer in optimizers.items()}
         self._defaults = {path: optimizer_settings(optimizer) for path, optimizer in optimizers.items()}
 
     @property
@@ -52,8 +59,8 @@ class GroupedOptimizers:
 
     def ungroup(self) -> None:
         """Give each optimizer SB3's one group again. Moments stay."""
-        for path, optimizer in self.anatomy.optimizers().items():
-            plain = type(optimizer)(self._order[path], **self._defaults[path])
+        for path in self.anatomy.optimizers():
+            plain = self._classes[path](self._order[path], **self._defaults[path])
             plain.load_state_dict(self._plain_state(path))
             self.anatomy.set_optimizer(path, plain)
 
@@ -68,7 +75,8 @@ class GroupedOptimizers:
             {"params": [p for p in parameters.values() if id(p) in own], "name": name}
             for name, parameters in self.anatomy.groups.items()
         ]
-        grouped = type(optimizer)([group for group in groups if group["params"]], **settings)
+        cls = QuickAdam if self.quick and self._classes[path] is Adam else self._classes[path]
+        grouped = cls([group for group in groups if group["params"]], **settings)
         grouped.state.update(optimizer.state)
         if self.before_step is not None:
             before_step = self.before_step

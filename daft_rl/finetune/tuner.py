@@ -25,6 +25,7 @@ from daft_rl.finetune.adaptive_rate import AdaptiveRate
 from daft_rl.finetune.checks import check_adaptive_kl, check_gradients, check_minibatch
 from daft_rl.finetune.hooks import HookedAlgorithm, hook, unhook
 from daft_rl.finetune.optimizers import GroupedOptimizers
+from daft_rl.learner.learner import Learner
 from daft_rl.method import Method
 from daft_rl.policy.anatomy import Anatomy
 from daft_rl.rollout.buffers import rollout_minibatch
@@ -57,6 +58,7 @@ class Tuner:
         starts them from random weights; ``None`` is the algorithm's
     :param adaptive_kl: KL divergence of an update of PPO at which learning rates are kept, see
         :class:`~daft_rl.finetune.adaptive_rate.AdaptiveRate`; ``None`` leaves them to the schedules alone
+    :param kernels: how updates are computed on a CPU, see :class:`~daft_rl.learner.learner.Learner`
     :raises MethodError: the settings cannot be applied to this agent
     :raises AgentError: an unsupported policy
     """
@@ -70,6 +72,7 @@ class Tuner:
         profile: Profile | None = None,
         actor_scale: float | None = None,
         adaptive_kl: float | None = None,
+        kernels: str = "auto",
     ) -> None:
         _refuse_second_tuner(model)
         self.model = model
@@ -94,7 +97,8 @@ class Tuner:
         self._pinned: set[nn.Module] = set()
         self._hooks: list[Any] = []
         before_step = self._pull_to_start if self.method.l2_sp else None
-        self.optimizers = GroupedOptimizers(model, self.anatomy, before_step)
+        self.learner = Learner(model, kernels)
+        self.optimizers = GroupedOptimizers(model, self.anatomy, before_step, quick=self.learner.works)
         self._start: dict[nn.Parameter, torch.Tensor] = {}
         if self.method.l2_sp:
             self._start = {p: p.detach().clone() for p in self.optimizers.parameters}
@@ -111,10 +115,17 @@ class Tuner:
         if self.attached:
             return
         _refuse_second_tuner(self.model)
-        self._hooks = [module.register_forward_pre_hook(self._pin) for module, _ in self._batchnorm.values()]
+        self._hooks = [module.register_forward_pre_hook(self._pin) for module in self._called_modules()]
         self.optimizers.group()
+        self.learner.attach()
         hook(self.model, self)
         self.attached = True
+
+    def _called_modules(self) -> list[nn.Module]:
+        """What to hook in at so that BatchNorm's modes are right: the ``Sequential`` around a layer, or the layer."""
+        layers = {name: module for name, (module, _) in self._batchnorm.items()}
+        parents = {name: self.model.policy.get_submodule(name.rpartition(".")[0]) for name in layers}
+        return list(dict.fromkeys(p if isinstance(p, nn.Sequential) else layers[name] for name, p in parents.items()))
 
     def detach(self) -> None:
         """Make the model an ordinary one: no hooks, every parameter trainable, one-group optimizers."""
@@ -127,6 +138,7 @@ class Tuner:
                 parameter.requires_grad_(True)
         self.optimizers.ungroup()
         unhook(self.model)
+        self.learner.detach()
         self.attached = False
 
     # -- set-up ---------------------------------------------------------------------------------------
@@ -265,9 +277,10 @@ class Tuner:
         return float((log_ratio.exp() - 1 - log_ratio).mean())
 
     def _pin(self, module: nn.Module, _: Any) -> None:
-        """Keep a layer in evaluation mode, whatever mode the algorithm puts it in (CrossQ switches often)."""
-        if module.training and module in self._pinned:
-            module.eval()
+        """Keep layers in evaluation mode, whatever mode the algorithm puts them in (CrossQ switches often)."""
+        for layer in (module, *module.children()):
+            if layer.training and layer in self._pinned:
+                layer.eval()
 
     def _pull_to_start(self, optimizer: torch.optim.Optimizer) -> None:
         """Add the gradient of the L2-SP penalty."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from daft_rl.envs.domain import Domain
-from daft_rl.files import write_json
+from daft_rl.files import UNFINISHED, write_json
 from daft_rl.rollout.returns import Returns
 from daft_rl.run.fingerprints import fingerprint, fingerprint_agent
 from daft_rl.settings import TransferSettings
@@ -46,8 +47,18 @@ def cached_returns(
             returns[role] = Returns.from_dict(json.loads(path.read_text("utf-8"))["returns"])
             continue
         returns |= play({role: domain})  # alone: how many play together may change the last bits
-        write_json(path, {"about": conditions, "returns": returns[role].as_dict()})
+        _write(path, {"about": conditions, "returns": returns[role].as_dict()})
     return returns
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Write one file after the other, so that an unfinished one is surely that of a process that was killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # freed when the process ends, however it ends
+        for leftover in path.parent.glob(f"{UNFINISHED}*"):
+            leftover.unlink()
+        write_json(path, content)
 
 
 def _conditions(settings: TransferSettings, agent: Path, domain: Domain) -> dict[str, Any]:

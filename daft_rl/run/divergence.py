@@ -16,6 +16,9 @@ from daft_rl.run.snapshot import Snapshot, not_finite
 
 __all__ = ["DivergenceWatch", "refused_distribution"]
 
+REFUSALS = (ArithmeticError, RuntimeError, ValueError)
+"""What PyTorch's distributions raise for NaN. A signal that comes while one is drawn from raises something else."""
+
 EVERY = 2048
 """Steps between checks of all weights. Losses are looked at after every update."""
 
@@ -90,7 +93,7 @@ class DivergenceWatch(BaseCallback):
         except DivergenceError as error:
             self._keep(error)
             raise
-        except (ArithmeticError, RuntimeError, ValueError) as error:  # the distributions of PyTorch refuse NaN
+        except REFUSALS as error:
             problem = not_finite(self.model) or refused_distribution(error)
             if self._good is None or problem is None:
                 raise
@@ -113,6 +116,8 @@ class DivergenceWatch(BaseCallback):
 def refused_distribution(error: BaseException) -> str | None:
     """What PyTorch's distributions said, if they have raised: a standard deviation may be 0, which is finite."""
     frames = traceback.extract_tb(error.__traceback__)
-    if not any("torch/distributions" in Path(frame.filename).as_posix() for frame in frames):
+    drawing = any("torch/distributions" in Path(frame.filename).as_posix() for frame in frames)
+    if not drawing or not isinstance(error, REFUSALS):
         return None
-    return f"PyTorch refuses the policy's distribution of actions ({str(error).splitlines()[0][:200]})"
+    reason, _, _ = str(error).partition("\n")
+    return f"PyTorch refuses the policy's distribution of actions ({reason[:200]})"

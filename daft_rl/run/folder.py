@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from daft_rl.checkpoint import CheckpointStore
-from daft_rl.errors import ConfigError, DaftError, DivergenceError, FaultyEnvironmentError
+from daft_rl.errors import ConfigError, DaftError, DivergenceError, FaultyEnvironmentError, FinishedRunError
 from daft_rl.files import UNFINISHED, delete_files, read_mapping, write_json, write_text
 from daft_rl.run.fingerprints import IRRELEVANT
 from daft_rl.run.identity import IDENTITY_FILE, Identity, KeptIdentity
@@ -75,6 +75,7 @@ class RunFolder:
         self.goes_on = self._goes_on()
         if not self.goes_on:
             self._clear()
+        self._clear_unfinished()
         for name in (ERROR_FILE, TRACEBACK_FILE):
             (self.path / name).unlink(missing_ok=True)
         kept = replace(self.settings, output_dir=self.path, overwrite=False).as_dict()
@@ -100,14 +101,15 @@ class RunFolder:
     def _goes_on(self) -> bool:
         """Whether the folder holds an unfinished run of the same settings.
 
-        :raises ConfigError: it holds a finished run, or an unfinished one of other settings
+        :raises FinishedRunError: it holds a finished run
+        :raises ConfigError: it holds an unfinished run of other settings
         """
         if self.settings.overwrite:
             return False
         if (finished := self.finished()) is not None:
             if self._is_of_a_run():
                 self._checkpoints().clear()  # it was killed before it could do so
-            raise ConfigError(
+            raise FinishedRunError(
                 f"{self.path} holds a finished run ({finished}). Name another folder, or pass overwrite=True to delete "
                 "it.",
                 arguments=("output_dir", "overwrite"),
@@ -166,6 +168,9 @@ class RunFolder:
                 (self.path / name).unlink(missing_ok=True)
             self._checkpoints().clear()
             delete_files(self.path / TENSORBOARD_FOLDER, "events.*")
+
+    def _clear_unfinished(self) -> None:
+        """Delete what a process was writing when it was killed."""
         for leftover in self.path.glob(f"{UNFINISHED}*"):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -225,6 +230,7 @@ class RunFolder:
 
     def _leave_nothing(self) -> None:
         self._clear()
+        self._clear_unfinished()
         self._lock.delete()
         _remove_empty(self._made)
 

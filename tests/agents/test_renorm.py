@@ -55,13 +55,19 @@ def test_outputs_gradients_and_statistics_are_the_same(
     assert plain.steps == fast.steps == 5 + training
 
 
-def test_gradients_are_derivatives() -> None:
+@pytest.mark.parametrize("warmup_steps", [0, 100])
+def test_gradients_are_derivatives(warmup_steps: int) -> None:
+    """``r`` and ``d`` are constants for the gradient: here both are clipped, or not in use yet."""
+    plain: Any = BatchRenorm1d(3, warmup_steps=warmup_steps).double()
+    plain.steps += 5
+    plain.ra_var.fill_(1e-6)
+    plain.ra_mean.copy_(torch.tensor([-90.0, 90.0, 80.0]))
     x, scale, bias = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((7, 3), (3,), (3,)))
-    r, d = torch.tensor([1.0, 0.5, 2.0]).double(), torch.tensor([0.0, 0.7, -0.3]).double()
 
     def normalize(x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        mean, var = x.detach().mean(dim=0), x.detach().var(dim=0)
-        return Renormalize.apply(x, mean, var, r, d, scale, bias, 1e-3)
+        layer = copy.deepcopy(plain)
+        layer.scale.data, layer.bias.data = scale.detach(), bias.detach()
+        return Renormalize.apply(layer, x, scale, bias)
 
     assert torch.autograd.gradcheck(normalize, (x, scale, bias))
 

@@ -16,7 +16,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from daft_rl.archives import load_agent
 from daft_rl.errors import DivergenceError
 from daft_rl.files import write_json
-from daft_rl.run.divergence import DivergenceWatch
+from daft_rl.run.divergence import DivergenceWatch, refused_distribution
+from daft_rl.run.interruption import Interrupted
 from daft_rl.run.snapshot import PolicyCopy, Snapshot, not_finite
 from daft_rl.transfer import transfer
 from tests.conftest import ALGORITHMS, ON_POLICY, PointMass, build, data
@@ -148,6 +149,22 @@ def test_a_number_of_an_environment_that_is_not_finite_is_named(
         )
     assert not (tmp_path / "results.json").exists()
     assert not_finite(load_agent(tmp_path / "last_good.zip")) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [(Interrupted(), False), (KeyboardInterrupt(), False), (RuntimeError("normal expects std >= 0"), True)],
+)
+def test_a_signal_while_actions_are_drawn_is_no_divergence(
+    error: BaseException, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawing(*_: Any, **__: Any) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr("torch.distributions.normal._standard_normal", drawing)
+    with pytest.raises(type(error)) as raised:
+        torch.distributions.Normal(0.0, 1.0).rsample()
+    assert (refused_distribution(raised.value) is not None) == refused
 
 
 def test_json_files_hold_no_number_that_json_does_not_have(tmp_path: Path) -> None:

@@ -145,6 +145,16 @@ def test_edited_settings_do_not_mix_with_a_checkpoint(tmp_path: Path) -> None:
         RunFolder(edited, Identity())
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_what_a_killed_process_was_writing_is_deleted(goes_on: bool, tmp_path: Path) -> None:
+    open_and_release(tmp_path)
+    (tmp_path / ".unfinished-x").mkdir()
+    (tmp_path / ".unfinished-x" / "final.zip").write_text("half")
+    (tmp_path / ".unfinished-results.json.x").write_text("half")
+    assert open_and_release(tmp_path, seed=0 if goes_on else 4).goes_on == goes_on
+    assert not list(tmp_path.glob(".unfinished-*"))
+
+
 @pytest.mark.parametrize("agent", ["final.zip", "mine.zip"])
 def test_a_run_does_not_overwrite_its_source(agent: str, tmp_path: Path) -> None:
     (tmp_path / agent).touch()

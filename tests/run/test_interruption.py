@@ -15,6 +15,7 @@ import daft_rl
 from daft_rl.checkpoint.file import read_state
 from daft_rl.errors import ConfigError
 from daft_rl.resume import read_run, resume_command, stoppable
+from daft_rl.run.folder import Identity, RunFolder
 from daft_rl.run.interruption import RESUMABLE, Interrupted, Interruption
 from daft_rl.settings import TransferSettings
 from tests.conftest import PointMass, build
@@ -192,6 +193,18 @@ def test_a_folder_without_a_run_is_refused(text: str, tmp_path: Path, capsys: py
         resume_command(TransferSettings, print, [f"resume={tmp_path}"])
     assert ending.value.code == 2
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_nothing_is_left_to_do_for_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A signal may come after the results were written, or before the checkpoints were deleted."""
+    settings = TransferSettings.from_dict({"method": "ft", "env": {"name": "Ant"}, "output_dir": tmp_path})
+    RunFolder(settings, Identity()).release()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "results.json").write_text("{}")
+    assert resume_command(TransferSettings, lambda found: RunFolder(found, Identity()), [f"resume={tmp_path}"])
+    assert capsys.readouterr().out == f"{tmp_path} holds a finished run. Nothing is left to do.\n"
+    assert (tmp_path / "results.json").exists()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_code_of_a_folder_is_executed_only_by_ones_own_word(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from daft_rl.errors import AgentError, ConfigError
+from daft_rl.learner.gradient_steps import gradient_step
 from daft_rl.rollout.device.collection import DeviceEnv, find_device_env, with_mixin, without_checks
-from daft_rl.rollout.device.gradient_steps import gradient_step
 from daft_rl.rollout.device.replay import DeviceReplayBuffer, SampleNormalization
 from daft_rl.rollout.device.updates import Updates
 from daft_rl.rollout.device.wrappers import EpisodeRecords

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from daft_rl.agents import fuse_batch_renorm
+from daft_rl.learner.gradient_steps import gradient_step
 from daft_rl.rollout.device.collection import without_checks
-from daft_rl.rollout.device.gradient_steps import gradient_step
 
 __all__ = ["Updates"]
 

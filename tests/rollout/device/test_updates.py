@@ -11,7 +11,7 @@ import torch
 from daft_rl.finetune.tuner import Tuner
 from daft_rl.method import Group, Method
 from daft_rl.rollout.device.updates import WARM_UP, Updates
-from tests.rollout.device.test_gradient_steps import (
+from tests.learner.test_gradient_steps import (
     BATCH,
     LEARNERS,
     assert_same,

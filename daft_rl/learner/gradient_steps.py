@@ -1,14 +1,16 @@
 """One gradient step of SAC, TD3, TQC and CrossQ as a function of a minibatch, equal to that of SB3's ``train``.
 
-SB3's ``train`` samples, logs and steps in one loop, and reads each loss from the device. A step here takes a minibatch
-and returns its losses as tensors, so that it can be captured in a CUDA graph. Given the same minibatches and random
-numbers, weights, moments and temperatures are those of SB3 bit for bit.
+SB3's ``train`` samples, logs and steps in one loop, reads each loss from the device, and computes gradients that it
+throws away. A step here takes a minibatch and returns its losses as tensors, so that it can be captured in a CUDA
+graph. Given the same minibatches and random numbers, weights, moments and temperatures are those of SB3: bit for bit,
+or up to rounding where a step may take shortcuts.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import reduce
 from typing import Any
 
@@ -24,8 +26,9 @@ from torch.nn.functional import mse_loss
 from torch.optim import Optimizer
 
 from daft_rl.errors import AgentError
+from daft_rl.learner.squashed_gaussian import act
 
-__all__ = ["GradientStep", "gradient_step"]
+__all__ = ["STEPS", "GradientStep", "gradient_step", "owner_of_train"]
 
 Losses = dict[str, Tensor]
 """Name in SB3's log, such as ``critic_loss`` -> value, a tensor without dimensions."""
@@ -35,10 +38,13 @@ class GradientStep(ABC):
     """One gradient step of a model. Optimizers are looked up each time, since an adaptation replaces them.
 
     :param model: an SB3 algorithm object
+    :param shortcuts: compute actions, the temperature and target networks in fewer operations, which round differently
     """
 
-    def __init__(self, model: BaseAlgorithm) -> None:
+    def __init__(self, model: BaseAlgorithm, shortcuts: bool = False) -> None:
         self.model: Any = model
+        self.shortcuts = shortcuts
+        self._parameters: dict[torch.nn.Module, list[Tensor]] = {}
 
     @abstractmethod
     def __call__(self, batch: ReplayBufferSamples, delayed: bool) -> Losses:
@@ -72,17 +78,51 @@ class GradientStep(ABC):
         model = self.model
         return model.ent_coef_tensor if model.log_ent_coef is None else torch.exp(model.log_ent_coef.detach())
 
+    def _act(self, observations: Any) -> tuple[Tensor, Tensor]:
+        """The actor's actions, shape ``(batch, action size)``, and their log-probabilities, shape ``(batch, 1)``."""
+        actor = self.model.actor
+        actions, log_prob = act(actor, observations) if self.shortcuts else actor.action_log_prob(observations)
+        return actions, log_prob.reshape(-1, 1)
+
     def _adjust_temperature(self, log_prob: Tensor) -> Losses:
         """Step the entropy coefficient, if it is learnt.
 
         :param log_prob: of the actor's actions, shape ``(batch, 1)``
         """
         model = self.model
-        if model.ent_coef_optimizer is None:
+        optimizer, logarithm = model.ent_coef_optimizer, model.log_ent_coef
+        if optimizer is None:
             return {}
-        loss = -(model.log_ent_coef * (log_prob + model.target_entropy).detach()).mean()
-        descend(model.ent_coef_optimizer, loss)
-        return {"ent_coef_loss": loss.detach()}
+        if not self.shortcuts:
+            loss = -(logarithm * (log_prob + model.target_entropy).detach()).mean()
+            descend(optimizer, loss)
+            return {"ent_coef_loss": loss.detach()}
+        with torch.no_grad():
+            slope = -(log_prob.mean() + model.target_entropy)
+            loss = (logarithm * slope).reshape(())
+        logarithm.grad = slope.reshape(logarithm.shape)
+        optimizer.step()
+        return {"ent_coef_loss": loss}
+
+    def _parameters_of(self, network: torch.nn.Module) -> list[Tensor]:
+        """Looked up once, since to walk through the modules takes as long as to move a target network."""
+        if network not in self._parameters:
+            self._parameters[network] = list(network.parameters())
+        return self._parameters[network]
+
+    def _constant(self, network: torch.nn.Module) -> AbstractContextManager[None]:
+        """Inside, what the network computes has no gradient for its parameters."""
+        return constant(self._parameters_of(network))
+
+    @torch.no_grad()
+    def _follow(self, network: torch.nn.Module, target: torch.nn.Module) -> None:
+        """Move a target network by the share ``tau`` towards its network."""
+        targets, sources, tau = self._parameters_of(target), self._parameters_of(network), self.model.tau
+        if self.shortcuts:
+            torch._foreach_lerp_(targets, sources, tau)
+        else:
+            torch._foreach_mul_(targets, 1 - tau)
+            torch._foreach_add_(targets, sources, alpha=tau)
 
 
 class SACStep(GradientStep):
@@ -95,20 +135,20 @@ class SACStep(GradientStep):
         model = self.model
         if model.use_sde:
             model.actor.reset_noise()
-        actions, log_prob = model.actor.action_log_prob(batch.observations)
-        log_prob = log_prob.reshape(-1, 1)
+        actions, log_prob = self._act(batch.observations)
         temperature = self._temperature()
         losses = {"ent_coef": temperature.reshape(())} | self._adjust_temperature(log_prob)
         with torch.no_grad():
-            next_actions, next_log_prob = model.actor.action_log_prob(batch.next_observations)
+            next_actions, next_log_prob = self._act(batch.next_observations)
             next_values = self._next_values(batch.next_observations, next_actions)
-            targets = self._bellman(batch, next_values - temperature * next_log_prob.reshape(-1, 1))
+            targets = self._bellman(batch, next_values - temperature * next_log_prob)
         critic_loss = self._critic_loss(model.critic(batch.observations, batch.actions), targets)
         descend(model.critic.optimizer, critic_loss)
-        actor_loss = (temperature * log_prob - self._value(batch.observations, actions)).mean()
+        with self._constant(model.critic):
+            actor_loss = (temperature * log_prob - self._value(batch.observations, actions)).mean()
         descend(model.actor.optimizer, actor_loss)
         if delayed:
-            follow(model.critic, model.critic_target, model.tau)
+            self._follow(model.critic, model.critic_target)
             copy_statistics(model.batch_norm_stats, model.batch_norm_stats_target)
         return losses | {"critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach()}
 
@@ -157,10 +197,12 @@ class TD3Step(GradientStep):
         losses = {"critic_loss": critic_loss.detach()}
         if not delayed:
             return losses
-        actor_loss = -model.critic.q1_forward(batch.observations, model.actor(batch.observations)).mean()
+        actions = model.actor(batch.observations)
+        with self._constant(model.critic):
+            actor_loss = -model.critic.q1_forward(batch.observations, actions).mean()
         descend(model.actor.optimizer, actor_loss)
-        follow(model.critic, model.critic_target, model.tau)
-        follow(model.actor, model.actor_target, model.tau)
+        self._follow(model.critic, model.critic_target)
+        self._follow(model.actor, model.actor_target)
         copy_statistics(model.critic_batch_norm_stats, model.critic_batch_norm_stats_target)
         copy_statistics(model.actor_batch_norm_stats, model.actor_batch_norm_stats_target)
         return losses | {"actor_loss": actor_loss.detach()}
@@ -184,7 +226,7 @@ class CrossQStep(GradientStep):
         model = self.model
         with torch.no_grad():
             model.actor.set_bn_training_mode(False)
-            next_actions, next_log_prob = model.actor.action_log_prob(batch.next_observations)
+            next_actions, next_log_prob = self._act(batch.next_observations)
         # one pass, so that statistics are those of the mixture of both batches
         observations = torch.cat([batch.observations, batch.next_observations])
         model.critic.set_bn_training_mode(True)
@@ -193,7 +235,7 @@ class CrossQStep(GradientStep):
         current, following = torch.split(values, len(batch.rewards))
         with torch.no_grad():
             next_values = following.detach().min(dim=1, keepdim=True).values
-            targets = self._bellman(batch, next_values - temperature * next_log_prob.reshape(-1, 1))
+            targets = self._bellman(batch, next_values - temperature * next_log_prob)
         loss = 0.5 * squared_errors(current.T[..., None], targets)
         descend(model.critic.optimizer, loss)
         return loss.detach()
@@ -201,11 +243,11 @@ class CrossQStep(GradientStep):
     def _step_actor(self, batch: ReplayBufferSamples, temperature: Tensor) -> Losses:
         model = self.model
         model.actor.set_bn_training_mode(True)
-        actions, log_prob = model.actor.action_log_prob(batch.observations)
-        log_prob = log_prob.reshape(-1, 1)
+        actions, log_prob = self._act(batch.observations)
         model.actor.set_bn_training_mode(False)
         losses = self._adjust_temperature(log_prob)
-        loss = (temperature * log_prob - lowest(model.critic(batch.observations, actions))).mean()
+        with self._constant(model.critic):
+            loss = (temperature * log_prob - lowest(model.critic(batch.observations, actions))).mean()
         descend(model.actor.optimizer, loss)
         return losses | {"actor_loss": loss.detach()}
 
@@ -219,19 +261,25 @@ STEPS: dict[type[OffPolicyAlgorithm], type[GradientStep]] = {
 """The class whose ``train`` it is -> its step. DDPG has TD3's."""
 
 
-def gradient_step(model: BaseAlgorithm) -> GradientStep:
+def gradient_step(model: BaseAlgorithm, shortcuts: bool = False) -> GradientStep:
     """The gradient step of a model.
 
+    :param shortcuts: see :class:`GradientStep`
     :raises AgentError: the model's class learns in a way of its own
     """
-    owner = next(cls for cls in type(model).__mro__ if issubclass(cls, OffPolicyAlgorithm) and "train" in vars(cls))
+    owner = owner_of_train(model)
     if owner not in STEPS:
         raise AgentError(
             f"{owner.__name__} learns by a `train` of its own, which cannot run on the device. What can: "
             f"{', '.join(cls.__name__ for cls in STEPS)}, and their subclasses that keep `train`. Use another vec.",
             arguments=("vec",),
         )
-    return STEPS[owner](model)
+    return STEPS[owner](model, shortcuts)
+
+
+def owner_of_train(model: BaseAlgorithm) -> type[BaseAlgorithm]:
+    """The class whose ``train`` an off-policy algorithm has, below what is mixed in."""
+    return next(cls for cls in type(model).__mro__ if issubclass(cls, OffPolicyAlgorithm) and "train" in vars(cls))
 
 
 def descend(optimizer: Optimizer, loss: Tensor) -> None:
@@ -240,10 +288,24 @@ def descend(optimizer: Optimizer, loss: Tensor) -> None:
     SB3 computes the gradient for all networks that the loss runs through, and throws the others' away.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-    optimizer.zero_grad()
+    for parameter in parameters:
+        parameter.grad = None
     if parameters:
         loss.backward(inputs=parameters)
     optimizer.step()
+
+
+@contextmanager
+def constant(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, these parameters get no gradient."""
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def squared_errors(values: Iterable[Tensor], targets: Tensor) -> Tensor:
@@ -254,15 +316,6 @@ def squared_errors(values: Iterable[Tensor], targets: Tensor) -> Tensor:
 def lowest(values: tuple[Tensor, ...]) -> Tensor:
     """The lowest of several critics' values, shape ``(batch, 1)``."""
     return torch.cat(values, dim=1).min(dim=1, keepdim=True).values
-
-
-@torch.no_grad()
-def follow(network: torch.nn.Module, target: torch.nn.Module, tau: float) -> None:
-    """Move a target network by the share ``tau`` towards its network."""
-    targets: list[Tensor] = list(target.parameters())
-    sources: list[Tensor] = list(network.parameters())
-    torch._foreach_mul_(targets, 1 - tau)
-    torch._foreach_add_(targets, sources, alpha=tau)
 
 
 @torch.no_grad()

@@ -14,8 +14,8 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from daft_rl.errors import AgentError
 from daft_rl.finetune.tuner import Tuner
+from daft_rl.learner.gradient_steps import gradient_step
 from daft_rl.method import Group, Method
-from daft_rl.rollout.device.gradient_steps import gradient_step
 from daft_rl.rollout.device.updates import Updates
 from tests.conftest import build
 
@@ -145,7 +145,7 @@ def test_rates_by_part_and_frozen_parts_stay_those_of_the_method(name: str) -> N
     )
     ours, theirs = prepared(name), prepared(name)
     for model in (ours, theirs):
-        Tuner(model, method)
+        Tuner(model, method, kernels="plain")
         model._current_progress_remaining = 0.9
     first, second = minibatches(0), minibatches(1)
     encoder = {key: value.clone() for key, value in learnt(ours).items() if "features_extractor" in key}
