@@ -21,7 +21,8 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
-from benchmarks.faults.kills import FEW, ON_POLICY, TRANSFER, outcome
+from benchmarks.faults.cases import FEW, ON_POLICY, TRANSFER
+from benchmarks.faults.leftovers import outcome
 
 ARGUMENTS = ("env=Ant-shifted", *ON_POLICY, *FEW, *TRANSFER)
 DIFFERENT = (

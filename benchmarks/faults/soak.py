@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3 import PPO
 
-from benchmarks.faults.kills import make_sources
+from benchmarks.faults.cases import make_sources
 from daft_rl.envs import make
 
 MEGABYTE = 1024**2
