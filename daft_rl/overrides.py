@@ -17,13 +17,19 @@ from daft_rl.hydra_messages import explain_hydra
 from daft_rl.settings import cuda_names
 from daft_rl.validation import unknown_name
 
-__all__ = ["axes_of_sweep", "expand", "first_of_sweep"]
+__all__ = ["axes_of_sweep", "expand", "first_of_sweep", "quoted"]
 
 GROUPS = ("algo", "cuda", "env", "method", "preset", "recipe")
 """Groups of the configuration, of which one file is chosen by name."""
 
 MOST_VALUES = 100
 """Values of one axis of a sweep that are checked beforehand."""
+
+
+def quoted(text: str) -> str:
+    """A text as the value of an override, such that Hydra and OmegaConf read the same text from it."""
+    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # ${...} would be an interpolation
+    return "'" + re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), escaped) + "'"
 
 
 def expand(overrides: Sequence[str], name: str = "transfer") -> list[str]:

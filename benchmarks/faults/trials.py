@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.faults.cases import make_sources
 from benchmarks.faults.leftovers import broken_files, outcome
 from daft_rl.files import UNFINISHED
+from daft_rl.overrides import quoted
 
 __all__ = ["ANT", "TASK", "Place", "Runner", "disk"]
 
@@ -53,11 +54,6 @@ def disk(folder: Path, options: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def quoted(path: Path | str) -> str:
-    """A value of Hydra's command line."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def start(place: Place) -> dict[str, Any]:
@@ -103,9 +99,9 @@ class Runner:
 
     def command(self, folder: Path, agent: Path | None = None, task: tuple[str, ...] = TASK) -> list[str]:
         """A transfer of Pendulum, or of another task."""
-        source = [] if task is ANT else [f"agent={quoted(agent or self.sources / 'PPO-Pendulum.zip')}"]
+        source = [] if task is ANT else [f"agent={quoted(str(agent or self.sources / 'PPO-Pendulum.zip'))}"]
         program = [sys.executable, "-W", "default::daft_rl.errors.DaftWarning", "-m", "daft_rl.transfer"]
-        return [*program, *task, *FEW, *source, f"output_dir={quoted(folder)}"]
+        return [*program, *task, *FEW, *source, f"output_dir={quoted(str(folder))}"]
 
     def reference(self, task: tuple[str, ...]) -> dict[str, Any]:
         """What the run ends with in an ordinary place."""
