@@ -13,7 +13,7 @@ __all__ = ["keep_outputs"]
 class _Patient(io.FileIO):
     """A file that drops what nobody takes any more."""
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError:

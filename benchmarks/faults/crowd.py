@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 
 from benchmarks.faults.cases import FEW, ON_POLICY, TRANSFER
 from benchmarks.faults.leftovers import outcome
+from benchmarks.faults.trials import without_places
 
 ARGUMENTS = ("env=Ant-shifted", *ON_POLICY, *FEW, *TRANSFER)
 DIFFERENT = (
@@ -52,7 +53,8 @@ def loop(program: str, commands: list[list[str]], cwd: Path, while_waiting: Call
             raise TimeoutError(f"the runs in {cwd} take too long")
         while_waiting()
         time.sleep(0.5)
-    return [((cwd / f"{i}.code").read_text().strip(), (cwd / f"{i}.err").read_text()) for i in range(len(commands))]
+    ends = [((cwd / f"{i}.code").read_text(), (cwd / f"{i}.err").read_text()) for i in range(len(commands))]
+    return [(code.strip(), without_places(told, cwd)) for code, told in ends]
 
 
 class Reader:

@@ -20,13 +20,15 @@ from benchmarks.faults.leftovers import broken_files, outcome
 from daft_rl.files import UNFINISHED
 from daft_rl.overrides import quoted
 
-__all__ = ["ANT", "TASK", "Place", "Runner", "disk"]
+__all__ = ["ANT", "TASK", "Place", "Runner", "disk", "without_places"]
 
 PATIENCE = 300
+OF_PATH = ("source", "compared")
+"""What ``results.json`` tells of the agent's path, and of settings with that path."""
 TASK = ("env=gymnasium", "env.id=Pendulum-v1", "env.kwargs.g=5.0", "vec=dummy")
 FEW = (
-    *("total_timesteps=4096", "num_envs=4", "calibration.steps=128", "calibration.held_out=32", "progress_bar=false"),
-    *("evaluation.episodes=2", "evaluation.episodes_during=1", "evaluation.every=2000", "checkpoint.every=512"),
+    *("total_timesteps=2048", "num_envs=4", "calibration.steps=128", "calibration.held_out=32", "progress_bar=false"),
+    *("evaluation.episodes=2", "evaluation.episodes_during=1", "evaluation.every=1000", "checkpoint.every=512"),
     *("checkpoint.share=1", "algo.settings.n_steps=32", "algo.settings.n_epochs=1"),
 )
 ANT = ("env=Ant-shifted", "vec=threads")
@@ -56,6 +58,11 @@ def disk(folder: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def without_places(text: str, folder: Path) -> str:
+    """What a program said, without the folders of this machine."""
+    return text.replace(str(folder.resolve()), "FOLDER").replace(sys.prefix, "PYTHON")
+
+
 def start(place: Place) -> dict[str, Any]:
     """Run, and tell how it ended."""
     command = ["bash", "-c", place.shell or '"$@"', "bash", *place.command]
@@ -63,7 +70,7 @@ def start(place: Place) -> dict[str, Any]:
         command, cwd=place.cwd, env=place.environment, stdin=subprocess.DEVNULL, capture_output=True,
         timeout=PATIENCE, check=False,
     )  # fmt: skip
-    told = done.stderr.decode(errors="backslashreplace")
+    told = without_places(done.stderr.decode(errors="backslashreplace"), place.cwd)
     lines = [line for line in told.splitlines() if line.strip()]
     return {
         "exit_code": done.returncode,
@@ -83,6 +90,13 @@ def broken(folder: Path) -> list[str]:
             damaged = True
         if damaged:
             found.append(path.name)
+    return found
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """What a run ends with, without the agent's path."""
+    found = outcome(folder)
+    found["results.json"] = {key: found["results.json"][key] for key in found["results.json"] if key not in OF_PATH}
     return found
 
 
@@ -113,7 +127,7 @@ class Runner:
                 ended = start(Place(folder, self.command(folder, task=task), self.work))
                 if ended["exit_code"]:
                     raise RuntimeError(f"the run fails in an ordinary place: {ended}")
-            self.expected[name] = outcome(folder)
+            self.expected[name] = result(folder)
         return self.expected[name]
 
     def place(self, name: str, task: tuple[str, ...] = TASK) -> Place:
@@ -130,7 +144,7 @@ class Runner:
         finished = (folder / "results.json").is_file()
         line = {"place": name} | ended | {"finished": finished, "broken": broken(folder) if folder.is_dir() else []}
         if finished:
-            line["equal"] = outcome(folder) == self.reference(task)
+            line["equal"] = result(folder) == self.reference(task)
         self.write(line)
 
     def write(self, line: dict[str, Any]) -> None:
