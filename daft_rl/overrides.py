@@ -102,6 +102,7 @@ def _refuse_unknown_cuda(overrides: Sequence[str]) -> None:
 def _algorithm_of_agents(overrides: Sequence[str]) -> list[str]:
     """``algo=NAME`` of the agents that are given, if no algorithm is."""
     paths = [path for item in overrides if item.startswith("agent.path=") for path in _values(item)]
+    paths = [path.replace("\\${", "${") if isinstance(path, str) else path for path in paths]  # as OmegaConf reads it
     if any(item.startswith("algo=") for item in overrides) or paths in ([], [None]):
         return []
     for path in paths:

@@ -216,6 +216,14 @@ def test_hydra_reads_a_quoted_path_as_it_is(text: str) -> None:
     assert compose_config("transfer", ["env=Ant-shifted", f"output_dir={quoted(text)}"]).output_dir == text
 
 
+def test_an_agent_is_found_in_a_folder_that_looks_like_an_interpolation(tmp_path: Path) -> None:
+    agent = tmp_path / "${seed}" / "agent.zip"
+    agent.parent.mkdir()
+    shutil.copy(find_agent("Ant", "ppo"), agent)
+    settings = compose_settings("transfer", ["env=Ant-shifted", f"agent={quoted(str(agent))}", "output_dir=x"])
+    assert settings.agent.path == str(agent)
+
+
 def test_a_folder_that_hydra_would_rename_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "${seed}"
     folder.mkdir()
