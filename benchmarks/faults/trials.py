@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.faults.cases import make_sources
@@ -95,7 +96,8 @@ def broken(folder: Path) -> list[str]:
 
 def result(folder: Path) -> dict[str, Any]:
     """What a run ends with, without the agent's path."""
-    found = outcome(folder)
+    with TemporaryDirectory() as copy:  # TensorBoard's reader takes no path that is not UTF-8
+        found = outcome(shutil.copytree(folder, Path(copy) / "run"))
     found["results.json"] = {key: found["results.json"][key] for key in found["results.json"] if key not in OF_PATH}
     return found
 
