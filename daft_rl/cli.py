@@ -31,8 +31,9 @@ from daft_rl.composing import (
 )
 from daft_rl.consent import has_foreign_files, refuse_hydra, refuse_unsaid
 from daft_rl.errors import ConfigError, DaftError, DaftWarning
+from daft_rl.files import refused_by_disk
 from daft_rl.hydra_messages import explain_hydra
-from daft_rl.overrides import axes_of_sweep, expand, first_of_sweep
+from daft_rl.overrides import axes_of_sweep, expand, first_of_sweep, quoted
 from daft_rl.plan import check_plan
 from daft_rl.run.interruption import RESUMABLE, interruption
 from daft_rl.run.lock import LOCK_FILE
@@ -59,6 +60,7 @@ KEYS = {
     "source": "agent",
 }
 """Python argument -> the key that sets it. Other arguments are the algorithm's hyperparameters."""
+FOLDER = ("output_dir",)
 
 
 # -- messages -----------------------------------------------------------------------------------------------
@@ -123,6 +125,7 @@ def check_command(name: str, check: Callable[[Sequence[str]], None]) -> list[Pat
         parser.error("--resolve goes with --cfg.")
     if given.help or given.hydra_help or given.cfg or given.info or given.shell_completion:
         return []
+    refuse_deleted_directory()
     overrides = [*given.overrides, *_searchpath(given.config_dir, given.overrides)]
     check(given.overrides)
     if name == "benchmark" or given.multirun:
@@ -132,11 +135,20 @@ def check_command(name: str, check: Callable[[Sequence[str]], None]) -> list[Pat
     refuse_hydra(name, hydra_part, overrides)
     refuse_unsaid(settings, overrides)
     folder = Path(settings.output_dir).absolute()
+    if "${" in str(folder):
+        raise ConfigError(f"Hydra cannot run in {folder}: it replaces ${{...}}. Name another folder.", arguments=FOLDER)
     check_plan(settings)
     if not any(item.startswith("hydra.run.dir=") for item in given.overrides):  # a default name holds the time
-        quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-        sys.argv.append(f"hydra.run.dir='{quoted}'")
+        sys.argv.append(f"hydra.run.dir={quoted(str(folder))}")
     return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def refuse_deleted_directory() -> None:
+    """Refuse to start where Hydra cannot run."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError("The working directory was deleted. Change to one that exists: cd FOLDER.") from None
 
 
 def _searchpath(folder: str | None, overrides: Sequence[str]) -> list[str]:
@@ -256,26 +268,34 @@ def run_command(
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise type(error)(explain(error)) from error  # Hydra tells which job it was
         remove_unused(missing)
-        print(explain(error), file=sys.stderr)
-        sys.exit(2)
+        _end(explain(error))
 
     store_defaults()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; we print below
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; we print
+    with one_message(), hints_on_warnings():
+        sys.argv[1:] = expand(sys.argv[1:], name)
+        missing += check_command(name, check)
+        hydra.main(config_path="pkg://daft_rl.configs", config_name=name, version_base="1.3")(job)()
+
+
+@contextmanager
+def one_message() -> Iterator[None]:
+    """End the program with one message if the block raises what is no fault of ours."""
     try:
-        with hints_on_warnings():
-            sys.argv[1:] = expand(sys.argv[1:], name)
-            missing += check_command(name, check)
-            hydra.main(config_path="pkg://daft_rl.configs", config_name=name, version_base="1.3")(job)()
+        yield
     except (DaftError, HydraException, OmegaConfBaseException) as error:
-        print(explain(error), file=sys.stderr)
-        sys.exit(2)
+        _end(explain(error))
+    except OSError as error:  # Hydra writes files of its own
+        if refused_by_disk(error) is None:
+            raise
+        _end(f"{error}. Make space, or take another disk.")
     except BrokenExecutor:
-        print(
-            "A worker process was killed (the system may have run out of memory; hydra.launcher.n_jobs=1 takes less). "
-            "A grid goes on when it is started again.",
-            file=sys.stderr,
-        )
-        sys.exit(RESUMABLE)
+        cause = "the system may have run out of memory; hydra.launcher.n_jobs=1 takes less"
+        _end(f"A worker process was killed ({cause}). A grid goes on when it is started again.", RESUMABLE)
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        sys.exit(130)
+        _end("Interrupted.", 130)
+
+
+def _end(message: str, code: int = 2) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(code)

@@ -19,6 +19,7 @@ __all__ = [
     "RenderError",
     "ReportError",
     "SimulationError",
+    "StorageError",
     "TaskError",
     "WorkerError",
 ]
@@ -87,6 +88,10 @@ class FaultyEnvironmentError(DaftError, RuntimeError):
     def __init__(self, message: str = "", *, arguments: Sequence[str] = (), index: int | None = None) -> None:
         super().__init__(message, arguments=arguments)
         self.index = index
+
+
+class StorageError(DaftError, RuntimeError):
+    """A run cannot write its files: the disk is full, broken, or not to be written to."""
 
 
 class WorkerError(FaultyEnvironmentError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -16,8 +17,12 @@ import yaml
 
 from daft_rl.errors import ConfigError
 
-__all__ = ["UNFINISHED", "delete_files", "read_mapping", "replacing", "sync", "write_json", "write_text"]
+__all__ = [
+    *("UNFINISHED", "delete_files", "read_mapping", "refused_by_disk", "replacing", "sync", "write_json", "write_text"),
+]
 
+BY_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
+"""Errors that come from where a file is, not from what is done with it."""
 UNFINISHED = ".unfinished-"
 """How names begin of files and folders that are being written."""
 MAX_YAML_BYTES = 1024**2
@@ -39,12 +44,19 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             yield unfinished  # type: ignore[misc]
             unfinished.flush()
             os.fsync(unfinished.fileno())  # or the name may reach the disk before the content
-            Path(unfinished.name).chmod(0o644)
+            Path(unfinished.name).chmod(_usual_mode())
             Path(unfinished.name).replace(path)
         except BaseException:
             Path(unfinished.name).unlink(missing_ok=True)
             raise
     sync(path.parent)
+
+
+def _usual_mode() -> int:
+    """The permissions of a new file; those of a temporary one are narrower."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def sync(path: Path) -> None:
@@ -86,6 +98,15 @@ def _strict(data: Any) -> Any:
     if isinstance(data, (list, tuple)):
         return [_strict(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def refused_by_disk(error: BaseException | None) -> OSError | None:
+    """Of an error and what it came from, the one that tells of a disk that is full, broken, or not to be written to."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in BY_DISK:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

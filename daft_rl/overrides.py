@@ -17,13 +17,19 @@ from daft_rl.hydra_messages import explain_hydra
 from daft_rl.settings import cuda_names
 from daft_rl.validation import unknown_name
 
-__all__ = ["axes_of_sweep", "expand", "first_of_sweep"]
+__all__ = ["axes_of_sweep", "expand", "first_of_sweep", "quoted"]
 
 GROUPS = ("algo", "cuda", "env", "method", "preset", "recipe")
 """Groups of the configuration, of which one file is chosen by name."""
 
 MOST_VALUES = 100
 """Values of one axis of a sweep that are checked beforehand."""
+
+
+def quoted(text: str) -> str:
+    """A text as the value of an override, such that Hydra and OmegaConf read the same text from it."""
+    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # ${...} would be an interpolation
+    return "'" + re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), escaped) + "'"
 
 
 def expand(overrides: Sequence[str], name: str = "transfer") -> list[str]:
@@ -96,6 +102,7 @@ def _refuse_unknown_cuda(overrides: Sequence[str]) -> None:
 def _algorithm_of_agents(overrides: Sequence[str]) -> list[str]:
     """``algo=NAME`` of the agents that are given, if no algorithm is."""
     paths = [path for item in overrides if item.startswith("agent.path=") for path in _values(item)]
+    paths = [path.replace("\\${", "${") if isinstance(path, str) else path for path in paths]  # as OmegaConf reads it
     if any(item.startswith("algo=") for item in overrides) or paths in ([], [None]):
         return []
     for path in paths:

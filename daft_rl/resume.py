@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from daft_rl.envs.domain import read_domains
 from daft_rl.errors import ConfigError, DaftError, FinishedRunError, TaskError
 from daft_rl.files import read_mapping
+from daft_rl.outputs import keep_outputs
 from daft_rl.run.interruption import RESUMABLE, Interrupted, interruption
 from daft_rl.settings import RunSettings, TransferSettings
 
@@ -105,6 +106,7 @@ def stoppable(program: str) -> Iterator[None]:
 
     :param program: module that can go on, for the message
     """
+    keep_outputs()
     with interruption.listen():
         try:
             yield

@@ -219,6 +219,15 @@ class Checkpoint:
 
 
 @checked()
+class TensorBoard:
+    """How often a run writes scalars for TensorBoard while it learns."""
+
+    every: Literal["auto"] | Count = "auto"
+    """Fewest steps between two points of a scalar. ``auto`` is a thousandth of ``total_timesteps``. Evaluations are
+    always written."""
+
+
+@checked()
 class RunSettings:
     """What a transfer and the training of a source share."""
 
@@ -253,6 +262,7 @@ class RunSettings:
     calibration: Calibration = field(default_factory=Calibration)
     evaluation: Evaluation = field(default_factory=Evaluation)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    tensorboard: TensorBoard = field(default_factory=TensorBoard)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):

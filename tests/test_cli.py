@@ -19,6 +19,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from daft_rl.archives import find_agent
 from daft_rl.cli import compose_config, compose_settings, explain, hints_on_warnings, run_command
 from daft_rl.errors import AgentError, ConfigError, DaftWarning
+from daft_rl.overrides import quoted
 from daft_rl.pretrain import run as pretrain
 from daft_rl.run.interruption import RESUMABLE
 from daft_rl.transfer import run
@@ -202,3 +203,54 @@ def test_warnings_name_the_key_of_the_command_line(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == (
         "Warning: No buffer size. (On the command line: algo.settings.buffer_size=...)\n"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "/a/${seed}/x",
+            r"/a\${seed}",
+            "/${",
+            "/${now:%Y}/a'b",
+            r"/a\b/x",
+            r"/a\\b/x",
+            "/it's mine",
+            r"/a\'b",
+            "/end\\",
+        ),
+        *("/two\nlines", "/100%s", "/a,b=[c]{d} #e", "/größe", "/caf\udce9", "/end\\"),
+    ],
+)
+def test_hydra_reads_a_quoted_path_as_it_is(text: str) -> None:
+    assert compose_config("transfer", ["env=Ant-shifted", f"output_dir={quoted(text)}"]).output_dir == text
+
+
+def test_an_agent_is_found_in_a_folder_that_looks_like_an_interpolation(tmp_path: Path) -> None:
+    agent = tmp_path / "${seed}" / "agent.zip"
+    agent.parent.mkdir()
+    shutil.copy(find_agent("Ant", "ppo"), agent)
+    settings = compose_settings("transfer", ["env=Ant-shifted", f"agent={quoted(str(agent))}", "output_dir=x"])
+    assert settings.agent.path == str(agent)
+
+
+def test_a_folder_that_hydra_would_rename_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "${seed}"
+    folder.mkdir()
+    done = command("env=Ant-shifted", cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"Hydra cannot run in {folder}/runs/Ant-shifted/")
+    assert "output_dir=..." in done.stderr
+    assert not list(folder.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["${seed}"]
+
+
+def test_a_deleted_working_directory_is_told(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    line = 'cd "$1" && rmdir "$1" && exec "$2" -m daft_rl.transfer env=Ant-shifted'
+    done = subprocess.run(
+        ["bash", "-c", line, "bash", gone, sys.executable], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2
+    assert done.stderr == "The working directory was deleted. Change to one that exists: cd FOLDER.\n"

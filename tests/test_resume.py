@@ -108,8 +108,10 @@ def test_every_algorithm_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.
     assert_goes_on(tmp_path, monkeypatch, arguments)
 
 
-def test_tensorboard_shows_each_point_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments: dict[str, Any] = {"env": PointMass, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
+@pytest.mark.parametrize("every", ["auto", 100])
+def test_tensorboard_shows_each_point_once(every: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SETTINGS | ON_POLICY_SETTINGS | {"tensorboard.every": every}
+    arguments: dict[str, Any] = {"env": PointMass, "source": build("PPO"), "settings": settings}
     assert_goes_on(tmp_path, monkeypatch, arguments)
     assert curves(tmp_path / "cut") == curves(tmp_path / "whole")
 

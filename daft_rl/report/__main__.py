@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from daft_rl.errors import DaftError, ReportError
+from daft_rl.outputs import keep_outputs
 from daft_rl.report.content import build_report
 from daft_rl.report.page import write_report
 from daft_rl.report.reading import Reference, check, read_json
@@ -99,4 +100,5 @@ def _read_references(path: Path | None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    keep_outputs()
     main()

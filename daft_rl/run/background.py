@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import pickle
@@ -61,7 +62,7 @@ class BackgroundCall(Generic[T]):
         if fork:
             self._start_fork(function)
         if self._process is None:
-            self._outcome = function(), None
+            self._outcome, self._instead = (function(), None), None
 
     def _start_fork(self, function: Callable[[], T]) -> None:
         context: Any = multiprocessing.get_context("fork")
@@ -81,8 +82,14 @@ class BackgroundCall(Generic[T]):
                 warnings.warn(DaftWarning(message, arguments=FORK_ARGUMENT), stacklevel=3)
                 return
         self._process, self._connection = process, connection
+        atexit.register(self.cancel)  # multiprocessing would send a signal that the fork ignores, and wait
         self._poll = select.poll()  # Connection.poll() makes a new object in every call, which slows each step
         self._poll.register(self._connection, select.POLLIN)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the function has returned or raised, and nothing is left of its process."""
+        return self._outcome is not None
 
     def ready(self) -> bool:
         """Whether :meth:`result` returns at once."""
@@ -141,6 +148,7 @@ class BackgroundCall(Generic[T]):
 
     def _release(self) -> None:
         """Wait until the fork has ended, and close all file descriptors that belong to it."""
+        atexit.unregister(self.cancel)
         self._process.join()
         self._process.close()
         self._connection.close()

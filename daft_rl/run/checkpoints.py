@@ -79,9 +79,8 @@ class Checkpoints(BaseCallback):
         """Write a checkpoint. If it cannot be written, the run goes on without."""
         started = time.perf_counter()
         with self.run.profile("checkpoint"):
-            state = self._state()
             try:
-                self.store.write(self.model, state)
+                self.store.write(self.model, self._state())
             except (OSError, CheckpointError) as error:
                 self.works = isinstance(error, OSError)  # a full disk may have room later
                 message = f"No checkpoint at step {self.model.num_timesteps}: {error}"

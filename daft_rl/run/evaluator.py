@@ -55,6 +55,7 @@ class Evaluator:
         self.open_envs, self.domains, self.folder = dict(open_envs), dict(domains), folder
         self.in_background = self._choose()
         self._calls: list[BackgroundCall[Any]] = []
+        self._seconds = 0.0
 
     def _choose(self) -> bool:
         """Whether evaluations run in the background.
@@ -95,8 +96,7 @@ class Evaluator:
 
         :param policy: a copy as it is now; ``None`` makes one where it may be needed
         """
-        if any(call.killed for call in self._calls):
-            self.in_background = False
+        self._forget_ended()
         instead = None
         if self.in_background:
             copied = policy or PolicyCopy(self.model)
@@ -111,10 +111,18 @@ class Evaluator:
         self._calls.append(call)
         return call
 
+    def _forget_ended(self) -> None:
+        """Keep no calls but those that go on: a long run makes thousands."""
+        ended = [call for call in self._calls if call.ended]
+        self._calls = [call for call in self._calls if not call.ended]
+        self._seconds += sum(call.seconds for call in ended)
+        self.in_background = self.in_background and not any(call.killed for call in ended)
+
     @property
     def background_seconds(self) -> float:
         """How long background processes have evaluated."""
-        return sum(call.seconds for call in self._calls)
+        self._forget_ended()
+        return self._seconds
 
     def play(self, domains: Mapping[str, Domain] | None = None) -> dict[str, Returns]:
         """The evaluations before and after learning.

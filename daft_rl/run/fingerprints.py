@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 IRRELEVANT = {
-    *("output_dir", "overwrite", "checkpoint", "progress_bar", "render", "render_steps"),
+    *("output_dir", "overwrite", "checkpoint", "tensorboard", "progress_bar", "render", "render_steps"),
     *("device", "vec", "torch_threads", "kernels", "evaluate_in_background", "step_timeout"),
 }
 """Settings that returns do not depend on, or not on purpose."""

@@ -55,16 +55,20 @@ class RunFolder:
         self.began = False
         """Whether there is something to lose."""
         given = settings.output_dir
+        self._made: list[Path] = []
         try:
             self.path, self._made = make_folder(Path(given)) if given is not None else make_new_folder(settings)
             self._refuse_source()
             self._lock = FolderLock(self.path)
             try:
                 self._open()
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, OSError) and self._made:
+                    self._leave_nothing()
                 self.release()
                 raise
         except OSError as error:
+            _remove_empty(self._made)
             raise ConfigError(f"output_dir={given}: nothing can be written there: {error}.") from error
 
     def _open(self) -> None:
@@ -218,20 +222,27 @@ class RunFolder:
             return
         refused = isinstance(error, DaftError) and not isinstance(error, FaultyEnvironmentError | DivergenceError)
         if refused and not self.began and not self.goes_on:
-            self._clear()
-            self._clear_unfinished()
-            self._lock.delete()
-            for folder in self._made:
-                with suppress(OSError):  # somebody else has put something there
-                    folder.rmdir()
+            self._leave_nothing()
             return
         note_traceback(self.path, error)
         with suppress(OSError):
             write_json(self.path / ERROR_FILE, {"error": f"{type(error).__name__}: {error}"})
 
+    def _leave_nothing(self) -> None:
+        self._clear()
+        self._clear_unfinished()
+        self._lock.delete()
+        _remove_empty(self._made)
+
     def release(self) -> None:
         """Let others have the folder."""
         self._lock.release()
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # somebody else has put something there
+            folder.rmdir()
 
 
 def _read_settings(folder: Path) -> dict[str, Any] | None:
@@ -254,7 +265,7 @@ def note_traceback(folder: Path, error: BaseException) -> None:
         return
     path = folder / TRACEBACK_FILE
     with suppress(OSError):  # a full disk must not hide what happened
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        write_text(path, "".join(traceback.format_exception(error)))
         if isinstance(error, DaftError):
             error.args = (f"{error} The traceback is in {path}.",)
 

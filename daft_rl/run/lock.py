@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from daft_rl.errors import ConfigError
@@ -39,9 +40,10 @@ class FolderLock:
             owner = self._file.read().strip()
             self._file.close()
             raise self._refusal(owner or "another process")
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self._file.flush()
+        with suppress(OSError):  # a full disk still locks
+            self._file.truncate(0)
+            self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            self._file.flush()
         _held.add(self.folder)
 
     def _acquire(self) -> bool:
@@ -81,4 +83,5 @@ class FolderLock:
     def release(self) -> None:
         """Let others have the folder. A second call does nothing."""
         _held.discard(self.folder)
-        self._file.close()
+        with suppress(OSError):  # the file is closed nevertheless
+            self._file.close()

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
@@ -137,7 +138,7 @@ class TransferResult:
         console = Console()
         console.print(self._table())
         for line in self._lines():
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table(title=f"{self.method}: {self.task}, {self.algo}, seed {self.seed}")
@@ -164,7 +165,7 @@ class TransferResult:
             times += f"; meanwhile, in another process, evaluation {self.seconds_in_background:.0f}"
         yield f"{self.timesteps} target steps in {self.wall_seconds:.0f} s ({times})"
         yield f"run folder   {self.folder}"
-        yield f"TensorBoard  tensorboard --logdir {self.folder / 'tensorboard'}"
+        yield f"TensorBoard  tensorboard --logdir {quote(str(self.folder / 'tensorboard'))}"
 
 
 def _read_returns(data: Mapping[str, Any]) -> Returns:

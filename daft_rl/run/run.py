@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat, configure
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
@@ -21,7 +20,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from daft_rl.archives import read_multiplier
 from daft_rl.checkpoint import CheckpointStore
 from daft_rl.envs.domain import Domain
-from daft_rl.errors import CheckpointError, ConfigError, DaftError, DivergenceError
+from daft_rl.errors import CheckpointError, ConfigError, DaftError, DivergenceError, StorageError
+from daft_rl.files import refused_by_disk
 from daft_rl.finetune import Adaptation
 from daft_rl.policy import Distortion
 from daft_rl.rollout.lagrangian import Lagrangian
@@ -35,6 +35,7 @@ from daft_rl.run.evaluator import Evaluator
 from daft_rl.run.folder import MONITOR_FILE, TENSORBOARD_FOLDER, RunFolder
 from daft_rl.run.identity import Identity
 from daft_rl.run.interruption import Interrupted, interruption
+from daft_rl.run.logger import ScalarFile, SparseLogger, interval
 from daft_rl.run.monitoring import Monitoring
 from daft_rl.run.state import Progress, Stateful, stateful_wrappers
 from daft_rl.settings import RunSettings
@@ -58,6 +59,8 @@ class Run:
     evaluator: Evaluator
     adaptation: Adaptation | None = None
     monitoring: Monitoring
+    logger: SparseLogger | None = None
+    """Of the model while it learns."""
     zero_shot: BackgroundCall[dict[str, Returns]] | None = None
     """Returns of the source, before anything changes it. A pretraining has no source."""
     distortion_on_source: Distortion | None = None
@@ -107,10 +110,8 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        problem = None if error is None else refused_distribution(error)
-        named: DaftError | None = None
-        if problem is not None and not isinstance(error, DaftError):
-            named = DivergenceError(f"{problem}. Look at the scale of the observations, and at the policy.")
+        named = None if error is None or isinstance(error, DaftError) else self._in_our_words(error)
+        if named is not None:
             named.__cause__ = error
         if isinstance(error, OSError) and (missing := self._opened.missing()) is not None:
             named, missing.__cause__ = missing, error
@@ -123,6 +124,17 @@ class Run:
         if named is not None:
             raise named
 
+    def _in_our_words(self, error: BaseException) -> DaftError | None:
+        """The error that we raise in place of one that PyTorch's distributions or the disk raised."""
+        problem = refused_distribution(error)
+        if problem is not None:
+            return DivergenceError(f"{problem}. Look at the scale of the observations, and at the policy.")
+        refused = refused_by_disk(error)
+        if refused is None:
+            return None
+        further = f" Then go on: pass resume={str(self.folder)!r}." if self._opened.began else ""
+        return StorageError(f"{self.folder}: {refused}. Make space, or take another disk.{further}")
+
     def learning_env(self, domain: Domain, agent: Path | BaseAlgorithm | None = None) -> VecEnv:
         """Open :attr:`training`, and wrap it for learning: episodes go to ``monitor.csv``, and costs are limited.
 
@@ -134,6 +146,7 @@ class Run:
         logged = ("episode_cost",) if domain.has_cost or task.cost_limit is not None else ()
         venv = VecMonitor(TimedVecEnv(self.training, self.profile), info_keywords=logged)
         venv.results_writer = self._results_writer(venv)
+        self._stack.callback(_close, venv.results_writer.file_handler)
         if task.cost_limit is None:
             return venv
         start = read_multiplier(agent) or 0.0 if task.cost_multiplier is None else task.cost_multiplier
@@ -183,9 +196,11 @@ class Run:
     def learn(self) -> None:
         """Learn with the adaptation and with monitoring, and with TensorBoard files in the run folder."""
         self._opened.began = True
-        logger = configure(str(self.folder / TENSORBOARD_FOLDER), ["tensorboard"])
-        self._stack.callback(_close, logger)
-        self.model.set_logger(logger)
+        folder = self.folder / TENSORBOARD_FOLDER
+        every = interval(self.settings.tensorboard.every, self.settings.total_timesteps)
+        self.logger = SparseLogger(str(folder), [ScalarFile(folder)], every)
+        self._stack.callback(_close, self.logger)
+        self.model.set_logger(self.logger)
         if self._restored is not None:  # before it evaluates what it has evaluated
             self.monitoring.load_state_dict(self._restored["run"]["monitoring"])
         checkpoints = Checkpoints(self, self.settings.checkpoint, self.store, self._restored)
@@ -227,6 +242,7 @@ class Run:
             "profile": self.profile,
             "adaptation": self.adaptation,
             "monitoring": self.monitoring,
+            "logger": self.logger,
         }
         found = {name: part for name, part in named.items() if part is not None}
         return found | stateful_wrappers(self.model.get_env())
@@ -242,17 +258,14 @@ class Run:
 
     def progress(self) -> Progress:
         """What a checkpoint keeps of the run beside its :meth:`state_dict`."""
-        for output in self.model.logger.output_formats:
-            if isinstance(output, TensorBoardOutputFormat):
-                output.writer.flush()
         known = self.zero_shot.result() if self.zero_shot is not None and self.zero_shot.ready() else None
         return Progress(known, self._opened.journals(), self.seconds, self.seconds_in_background)
 
 
-def _close(logger: Logger) -> None:
-    """Close TensorBoard's file. An error there must not hide why the run ends."""
+def _close(file: IO[str] | SparseLogger) -> None:
+    """Close a file. Each write was flushed, so what it cannot write now has been told."""
     with suppress(OSError):
-        logger.close()
+        file.close()
 
 
 def _check_device(device: str) -> None:

@@ -52,7 +52,7 @@ def test_every_part_goes_on_from_its_state(tmp_path: Path) -> None:
         prepared(first).learn()
         state = first.state_dict()
         assert set(state) == {
-            *("profile", "adaptation", "monitoring"),
+            *("profile", "adaptation", "monitoring", "logger"),
             *("VecNormalize", "VecMonitor", "Lagrangian", "EpisodeCosts"),
         }
         prepared(other).load_state_dict(state)
