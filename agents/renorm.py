@@ -35,10 +35,7 @@ def renormalize(layer: Any, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
     r = (var + eps).sqrt_().mul_(running_inverse).clamp_(1 / layer.rmax, layer.rmax)
     d = (mean - before).mul_(running_inverse).clamp_(-layer.dmax, layer.dmax)
     warm = layer.steps > layer.warmup_steps
-    if x.device.type != "cpu":  # an `if` would wait for the device
-        r, d = torch.where(warm, r, 1.0), torch.where(warm, d, 0.0)
-    elif not warm:
-        r, d = torch.ones_like(r), torch.zeros_like(d)
+    r, d = torch.where(warm, r, 1.0), torch.where(warm, d, 0.0)  # an `if` would wait for a GPU
     layer.steps.add_(1)
     inverse = torch.addcmul(var, r, r, value=eps).rsqrt_()
     std, by_scale = var.sqrt(), r * inverse

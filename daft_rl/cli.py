@@ -134,10 +134,10 @@ def check_command(name: str, check: Callable[[Sequence[str]], None]) -> list[Pat
     settings, hydra_part = compose_job(name, overrides)
     refuse_hydra(name, hydra_part, overrides)
     refuse_unsaid(settings, overrides)
+    check_plan(settings)
     folder = Path(settings.output_dir).absolute()
     if "${" in str(folder):
         raise ConfigError(f"Hydra cannot run in {folder}: it replaces ${{...}}. Name another folder.", arguments=FOLDER)
-    check_plan(settings)
     if not any(item.startswith("hydra.run.dir=") for item in given.overrides):  # a default name holds the time
         sys.argv.append(f"hydra.run.dir={quoted(str(folder))}")
     return [path for path in (folder, *folder.parents) if not path.exists()]

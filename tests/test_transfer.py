@@ -101,9 +101,9 @@ def test_what_was_played_before_is_not_played_again(
     """The curve begins with the first zero-shot episodes, unless the policy is another one by then."""
     played = []
 
-    def counted(*args: Any) -> Any:
+    def counted(*args: Any, **kwargs: Any) -> Any:
         played.append(1)
-        return evaluate_all(*args)
+        return evaluate_all(*args, **kwargs)
 
     monkeypatch.setattr("daft_rl.run.monitoring.evaluate_all", counted)
     overrides = [*TINY, f"evaluation.episodes={episodes}", "evaluation.episodes_during=2", "evaluation.every=512"]

@@ -83,8 +83,8 @@ def test_a_worker_that_dies_twice_is_an_error(build: Any) -> None:
 def test_a_worker_that_dies_before_an_answer_to_a_question_answers_it_nevertheless(build: Any) -> None:
     venv = build([toy()] * 2, 2)
     venv.reset()
-    kill_worker_of(venv, 1, signal.SIGHUP)
-    with pytest.warns(DaftWarning, match="killed by SIGHUP"):
+    kill_worker_of(venv, 1, signal.SIGALRM)
+    with pytest.warns(DaftWarning, match="killed by SIGALRM"):
         assert venv.get_attr("fault") == ["", ""]
     assert venv.step(actions_for(venv, 0))[2][1]  # the episode is lost
 

@@ -205,7 +205,9 @@ def test_a_multiplier_goes_on_where_it_was(tmp_path: Path) -> None:
     assert read_multiplier(None) is None
     for chosen, start in ((None, 0.7), (0.2, 0.2), (0.0, 0.0)):
         task = {"name": "own", "cost_limit": 25, "cost_multiplier": chosen}
-        settings = TransferSettings.from_dict({"output_dir": tmp_path, "env": task, "method": "ft", "num_envs": 1})
+        settings = TransferSettings.from_dict(
+            {"output_dir": tmp_path / "run", "env": task, "method": "ft", "num_envs": 1}
+        )
         with Run(settings) as run:
             limited = run.learning_env(Domain("own", maker=Costly), tmp_path / "final.zip")
             constraint = find_constraint(limited)
@@ -218,7 +220,7 @@ def test_the_best_policy_is_the_best_within_the_limit(tmp_path: Path, monkeypatc
     played = iter([(9.0, 30.0), (1.0, 26.0), (8.0, 28.0), (2.0, 25.0), (7.0, 26.0), (3.0, 5.0), (2.5, 0.0)])
     saved: list[float] = []
 
-    def evaluate_all(*_: Any) -> dict[str, Returns]:
+    def evaluate_all(*_: Any, **__: Any) -> dict[str, Returns]:
         score, cost = next(played)
         saved.append(score)
         return {"target": Returns([score], [1], [cost])}
