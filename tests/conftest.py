@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -27,6 +28,11 @@ from daft_rl.agents import BatchNormExtractor
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.envs.registry import register_task, task_names
 from tests import invocations
+
+for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        # behind nohup, or in the background of a shell script, a run leaves these signals ignored; tests send them
+        signal.signal(_number, _default)
 
 torch.set_num_threads(1)
 

@@ -94,7 +94,9 @@ def test_a_finished_cell_is_not_run_again(tmp_path: Path) -> None:
     assert (folder / "results.json").stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("task", ["HalfCheetah-shifted", "SafetyPointGoal-shifted"])
+@pytest.mark.parametrize(
+    "task", ["HalfCheetah-shifted", pytest.param("SafetyPointGoal-shifted", marks=pytest.mark.slow)]
+)
 def test_zero_shot_returns_are_played_once_for_all_cells(tmp_path: Path, task: str) -> None:
     """And what follows is bit for bit what it would be."""
     vec = "vec=auto" if task.startswith("HalfCheetah") else "vec=dummy"  # workers take seconds to start

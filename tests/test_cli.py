@@ -91,6 +91,7 @@ def test_a_missing_simulator_is_one_line(package: str, task: str, remedy: str, t
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("results.json"))
 
 
+@pytest.mark.slow
 def test_sweep(tmp_path: Path) -> None:
     done = command(
         "-m", "env=HalfCheetah-shifted", "method=zero_shot", "seed=1,2", "env.shift=friction-2.0", "num_envs=4",

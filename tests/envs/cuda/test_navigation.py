@@ -56,7 +56,7 @@ def test_a_task_without_hazards_and_vases_equals_the_packages() -> None:
     assert difference["observation"].max() < 1e-4
 
 
-@pytest.mark.parametrize("base", [POINT, CAR])
+@pytest.mark.parametrize("base", [POINT, pytest.param(CAR, marks=pytest.mark.slow)])
 def test_the_first_observation_is_that_of_the_state(base: str) -> None:
     plan = blueprint(base)
     worlds = build(replace(plan, task=replace(plan.task, physics_steps=0)), each=3)  # a step leaves the state as it is
