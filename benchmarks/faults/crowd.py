@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", default=list(kinds), choices=list(kinds))
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    with given.out.open("a") as file:
+    with given.out.open("a", buffering=1) as file:  # a line at a time
         for kind in given.kinds:
             for line in kinds[kind](given.folder):
                 file.write(json.dumps(line) + "\n")
