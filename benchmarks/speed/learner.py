@@ -131,7 +131,7 @@ def describe_machine() -> dict[str, Any]:
 def save(runs: list[Run], versions: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Write the runs that have finished so far."""
     data = {
-        "command": " ".join(["python -m benchmarks.speed.learner", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks.speed.learner", *(_without_folder(item) for item in sys.argv[1:])]),
         "machine": describe_machine(),
         "versions": versions,
         "steps": arguments.steps,
@@ -166,6 +166,11 @@ def load(arguments: argparse.Namespace) -> tuple[list[Run], dict[str, Any]]:
     if any(data[name] != value for name, value in here.items()):
         raise SystemExit(f"{arguments.out} has other steps or another machine. Use the same, or another file.")
     return data["runs"], data["versions"]
+
+
+def _without_folder(argument: str) -> str:
+    """An argument without the folders of this machine."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def main() -> None:

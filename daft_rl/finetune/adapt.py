@@ -180,9 +180,8 @@ def adapt(
 ) -> Adaptation:
     """Prepare a pretrained model for fine-tuning on the environment it has now (DAFT, AAAI 2024).
 
-    The policy visits states of the target. Then BatchNorm is inserted where the method converts it and the policy has
-    none, inputs are realigned if the method says so, BatchNorm is converted, and the optimizers start afresh with one
-    parameter group per part of the agent (encoder and head of actor and critic).
+    The policy visits states of the target. Then BatchNorm is inserted if the method converts it and there is none,
+    inputs are realigned if the method says so, BatchNorm is converted, and optimizers start afresh, in groups.
 
     :param model: an algorithm of SB3 or sb3-contrib with its own environment, any ``VecEnv``. The statistics of a
         ``VecNormalize`` stay as they are meanwhile
@@ -198,8 +197,7 @@ def adapt(
     :param critic: patterns over parameter names that are the critic's, likewise
     :param insert_batchnorm: ``True``, ``False``, or ``"auto"``
     :param actor_scale: factor on the actor's learning rates; ``None`` is the algorithm's (1, but 0.1 for CrossQ)
-    :param adaptive_kl: KL divergence of an update at which the learning rate of PPO is kept (0.01 is usual);
-        ``None`` leaves the rate to the method's schedules
+    :param adaptive_kl: KL divergence of an update at which PPO's learning rate is kept (0.01 is usual), or ``None``
     :param kernels: what computes updates on a CPU: ``"torch"`` or ``"onednn"``, which ``"auto"`` takes on AMD's
         processors with AVX-512; ``"plain"`` is SB3's own ``train``. They come to the same up to rounding
     :param exploration_std: least standard deviation of the actions of PPO, A2C and TRPO, or of TD3's and DDPG's

@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["act"]
 
-KNOWN = [actor.get_action_dist_params for actor in (sac.Actor, tqc.Actor, crossq.Actor)]
-"""A user's actor that gets its distribution in another way is asked itself."""
+KNOWN = [(actor.get_action_dist_params, actor.action_log_prob) for actor in (sac.Actor, tqc.Actor, crossq.Actor)]
+"""A user's actor that gets its actions in another way is asked itself."""
 HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -59,9 +59,9 @@ def act(actor: Any, observations: Any) -> tuple[Tensor, Tensor]:
     :param observations: shape ``(batch, ...)``
     :return: actions, shape ``(batch, action size)``, and their log-probabilities, shape ``(batch,)``
     """
-    distribution = actor.action_dist
-    known = type(actor).get_action_dist_params in KNOWN and type(distribution) is SquashedDiagGaussianDistribution
-    if actor.use_sde or not known:
+    distribution, cls = actor.action_dist, type(actor)
+    known = (cls.get_action_dist_params, cls.action_log_prob) in KNOWN
+    if actor.use_sde or not known or type(distribution) is not SquashedDiagGaussianDistribution:
         return actor.action_log_prob(observations)
     latent = actor.latent_pi(actor.extract_features(observations, actor.features_extractor))
     mean, log_std = actor.mu(latent), actor.log_std(latent)

@@ -111,10 +111,11 @@ class BatchNormStage(Stage):
         self, gradient: Tensor, saved: Saved, to_input: bool, to_parameters: bool
     ) -> tuple[Tensor | None, Gradients]:
         layer, (x, weight, mean, inverse, _) = self.layer, saved
+        by_batch = mean.numel() > 0  # the layer's mode may be another one by now
         wanted = [to_input, to_parameters, to_parameters]
         running = (layer.running_mean, layer.running_var)
         through, *own = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, *running, mean, inverse, layer.training, layer.eps, wanted
+            gradient, x, weight, *running, mean, inverse, by_batch, layer.eps, wanted
         )
         return through, own
 

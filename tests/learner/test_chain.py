@@ -55,6 +55,23 @@ def test_a_chain_has_the_output_the_gradients_and_the_statistics_of_its_layers(k
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_mode_that_changes_before_the_gradient_is_computed_changes_nothing(kind: str, training: bool) -> None:
+    """CrossQ changes modes between the two."""
+    gradients = []
+    for fuse in (False, True):
+        built = network(kind).train(training)
+        if fuse:
+            fuse_chains(built)
+        torch.manual_seed(1)
+        output = built(torch.randn(12, 7, dtype=torch.float64)).square().sum()
+        built.train(not training)
+        gradients.append(torch.autograd.grad(output, list(built.parameters())))
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_gradients_are_those_of_finite_differences(kind: str) -> None:
     chain = network(kind).eval()

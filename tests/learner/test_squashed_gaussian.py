@@ -34,9 +34,11 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda *given: SquashedGaussian.apply(*given, noise, 1e-6), inputs)
 
 
-def test_an_actor_with_a_distribution_of_its_own_is_asked_itself() -> None:
+@pytest.mark.parametrize("name", ["get_action_dist_params", "action_log_prob"])
+def test_an_actor_with_a_way_of_its_own_is_asked_itself(name: str) -> None:
     model: Any = build("SAC")
-    model.actor.__class__ = type("Own", (type(model.actor),), {"get_action_dist_params": _halved})
+    own = _halved if name == "get_action_dist_params" else lambda actor, seen: (seen[:, :2] * 0.1, seen[:, 0])
+    model.actor.__class__ = type("Own", (type(model.actor),), {name: own})
     observations = torch.randn(4, 3)
     torch.manual_seed(0)
     expected = model.actor.action_log_prob(observations)
