@@ -98,30 +98,18 @@ class AlgorithmSettings:
     keeps the source's."""
     most_exploration_std: Positive | None = None
     """Largest standard deviation of a Gaussian policy's actions at the start."""
-    steps_per_update: Positive | None = None
-    """Environment steps per gradient step, where ``settings`` sets no ``gradient_steps``."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the algorithm's constructor. ``None`` keeps what the source was trained with."""
+    """Arguments of the algorithm's constructor. ``None`` keeps what the source was trained with; for the chance of a
+    random action at the start (``exploration_initial_eps``), that with which the source's training ended."""
 
     def __post_init__(self) -> None:
         check_hyperparameters(self.name, self.settings, "algo.settings")
         _check_adaptive_kl(self.name, self.adaptive_kl)
 
-    def hyperparameters(self, num_envs: int) -> dict[str, Any]:
-        """Arguments of the constructor that differ from the source's.
-
-        :param num_envs: how many environments step together
-        """
-        given = {name: value for name, value in self.settings.items() if value is not None}
-        if self.steps_per_update is not None and "gradient_steps" not in given:
-            steps = _steps_of(given.get("train_freq", 1)) * num_envs
-            given["gradient_steps"] = max(1, round(steps / self.steps_per_update))
-        return given
-
-
-def _steps_of(train_freq: Any) -> int:
-    """The number in ``train_freq``, which SB3 also takes as ``[4, "step"]``."""
-    return train_freq[0] if isinstance(train_freq, list | tuple) else train_freq
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Arguments of the constructor that are not the source's."""
+        return {name: value for name, value in self.settings.items() if value is not None}
 
 
 @checked()
@@ -267,8 +255,7 @@ class RunSettings:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ConfigError(f"device={self.device}: expected auto, cpu, cuda, or one of several, cuda:1.")
-        hyperparameters = self.algo.hyperparameters(self.num_envs)
-        _check_samples(self.algo.name, hyperparameters, self.num_envs, "algo.settings")
+        _check_samples(self.algo.name, self.algo.hyperparameters, self.num_envs, "algo.settings")
 
     @property
     def exploration_std(self) -> float | None:

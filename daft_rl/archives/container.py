@@ -26,6 +26,7 @@ from daft_rl.agents.algorithms import ALGORITHMS, Algorithm, recognize_algorithm
 from daft_rl.archives.checks import TRUST, check_directory, check_tensor, wrap_errors
 from daft_rl.archives.hyperparameters import read_hyperparameters
 from daft_rl.archives.text import read_space
+from daft_rl.archives.train_freq import read_train_freq
 from daft_rl.errors import AgentError
 
 __all__ = ["ArchiveContents", "find_archive", "read_archive"]
@@ -130,6 +131,8 @@ def _read_attributes(raw: bytes, path: Path) -> dict[str, Any]:
         entries = json.loads(raw.decode("utf-8"))
     if not isinstance(entries, dict):
         raise AgentError(f"{path}: 'data' should be a JSON object, got {type(entries).__name__}.")
+    if "train_freq" in entries:
+        entries["train_freq"] = read_train_freq(entries["train_freq"])
     return {
         key: {field: text for field, text in value.items() if field != ":serialized:"}
         if isinstance(value, dict)

@@ -29,6 +29,7 @@ from daft_rl.agents.extractors import BatchNormExtractor
 from daft_rl.agents.policies import ACTIVATIONS as HIDDEN_ACTIVATIONS
 from daft_rl.archives.checks import TRUST
 from daft_rl.archives.text import class_name, parse_printed
+from daft_rl.archives.train_freq import is_frequency
 from daft_rl.errors import AgentError, ConfigError
 from daft_rl.hyperparameters import OTHERWISE
 from daft_rl.hyperparameters import check_hyperparameters as check_plain_hyperparameters
@@ -188,6 +189,8 @@ def _read_value(name: str, entry: Any, parameter: inspect.Parameter) -> Any:
     """
     :raises ValueError: with the reason why it cannot be read
     """
+    if name == "train_freq" and isinstance(entry, list) and is_frequency(entry):
+        return tuple(entry)
     if not isinstance(entry, dict):
         if _is_allowed(entry, parameter.annotation) or (entry is None and parameter.default is None):
             return entry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,11 @@ class Returns:
         """Returns of the first episodes."""
         costs = None if self.costs is None else self.costs[:episodes]
         return Returns(self.returns[:episodes], self.lengths[:episodes], costs)
+
+    def is_below(self, other: Returns) -> bool:
+        """Whether the mean is lower than another by more than two standard errors of the difference."""
+        errors = [one.std**2 / len(one.returns) for one in (self, other) if one.returns]
+        return self.mean < other.mean - 2 * math.sqrt(sum(errors))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as in ``results.json``."""

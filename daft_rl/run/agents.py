@@ -34,6 +34,7 @@ from daft_rl.policy.exploration import bound_exploration
 from daft_rl.policy.folding import fold_normalization
 from daft_rl.rollout.device.off_policy import learn_off_policy
 from daft_rl.rollout.device.on_policy import collect_on_policy
+from daft_rl.run.rhythm import own_rhythm
 from daft_rl.settings import AgentSettings, PretrainSettings, TransferSettings, algorithm_names
 from daft_rl.validation import unknown_name
 
@@ -110,7 +111,8 @@ def load_source(settings: TransferSettings, agent: Path | BaseAlgorithm, venv: V
     :param folder: the run folder
     """
     kind = algorithm_entry(settings.algo.name).cls
-    hyperparameters = settings.algo.hyperparameters(settings.num_envs)
+    hyperparameters = settings.algo.hyperparameters
+    hyperparameters |= own_rhythm(agent, kind, hyperparameters, settings.num_envs)
     if isinstance(agent, BaseAlgorithm):
         model = _copy_agent(settings, agent, kind, hyperparameters, venv, folder)
     else:

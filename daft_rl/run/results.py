@@ -93,12 +93,17 @@ class TransferResult:
     folder: Path
     """The run folder."""
 
+    @property
+    def worse_than_zero_shot(self) -> bool:
+        """Whether the policy returns less on the target than the source did, beyond the noise of episodes."""
+        return self.final["target"].is_below(self.zero_shot["target"])
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as in ``results.json``. On one machine, runs with equal seeds differ in times only."""
         data = {JSON_NAMES.get(name, name): value for name, value in vars(self).items() if name != "folder"}
         for when in ("zero_shot", "final"):
             data[when] = {role: returns.as_dict() for role, returns in data[when].items()}
-        return data
+        return data | {"worse_than_zero_shot": self.worse_than_zero_shot}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], folder: Path) -> TransferResult:
@@ -163,9 +168,20 @@ class TransferResult:
         )
         if self.seconds_in_background >= 0.5:
             times += f"; meanwhile, in another process, evaluation {self.seconds_in_background:.0f}"
+        if self.worse_than_zero_shot:
+            yield self._harm()
         yield f"{self.timesteps} target steps in {self.wall_seconds:.0f} s ({times})"
         yield f"run folder   {self.folder}"
         yield f"TensorBoard  tensorboard --logdir {quote(str(self.folder / 'tensorboard'))}"
+
+    def _harm(self) -> str:
+        """What to do with a policy that has become worse."""
+        before, after = self.zero_shot["target"].mean, self.final["target"].mean
+        text = f"WORSE THAN BEFORE: on the target the policy returns {after:.1f}, the source returned {before:.1f}. "
+        if not self.curve or "target_cost" in self.curve[0]:
+            return text
+        best = max(self.curve, key=lambda point: point["target"])
+        return text + f"best.zip is the policy of step {best['timesteps']}, which returned {best['target']:.1f}."
 
 
 def _read_returns(data: Mapping[str, Any]) -> Returns:

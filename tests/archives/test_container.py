@@ -28,7 +28,8 @@ def test_contents_are_read_without_the_pickles(tmp_path: Path) -> None:
     contents = read_archive(save(make(TQC, gamma=0.9), tmp_path))
     assert contents.algorithm == "TQC"
     assert contents.hyperparameters["gamma"] == 0.9
-    assert set(contents.unreadable) == {"train_freq"}
+    assert contents.hyperparameters["train_freq"] == (1, "step")
+    assert not contents.unreadable
     assert contents.observation_space == VECTOR
     assert contents.action_space == ACTION
     assert contents.policy_kwargs == {"net_arch": [6], "use_sde": False}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,28 @@ def test_the_printed_table_has_returns_costs_and_times(tmp_path: Path, capsys: p
     assert "cost" in printed
     assert "0 of 27 inputs realigned" in printed
     assert "1000 target steps in 12 s (update 3; meanwhile, in another process, evaluation 2)" in printed
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "worse"),
+    [
+        ([500.0] * 10, [19.0, 21.0] * 5, True),
+        ([500.0] * 10, [500.0] * 10, False),
+        ([100.0, 200.0] * 5, [100.0, 190.0] * 5, False),
+        ([100.0, 200.0] * 5, [100.0, 300.0] * 5, False),
+    ],
+)
+def test_a_policy_that_became_worse_is_named(
+    before: list[float], after: list[float], worse: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curve = [{"timesteps": 0, "target": 480.0}, {"timesteps": 500, "target": 490.0}, {"timesteps": 900, "target": 20.0}]
+    result = replace(
+        make_result(tmp_path),
+        zero_shot={"target": Returns(before, [1] * 10)},
+        final={"target": Returns(after, [1] * 10)},
+        curve=curve,
+    )
+    result.print()
+    printed = capsys.readouterr().out
+    assert result.as_dict()["worse_than_zero_shot"] == result.worse_than_zero_shot == worse
+    assert ("best.zip is the policy of step 500, which returned 490.0" in printed) == worse

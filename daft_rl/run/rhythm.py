@@ -1,0 +1,63 @@
+"""The rhythm in which an off-policy source learned: it goes on where the settings do not say otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from daft_rl.archives import read_archive
+
+__all__ = ["own_rhythm"]
+
+FIELDS = ("n_envs", "train_freq", "gradient_steps", "exploration_final_eps")
+
+
+def own_rhythm(
+    source: Path | BaseAlgorithm, kind: type[BaseAlgorithm], given: Mapping[str, Any], num_envs: int
+) -> dict[str, Any]:
+    """Settings of the source that are counted in its own environments, for another number of environments.
+
+    As many environment steps as before lie between two phases of updates, and a phase has as many updates: with target
+    networks that are copied in between, both decide whether the values of a trained policy hold. A source that learned
+    after each episode learns after each step, since episodes of several environments do not end together; it made as
+    many updates as steps, and so it does now. Exploration starts at the chance of a random action with which it ended.
+
+    :param source: an archive, or an agent
+    :param kind: the class of its algorithm
+    :param given: arguments of the constructor that the settings say
+    :param num_envs: how many environments step together now
+    :return: arguments of the constructor that ``given`` leaves out; empty for on-policy algorithms
+    :raises AgentError: the archive cannot be read
+    """
+    if not issubclass(kind, OffPolicyAlgorithm):
+        return {}
+    own = _read(source)
+    kept: dict[str, Any] = {}
+    if "train_freq" not in given and own.get("train_freq") is not None:
+        kept = _updates(own, num_envs)
+    if "exploration_initial_eps" not in given and own.get("exploration_final_eps") is not None:
+        kept["exploration_initial_eps"] = given.get("exploration_final_eps", own["exploration_final_eps"])
+    return {name: value for name, value in kept.items() if name not in given}
+
+
+def _read(source: Path | BaseAlgorithm) -> dict[str, Any]:
+    if isinstance(source, BaseAlgorithm):
+        return {name: getattr(source, name, None) for name in FIELDS}
+    contents = read_archive(source)
+    return {"n_envs": contents.attributes.get("n_envs"), **contents.hyperparameters}
+
+
+def _updates(own: Mapping[str, Any], num_envs: int) -> dict[str, Any]:
+    frequency, updates, environments = own["train_freq"], own.get("gradient_steps"), own.get("n_envs")
+    calls, unit = frequency if isinstance(frequency, tuple) else (frequency, "step")
+    if getattr(unit, "value", unit) == "episode":
+        return {"train_freq": (calls, "episode") if num_envs == 1 else 1, "gradient_steps": -1}
+    before = calls * (environments if isinstance(environments, int) and environments > 0 else 1)
+    now = max(1, round(before / num_envs))
+    if not isinstance(updates, int) or updates < 0:
+        return {"train_freq": now, "gradient_steps": -1}
+    return {"train_freq": now, "gradient_steps": max(1, round(updates * now * num_envs / before))}

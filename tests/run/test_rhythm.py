@@ -1,0 +1,76 @@
+"""A source that learned off-policy goes on in its own rhythm, for another number of environments too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from sb3_contrib import QRDQN
+from stable_baselines3 import DQN, PPO, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from daft_rl import transfer
+from daft_rl.run.rhythm import own_rhythm
+
+
+def source(kind: type[BaseAlgorithm], num_envs: int = 1, **settings: Any) -> BaseAlgorithm:
+    task = "Pendulum-v1" if kind is TD3 else "CartPole-v1"
+    model = kind("MlpPolicy", task, device="cpu", **settings)  # type: ignore[arg-type]
+    model.n_envs = num_envs
+    return model
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize(
+    ("trained", "updates", "num_envs", "expected"),
+    [
+        ((256, 1), 128, 4, (64, 128)),
+        ((256, 1), 128, 1, (256, 128)),
+        ((4, 8), 1, 16, (2, 1)),
+        ((4, 1), 1, 16, (1, 4)),  # 16 steps between updates instead of 4, and 4 updates
+        ((4, 1), -1, 16, (1, -1)),
+    ],
+)
+def test_updates_per_step_and_steps_per_phase_are_the_sources(
+    trained: tuple[int, int], updates: int, num_envs: int, expected: tuple[int, int], saved: bool, tmp_path: Path
+) -> None:
+    agent = source(DQN, trained[1], train_freq=trained[0], gradient_steps=updates, exploration_final_eps=0.04)
+    agent.save(tmp_path / "agent.zip")
+    kept = own_rhythm(tmp_path / "agent.zip" if saved else agent, DQN, {}, num_envs)
+    assert kept == {"train_freq": expected[0], "gradient_steps": expected[1], "exploration_initial_eps": 0.04}
+
+
+def test_settings_win() -> None:
+    agent = source(QRDQN, train_freq=256, gradient_steps=128)
+    given = {"train_freq": 4, "gradient_steps": 2, "exploration_initial_eps": 0.5}
+    assert own_rhythm(agent, QRDQN, given, 4) == {}
+    assert own_rhythm(agent, QRDQN, {"exploration_final_eps": 0.2}, 4)["exploration_initial_eps"] == 0.2
+
+
+@pytest.mark.parametrize(("num_envs", "expected"), [(1, (2, "episode")), (4, 1)])
+def test_episodes_of_several_environments_do_not_end_together(num_envs: int, expected: Any) -> None:
+    agent = source(TD3, train_freq=(2, "episode"), gradient_steps=-1)
+    assert own_rhythm(agent, TD3, {}, num_envs) == {"train_freq": expected, "gradient_steps": -1}
+
+
+def test_on_policy_algorithms_have_no_rhythm() -> None:
+    assert own_rhythm(source(PPO), PPO, {}, 4) == {}
+
+
+def test_a_transfer_goes_on_as_the_source_learned(tmp_path: Path) -> None:
+    agent = source(DQN, train_freq=64, gradient_steps=8, exploration_final_eps=0.03)
+    small = {"vec": "dummy", "num_envs": 4, "calibration.steps": 64, "calibration.held_out": 64, "progress_bar": False}
+    small |= {"evaluation.episodes": 2, "evaluation.episodes_during": 2, "algo.settings.learning_starts": 64}
+    result = transfer(
+        lambda: gym.make("CartPole-v1"),
+        source=agent,
+        method="ft",
+        total_timesteps=256,
+        output_dir=tmp_path,
+        settings=small,
+    )
+    model = DQN.load(result.folder / "final.zip")
+    assert (model.train_freq.frequency, model.gradient_steps) == (16, 8)  # type: ignore[union-attr]
+    assert model.exploration_initial_eps == model.exploration_final_eps == 0.03
