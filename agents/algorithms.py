@@ -49,6 +49,8 @@ class Algorithm:
     """BatchNorm in updates: running statistics, or those of the batch."""
     scratch_conversion: Literal["none", "each_rollout"] = "each_rollout"
     """How statistics follow the data when training starts from random weights. ``none`` leaves it to the updates."""
+    decay: Literal["cosine", "constant"] = "cosine"
+    """Of learning rates over a run."""
     actor_scale: float = 1.0
     """Factor on the learning rate of a pretrained actor."""
     line_search: bool = False
@@ -113,8 +115,9 @@ _TABLE = (
         scratch_conversion="none",  # its updates move the statistics
         actor_scale=0.1,  # at the full rate, one of two transfers on Door lost its policy
     ),
-    Algorithm(cls=DQN, layout=Q_NETWORK, recognize=_has("exploration_fraction")),
-    Algorithm(cls=QRDQN, layout=QUANTILE_NETWORK, recognize=_is_qrdqn),
+    # a policy that follows the values first gets worse on a target; rates that decay leave it there
+    Algorithm(cls=DQN, layout=Q_NETWORK, recognize=_has("exploration_fraction"), decay="constant"),
+    Algorithm(cls=QRDQN, layout=QUANTILE_NETWORK, recognize=_is_qrdqn, decay="constant"),
     Algorithm(cls=MaskablePPO, layout=ACTOR_CRITIC, recognize=_is_maskable_ppo, adapts=False),
 )
 ALGORITHMS: dict[str, Algorithm] = {entry.name: entry for entry in _TABLE}

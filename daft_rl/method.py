@@ -35,8 +35,9 @@ class Group:
 
     scale: NonNegative = 1.0
     """Factor on the algorithm's own learning rate."""
-    decay: Literal["constant", "linear", "cosine"] = "constant"
-    """``linear`` and ``cosine`` end at zero at the end of the run."""
+    decay: Literal["constant", "linear", "cosine", "auto"] = "constant"
+    """``linear`` and ``cosine`` end at zero at the end of the run. ``auto`` is the algorithm's: ``cosine``, but
+    ``constant`` for DQN and QRDQN, whose actions follow the values, and whose values have to catch up."""
     frozen_until: Fraction = 0.0
     """Fraction of the run before which the group is frozen. 1 freezes it for the whole run."""
     rise_until: Fraction = 0.0
@@ -129,14 +130,17 @@ class Method:
                 "use conversion=once or none."
             )
 
-    def resolve(self, bn_mode: str, scratch_conversion: str) -> Method:
+    def resolve(self, bn_mode: str, scratch_conversion: str, decay: str) -> Method:
         """The same method with ``auto`` replaced by what an algorithm needs.
 
         :param bn_mode: the algorithm's mode of BatchNorm in updates, ``"eval"`` or ``"train"``
         :param scratch_conversion: the algorithm's conversion when it trains from random weights
+        :param decay: of the algorithm's learning rates
         """
-        resolved = {"bn_mode": bn_mode, "conversion": scratch_conversion}
-        return replace(self, **{name: value for name, value in resolved.items() if getattr(self, name) == "auto"})  # type: ignore[arg-type]
+        resolved: dict[str, Any] = {"bn_mode": bn_mode, "conversion": scratch_conversion}
+        resolved = {name: value for name, value in resolved.items() if getattr(self, name) == "auto"}
+        groups = {name: replace(group, decay=decay) for name, group in self.groups.items() if group.decay == "auto"}
+        return replace(self, **resolved, **groups)
 
     @property
     def groups(self) -> dict[str, Group]:

@@ -205,7 +205,7 @@ def _resolve(settings: TransferSettings, target: Domain) -> TransferSettings:
     from daft_rl.run.engine import choose_engine
 
     algorithm = algorithm_entry(settings.algo.name)
-    method = settings.method.resolve(algorithm.bn_mode, algorithm.scratch_conversion)
+    method = settings.method.resolve(algorithm.bn_mode, algorithm.scratch_conversion, algorithm.decay)
     return choose_engine(replace(settings, method=method), target)
 
 

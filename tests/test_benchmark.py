@@ -277,6 +277,6 @@ def test_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_results_from_before_a_setting_was_added_are_of_the_same_method() -> None:
     """Committed results have this fingerprint of ``daft``. New runs can only be reported with them if it stays."""
-    method = find_method("daft").resolve("eval", "each_rollout")
+    method = find_method("daft").resolve("eval", "each_rollout", "cosine")
     assert fingerprint_method(method) == "97b7ca2ab2cb8a2d"
     assert fingerprint_method(replace(method, realign=1.5)) != "97b7ca2ab2cb8a2d"

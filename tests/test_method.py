@@ -22,7 +22,7 @@ REQUIRED = {
 def load(name: str, algo: str = "PPO") -> Method:
     """A shipped method as an algorithm takes it."""
     algorithm = ALGORITHMS[algo]
-    return find_method(name).resolve(algorithm.bn_mode, algorithm.scratch_conversion)
+    return find_method(name).resolve(algorithm.bn_mode, algorithm.scratch_conversion, algorithm.decay)
 
 
 @pytest.mark.parametrize("name", methods())
@@ -52,6 +52,14 @@ def test_what_distinguishes_the_methods() -> None:
     only = load("daft_conversion_only")
     assert (only.conversion, only.bn_mode) == ("once", "train")
     assert len({group.scale for group in only.groups.values()}) == 1
+    for algo, decay in {
+        "PPO": "cosine",
+        "SAC": "cosine",
+        "CrossQ": "cosine",
+        "DQN": "constant",
+        "QRDQN": "constant",
+    }.items():
+        assert {group.decay for name in ("daft", "ft") for group in load(name, algo).groups.values()} == {decay}
     for name in ("daft", "daft_gradual"):
         assert [load(name, algo).bn_mode for algo in ("PPO", "SAC", "CrossQ")] == ["eval", "eval", "train"]
     assert load("daft_realign") == replace(load("daft"), name="daft_realign", realign=1.5)

@@ -365,7 +365,7 @@ def check_method(
 def resolve_method(model: BaseAlgorithm, method: Method) -> Method:
     """The method with ``auto`` replaced by what the model's algorithm needs."""
     algorithm = find_algorithm(model)
-    return method.resolve(algorithm.bn_mode, algorithm.scratch_conversion)
+    return method.resolve(algorithm.bn_mode, algorithm.scratch_conversion, algorithm.decay)
 
 
 def _rate_factors(method: Method, model: BaseAlgorithm, actor_scale: float | None) -> dict[str, float]:
