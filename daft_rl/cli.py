@@ -35,7 +35,7 @@ from daft_rl.files import refused_by_disk
 from daft_rl.hydra_messages import explain_hydra
 from daft_rl.overrides import axes_of_sweep, expand, first_of_sweep, quoted
 from daft_rl.plan import check_plan
-from daft_rl.run.interruption import RESUMABLE, interruption
+from daft_rl.run.interruption import RESUMABLE, Interrupted, interruption
 from daft_rl.run.lock import LOCK_FILE
 from daft_rl.run.orphans import end_with_launcher
 
@@ -284,6 +284,8 @@ def one_message() -> Iterator[None]:
     try:
         yield
     except (DaftError, HydraException, OmegaConfBaseException) as error:
+        if interruption.raised:
+            raise Interrupted from error
         _end(explain(error))
     except OSError as error:  # Hydra writes files of its own
         if refused_by_disk(error) is None:

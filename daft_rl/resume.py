@@ -110,9 +110,11 @@ def stoppable(program: str) -> Iterator[None]:
     with interruption.listen():
         try:
             yield
-        except Interrupted as stop:
+        except (Interrupted, Exception) as stop:
+            if not isinstance(stop, Interrupted) and not interruption.raised:
+                raise
             with suppress(OSError):  # the terminal may be gone
-                print(f"Stopped.{_remedy(program, stop.folder)}", file=sys.stderr, flush=True)
+                print(f"Stopped.{_remedy(program, getattr(stop, 'folder', None))}", file=sys.stderr, flush=True)
             sys.exit(RESUMABLE)
 
 

@@ -38,6 +38,8 @@ class Interruption:
 
     def __init__(self) -> None:
         self.requested = False
+        self.raised = False
+        """Whether :class:`Interrupted` was raised. A library may answer it by an error of its own as it cleans up."""
         self._deferred = False
         self._number = signal.SIGTERM
 
@@ -47,6 +49,7 @@ class Interruption:
 
         Those that were ignored before still are, as ``nohup`` wants SIGHUP, and a shell Ctrl-C in its background.
         """
+        self.raised = False
         with self._handling([number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]):
             yield
 
@@ -93,6 +96,7 @@ class Interruption:
                 # print would fail if the signal came while something was printed
                 os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nStopping with a checkpoint.\n")
             return
+        self.raised = True
         raise Interrupted
 
 

@@ -27,7 +27,10 @@ def end_with_launcher() -> None:
         return
     if any(thread.name == _end_after.__name__ for thread in threading.enumerate()):
         return  # a worker runs many cells
-    threading.Thread(target=_end_after, args=(os.getppid(),), name=_end_after.__name__, daemon=True).start()
+    launcher = multiprocessing.parent_process()
+    assert launcher is not None
+    # it may have ended already, while this process imported PyTorch
+    threading.Thread(target=_end_after, args=(launcher.pid,), name=_end_after.__name__, daemon=True).start()
 
 
 def _end_after(parent: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import daft_rl
 from daft_rl.checkpoint.file import read_state
+from daft_rl.cli import one_message
 from daft_rl.errors import ConfigError
 from daft_rl.resume import read_run, resume_command, stoppable
 from daft_rl.run.folder import Identity, RunFolder
@@ -153,6 +154,24 @@ def test_outside_of_learning_a_signal_stops_at_once() -> None:
     with waiting.listen(), pytest.raises(Interrupted):
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def stop_and_fail(error: Exception) -> None:
+    """As joblib and OmegaConf do: they clean up, and fail at it."""
+    with stoppable("daft_rl.benchmark"), one_message():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Interrupted:
+            raise error from None
+
+
+@pytest.mark.parametrize("error", [AttributeError("half-made"), ConfigError("half-read")])
+def test_a_stop_stays_a_stop_where_a_library_answers_by_another_error(error: Exception) -> None:
+    with pytest.raises(SystemExit) as stop:
+        stop_and_fail(error)
+    assert stop.value.code == RESUMABLE
+    with pytest.raises(KeyError), stoppable("daft_rl.benchmark"):  # what comes later is an error again
+        raise KeyError("of its own")
 
 
 def test_a_signal_of_a_scheduler_reaches_its_library_after_the_run_has_stopped() -> None:

@@ -19,6 +19,11 @@ from daft_rl.run import orphans
 orphans.LOOK_SECONDS = 0.05
 
 def cell(number):
+    launcher = os.getppid()
+    if sys.argv[1] == "late":
+        print(os.getpid(), flush=True)
+        while os.getppid() == launcher:
+            time.sleep(0.02)
     orphans.end_with_launcher()
     orphans.end_with_launcher()  # as in the next cell
     print(os.getpid(), flush=True)
@@ -30,10 +35,13 @@ joblib.Parallel(n_jobs=2)(joblib.delayed(cell)(number) for number in range(2))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_workers_end_with_their_launcher(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "when"), [(signal.SIGKILL, "early"), (signal.SIGTERM, "early"), (signal.SIGKILL, "late")]
+)
+def test_workers_end_with_their_launcher(number: int, when: str, tmp_path: Path) -> None:
+    """Also those that hear of it late, since they still import PyTorch when it ends."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", PROGRAM]
+    command = [sys.executable, "-c", PROGRAM, when]
     launcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
     assert launcher.stdout is not None
     workers = [int(launcher.stdout.readline()) for _ in range(2)]
