@@ -123,6 +123,11 @@ def adapt(folder: Path, agent: PublicAgent, seed: int) -> dict[str, Any]:
 def work(what: str, folder: Path) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
     """What there is to do: its name, and how."""
     for agent in AGENTS:
+        try:
+            make(agent.task)().close()
+        except gym.error.DependencyNotInstalled as error:
+            print(f"{agent.archive}: {error}")
+            continue
         if what == "zero-shot":
             yield {"agent": agent.archive}, lambda agent=agent: play(folder, agent)  # type: ignore[misc]
         elif agent.shift is not None:
@@ -146,11 +151,7 @@ def main() -> None:
     for name, run in work(given.what, given.folder):
         chosen = given.agents is None or any(part in name["agent"] for part in given.agents)
         if chosen and not any(name.items() <= line.items() for line in done):
-            try:
-                line = run()
-            except gym.error.DependencyNotInstalled as error:
-                print(f"{name['agent']}: {error}")
-                continue
+            line = run()
             with given.out.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(line) + "\n")
             print({key: line[key] for key in line if key not in ("curve", "zero_shot", "final")}, flush=True)
