@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daft_rl.archives import load_agent
     from daft_rl.batchnorm import convert_batchnorm
+    from daft_rl.blend import blend
     from daft_rl.envs.registry import levels
     from daft_rl.envs.registry import task_names as tasks
     from daft_rl.errors import DaftError
@@ -25,6 +26,7 @@ __all__ = [
     "TransferResult",
     "__version__",
     "adapt",
+    "blend",
     "convert_batchnorm",
     "insert_batchnorm",
     "levels",
@@ -50,8 +52,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import on first use: PyTorch takes seconds, and an error on the command line should not wait for it."""
-    if name == "transfer":  # a module that can be called
-        return import_module("daft_rl.transfer")
+    if name in ("blend", "transfer"):  # modules that can be called
+        return import_module(f"daft_rl.{name}")
     if name in _HOMES:
         module, _, attribute = _HOMES[name].partition(":")
         return getattr(import_module(module), attribute)

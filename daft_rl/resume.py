@@ -34,7 +34,7 @@ def read_run(kind: type[Settings], folder: str | Path, trust: bool = False) -> S
     try:
         found = read_mapping(path)
     except FileNotFoundError:
-        raise ConfigError(f"resume: {folder} holds no run: there is no {path.name}.") from None
+        raise ConfigError(f"{folder} holds no run: there is no {path.name}.") from None
     if not {"method", "env"} <= found.keys():
         raise ConfigError(f"{path} does not hold the settings of a run.")
     try:

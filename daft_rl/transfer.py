@@ -6,16 +6,14 @@ module can be called: ``daft_rl.transfer(...)`` is :func:`transfer`.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from daft_rl.archives import find_agent
+from daft_rl.callable_module import make_callable
 from daft_rl.envs.domain import Domain, read_domains, user_domains
 from daft_rl.envs.user_env import UserEnv
 from daft_rl.errors import AgentError, ConfigError, TaskError
@@ -64,6 +62,7 @@ def run(
         domains = load_and_play(current, settings, domains, there, zero_shot_cache)
         adapt_to_target(current, settings)
         if settings.method.learns:
+            current.save_start()
             current.learn()
         result = measure_and_save(current, settings, domains, agent)
         current.finish()
@@ -375,17 +374,7 @@ def main(settings: TransferSettings) -> None:
     run(settings).print()
 
 
-class _CallableModule(ModuleType):
-    """``daft_rl.transfer`` names this module and the function alike, so that neither hides the other."""
-
-    __call__ = staticmethod(transfer)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return import_module, (self.__name__,)
-
-
-__signature__ = inspect.signature(transfer)
-sys.modules[__name__].__class__ = _CallableModule
+make_callable(__name__, transfer)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,19 @@ from matplotlib.figure import Figure
 
 from daft_rl.report.cells import Cell, Floats
 from daft_rl.report.statistics import Estimate
+from daft_rl.rollout.returns import Returns
 
 mpl.rcParams["text.parse_math"] = False  # a name may hold a dollar sign
 
-__all__ = ["as_png", "estimate_lines", "final_return_bars", "interval_bars", "learning_curves", "run_scatter"]
+__all__ = [
+    "as_png",
+    "estimate_lines",
+    "final_return_bars",
+    "interval_bars",
+    "learning_curves",
+    "run_scatter",
+    "trade_off",
+]
 
 STYLES = ["-", "--", "-.", ":"]
 MARKERS = "osD^v<>PX*hpd8"
@@ -97,6 +106,26 @@ def final_return_bars(cells: list[Cell]) -> Figure:
     axes.invert_yaxis()
     axes.set(xlabel="return on the target", title=cells[0].target)
     _finish(axes)
+    return figure
+
+
+def trade_off(returns: Mapping[float, Mapping[str, Returns]], chosen: float) -> Figure:
+    """Return against alpha on the path between two policies, one panel per task, with standard errors.
+
+    :param returns: alpha -> task -> returns
+    :param chosen: the alpha to mark
+    """
+    alphas = sorted(returns)
+    roles = list(returns[alphas[0]])
+    figure, panels = plt.subplots(
+        1, len(roles), figsize=(3.4 * len(roles), 3.0), layout="constrained", squeeze=False, sharex=True
+    )
+    for role, axes in zip(roles, panels[0], strict=True):
+        found = [returns[alpha][role] for alpha in alphas]
+        axes.errorbar(alphas, [one.mean for one in found], [one.standard_error for one in found], fmt="ko-", capsize=3)
+        axes.axvline(chosen, color="0.6", linewidth=0.8, linestyle="--")
+        axes.set(title=role, xlabel="alpha (0: source, 1: fine-tuned)", ylabel="return")
+        _finish(axes)
     return figure
 
 

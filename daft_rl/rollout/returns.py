@@ -41,10 +41,14 @@ class Returns:
         costs = None if self.costs is None else self.costs[:episodes]
         return Returns(self.returns[:episodes], self.lengths[:episodes], costs)
 
+    @property
+    def standard_error(self) -> float:
+        """Of the mean; 0 where single episodes were not kept."""
+        return self.std / math.sqrt(len(self.returns)) if self.returns else 0.0
+
     def is_below(self, other: Returns) -> bool:
         """Whether the mean is lower than another by more than two standard errors of the difference."""
-        errors = [one.std**2 / len(one.returns) for one in (self, other) if one.returns]
-        return self.mean < other.mean - 2 * math.sqrt(sum(errors))
+        return self.mean < other.mean - 2 * math.hypot(self.standard_error, other.standard_error)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as in ``results.json``."""

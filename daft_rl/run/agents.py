@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from daft_rl.validation import unknown_name
 
 __all__ = [
     *("algorithm_entry", "algorithm_of_agent", "algorithm_of_archive", "build_agent", "check_classes"),
-    *("check_learning_steps", "domains_that_fit", "load_source"),
+    *("check_learning_steps", "domains_that_fit", "load_saved", "load_source"),
 ]
 
 FOR_ARCHIVES = ("path", "policy", "policy_kwargs", "activation", "trust", "adapt_spaces")
@@ -126,6 +127,18 @@ def load_source(settings: TransferSettings, agent: Path | BaseAlgorithm, venv: V
     model.set_random_seed(settings.seed)
     _collect_on_device(model)
     return model
+
+
+def load_saved(settings: TransferSettings, archive: Path, venv: VecEnv) -> BaseAlgorithm:
+    """Load an archive of a run.
+
+    :param settings: of the run
+    :param archive: that the run has saved
+    :param venv: the target, or another task with the same spaces
+    """
+    given = replace(settings.agent, activation=None, adapt_spaces=False)
+    kind = algorithm_entry(settings.algo.name).cls
+    return _load_archive(replace(settings, agent=given), archive, kind, {}, venv)
 
 
 def _collect_on_device(model: BaseAlgorithm) -> None:

@@ -24,16 +24,18 @@ from daft_rl.run.lock import FolderLock
 from daft_rl.run.names import make_folder, make_new_folder
 from daft_rl.settings import RunSettings
 
-__all__ = ["MONITOR_FILE", "TENSORBOARD_FOLDER", "RunFolder", "note_traceback"]
+__all__ = ["MONITOR_FILE", "START_FILE", "TENSORBOARD_FOLDER", "RunFolder", "note_traceback"]
 
 CONFIG_FILE, ERROR_FILE, TRACEBACK_FILE = "config.yaml", "error.json", "error.txt"
 MONITOR_FILE, TENSORBOARD_FOLDER = "monitor.csv", "tensorboard"
 RESULT_FILES = ("results.json", "card.json")
 """Whoever has one of these is finished."""
 SIDE_FILES = ("vecnormalize.pkl", "constraint.json")
+START_FILE = "start.zip"
 OF_TRANSFERS = (
-    *("final.zip", "best.zip", "source.zip", "target.mp4", "source.mp4"),
-    *(f"{prefix}{name}" for prefix in ("", "best_", "source_") for name in SIDE_FILES),
+    *("final.zip", "best.zip", START_FILE, "blend.zip", "source.zip", "target.mp4", "source.mp4"),
+    *("blend.json", "blend.png"),
+    *(f"{prefix}{name}" for prefix in ("", "best_", "start_", "blend_", "source_") for name in SIDE_FILES),
 )
 OTHER_FILES = ("agent.zip", "README.md", "error.txt", "last_good.zip", *(f"last_good_{name}" for name in SIDE_FILES))
 CHECKPOINTS_FOLDER = "checkpoints"

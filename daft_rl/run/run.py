@@ -17,7 +17,7 @@ from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
-from daft_rl.archives import read_multiplier
+from daft_rl.archives import read_multiplier, save_agent
 from daft_rl.checkpoint import CheckpointStore
 from daft_rl.envs.domain import Domain
 from daft_rl.errors import CheckpointError, ConfigError, DaftError, DivergenceError, StorageError
@@ -32,7 +32,7 @@ from daft_rl.run.checkpoints import Checkpoints
 from daft_rl.run.divergence import DivergenceWatch, refused_distribution
 from daft_rl.run.environments import Environments
 from daft_rl.run.evaluator import Evaluator
-from daft_rl.run.folder import MONITOR_FILE, TENSORBOARD_FOLDER, RunFolder
+from daft_rl.run.folder import MONITOR_FILE, START_FILE, TENSORBOARD_FOLDER, RunFolder
 from daft_rl.run.identity import Identity
 from daft_rl.run.interruption import Interrupted, interruption
 from daft_rl.run.logger import ScalarFile, SparseLogger, interval
@@ -192,6 +192,10 @@ class Run:
         self.evaluator = Evaluator(self.model, self.settings, self.environments, envs, domains, self.folder)
         self._stack.callback(self.evaluator.close)
         return self.evaluator
+
+    def save_start(self) -> None:
+        """Save the policy that learning starts from, for :mod:`daft_rl.blend`."""
+        save_agent(self.model, self.folder / START_FILE, prefix="start_")
 
     def learn(self) -> None:
         """Learn with the adaptation and with monitoring, and with TensorBoard files in the run folder."""

@@ -46,6 +46,10 @@ class PolicyCopy:
             self.model.policy = now
             _set_statistics(self.model, statistics)
 
+    def put_statistics(self) -> None:
+        """Give the model the statistics of this copy, and leave it its policy."""
+        _set_statistics(self.model, self._statistics)
+
     def state_dict(self) -> dict[str, Any]:
         """Weights and statistics, as tensors, arrays and numbers."""
         statistics = {

@@ -17,7 +17,17 @@ from daft_rl.transfer import run
 from tests.conftest import PointMass, build
 from tests.test_resume import ON_POLICY_SETTINGS, SETTINGS
 
-LEFT = {"best.zip", "config.yaml", "final.zip", "monitor.csv", "results.json", "run.json", "run.lock", "tensorboard"}
+LEFT = {
+    "best.zip",
+    "config.yaml",
+    "final.zip",
+    "monitor.csv",
+    "results.json",
+    "run.json",
+    "run.lock",
+    "start.zip",
+    "tensorboard",
+}
 
 
 class Wandering(PointMass):

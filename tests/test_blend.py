@@ -1,0 +1,114 @@
+"""``daft_rl.blend``: plays between the source and the fine-tuned policy of a run, and writes one policy of the path."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stable_baselines3 import PPO
+
+import daft_rl
+from daft_rl.archives import load_agent
+from daft_rl.blend import Blend, main
+from daft_rl.errors import ConfigError
+from daft_rl.rollout.returns import Returns
+from tests.conftest import PointMass, build
+from tests.test_resume import ON_POLICY_SETTINGS, SETTINGS
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    settings = SETTINGS | ON_POLICY_SETTINGS | {"total_timesteps": 256}
+    daft_rl.transfer(PointMass, "daft", build("PPO"), settings=settings, output_dir=folder, source_env=PointMass)
+    return folder
+
+
+def weights(path: Path) -> dict[str, Any]:
+    return {name: tensor.tolist() for name, tensor in load_agent(path).policy.state_dict().items()}
+
+
+def test_the_final_policy_is_one_end(run: Path) -> None:
+    result = daft_rl.blend(run, 1.0, env=PointMass, source_env=PointMass)
+    final = json.loads((run / "results.json").read_text())["final"]
+    assert result.returns[1.0]["target"].returns == final["target"]["returns"]
+    assert result.returns[0.0]["target"].returns != final["target"]["returns"]
+    assert weights(run / "blend.zip") == weights(run / "final.zip")
+    assert PPO.load(run / "blend.zip").num_timesteps > 0  # plain SB3 reads it
+
+
+def test_a_point_between_is_written_and_shown(run: Path) -> None:
+    result = daft_rl.blend(run, 0.3, alphas=[0.0, 1.0], episodes=3, env=PointMass, source_env=PointMass)
+    assert list(result.returns) == [0.0, 0.3, 1.0]
+    assert len(result.returns[0.3]["source"].returns) == 3
+    shown = json.loads((run / "blend.json").read_text())
+    assert (shown["alpha"], [point["alpha"] for point in shown["points"]]) == (0.3, [0.0, 0.3, 1.0])
+    assert (run / "blend.png").read_bytes().startswith(b"\x89PNG")
+    name = "action_net.weight"
+    start, middle, final = (
+        load_agent(run / f"{one}.zip").policy.state_dict()[name] for one in ("start", "blend", "final")
+    )
+    assert middle.allclose(start + 0.3 * (final - start))
+
+
+def points(**by_role: list[float]) -> dict[float, dict[str, Returns]]:
+    alphas = [index / 4 for index in range(5)]
+    return {a: {role: Returns([v[i]], [1]) for role, v in by_role.items()} for i, a in enumerate(alphas)}
+
+
+@pytest.mark.parametrize(
+    ("take", "most_loss", "expected"),
+    [("target", None, 1.0), ("sum", None, 0.75), ("target", 0.1, 0.5), ("sum", 0.0, 0.0), ("target", 1.0, 1.0)],
+)
+def test_the_policy_that_is_asked_for_is_taken(
+    take: str, most_loss: float | None, expected: float, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played = points(target=[10, 20, 40, 60, 65], source=[100, 98, 95, 85, 70])
+    play = daft_rl.blend._play  # type: ignore[attr-defined]
+    monkeypatch.setattr("daft_rl.blend._play", lambda *args: (play(*args)[0], played))
+    settings = {"env": PointMass, "source_env": PointMass, "episodes": 1, "alphas": [1.0]}
+    assert daft_rl.blend(run, take, most_loss=most_loss, **settings).alpha == expected
+
+
+def test_a_gap_in_the_path_is_found() -> None:
+    result = Blend(points(target=[1, 2, 0, 3, 4], source=[9, 8, 7, 6, 5]), 0.0, Path())
+    assert (result.broken("target"), result.broken("source")) == ([0.5], [])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"take": "best"}, "take='best'"),
+        ({"take": 1.5}, "from 0"),
+        ({"alphas": []}, "from 0"),
+        ({"most_loss": 2}, "most_loss=2"),
+        ({"source_env": None}, "source_env"),
+        ({"env": None}, "pass it: env"),
+    ],
+)
+def test_what_cannot_be_is_refused(given: dict[str, Any], message: str, run: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        daft_rl.blend(run, **{"env": PointMass, "source_env": PointMass} | given)
+
+
+def test_a_folder_without_a_finished_transfer_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path)])
+    assert (stop.value.code, capsys.readouterr().err.count("\n")) == (2, 1)
+
+
+@pytest.mark.usefixtures("short_episodes")
+def test_the_command_line_plays_a_task_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"num_envs": 2, "calibration.steps": 100, "calibration.held_out": 50, "progress_bar": False}
+    settings |= {"evaluation.episodes": 2, "evaluation.episodes_during": 1, "algo.settings.n_steps": 64}
+    daft_rl.transfer("HalfCheetah-shifted", total_timesteps=256, output_dir=tmp_path, settings=settings)
+    main([str(tmp_path), "--take", "0.5", "--alphas", "0", "1"])
+    printed = capsys.readouterr().out
+    assert "0.5 *" in printed
+    assert (tmp_path / "blend.zip").is_file()
+    script = [sys.executable, "-m", "daft_rl.blend", str(tmp_path / "nothing")]
+    assert subprocess.run(script, capture_output=True, check=False).returncode == 2
