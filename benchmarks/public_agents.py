@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import gymnasium as gym
+from sb3_contrib.common.wrappers import TimeFeatureWrapper
 
 from daft_rl import transfer
 
@@ -40,6 +41,22 @@ class PublicAgent:
     shift: tuple[str, float] | None = None
     """A field of the shifted task and a factor on it; ``None`` is in no transfer."""
     steps: int = 50_000
+    sees_time: bool = False
+    """Whether its last observation is the time that is left, which rl-zoo adds by a wrapper."""
+
+    def make(self, shift: tuple[str, float] | None = None) -> Callable[[], gym.Env[Any, Any]]:
+        """A function that makes the task, with one number of its physics multiplied."""
+
+        def build() -> gym.Env[Any, Any]:
+            env = gym.make(self.task)
+            if shift is not None:
+                name, factor = shift
+                place: Any = env.unwrapped
+                place = place.model.opt if hasattr(place, "model") else place
+                setattr(place, name, getattr(place, name) * factor)
+            return TimeFeatureWrapper(env) if self.sees_time else env
+
+        return build
 
 
 AGENTS = (
@@ -52,7 +69,7 @@ AGENTS = (
     PublicAgent("ppo-Hopper-v3/Hopper-v3.zip", "Hopper-v4", (2410.4, 10.0), ("gravity", 0.8)),
     PublicAgent("ppo-LunarLanderContinuous-v2/LunarLanderContinuous-v2.zip", "LunarLanderContinuous-v3", (270.9, 32.1)),
     PublicAgent("ppo-Pendulum-v1/Pendulum-v1.zip", "Pendulum-v1", (-172.2, 104.2), ("g", 1.4)),
-    PublicAgent("ppo-Swimmer-v3/Swimmer-v3.zip", "Swimmer-v4", (281.6, 9.7), ("viscosity", 1.5)),
+    PublicAgent("ppo-Swimmer-v3/Swimmer-v3.zip", "Swimmer-v4", (281.6, 9.7), ("viscosity", 1.5), sees_time=True),
     PublicAgent("sac/HalfCheetah-v3.zip", "HalfCheetah-v4", (9535.5, 100.5)),
     PublicAgent("sac-Hopper-v3/Hopper-v3.zip", "Hopper-v4", (2325.5, 1129.7)),
     PublicAgent("sac-Pendulum-v1/Pendulum-v1.zip", "Pendulum-v1", (-157.0, 88.7), ("g", 1.4), 10_000),
@@ -63,26 +80,11 @@ AGENTS = (
 )
 
 
-def make(task: str, shift: tuple[str, float] | None = None) -> Callable[[], gym.Env[Any, Any]]:
-    """A function that makes a task, with one number of its physics multiplied."""
-
-    def build() -> gym.Env[Any, Any]:
-        env = gym.make(task)
-        if shift is not None:
-            name, factor = shift
-            place: Any = env.unwrapped
-            place = place.model.opt if hasattr(place, "model") else place
-            setattr(place, name, getattr(place, name) * factor)
-        return env
-
-    return build
-
-
 def play(folder: Path, agent: PublicAgent) -> dict[str, Any]:
     """Returns of an agent on its own task."""
     with TemporaryDirectory() as run:
         result = transfer(
-            make(agent.task),
+            agent.make(),
             method="zero_shot",
             source=folder / agent.archive,
             output_dir=run,
@@ -102,9 +104,9 @@ def adapt(folder: Path, agent: PublicAgent, seed: int) -> dict[str, Any]:
     """A transfer with the default method and settings."""
     with TemporaryDirectory() as run:
         result = transfer(
-            make(agent.task, agent.shift),
+            agent.make(agent.shift),
             source=folder / agent.archive,
-            source_env=make(agent.task),
+            source_env=agent.make(),
             total_timesteps=agent.steps,
             seed=seed,
             output_dir=run,
@@ -124,7 +126,7 @@ def work(what: str, folder: Path) -> Iterator[tuple[dict[str, Any], Callable[[],
     """What there is to do: its name, and how."""
     for agent in AGENTS:
         try:
-            make(agent.task)().close()
+            agent.make()().close()
         except gym.error.DependencyNotInstalled as error:
             print(f"{agent.archive}: {error}")
             continue
