@@ -15,6 +15,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -110,7 +111,7 @@ def adapt(folder: Path, agent: PublicAgent, seed: int) -> dict[str, Any]:
             total_timesteps=agent.steps,
             seed=seed,
             output_dir=run,
-            settings=SMALL | {"evaluation.every": agent.steps // 10},
+            settings=SMALL | {"evaluation.every": agent.steps // 3},
         )
     return {
         **{"agent": agent.archive, "task": agent.task, "shift": agent.shift, "seed": seed, "steps": agent.steps},
@@ -124,20 +125,24 @@ def adapt(folder: Path, agent: PublicAgent, seed: int) -> dict[str, Any]:
 
 def work(what: str, folder: Path) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
     """What there is to do: its name, and how."""
-    for agent in AGENTS:
-        try:
-            agent.make()().close()
-        except gym.error.DependencyNotInstalled as error:
-            print(f"{agent.archive}: {error}")
-            continue
-        if what == "zero-shot":
-            yield {"agent": agent.archive}, lambda agent=agent: play(folder, agent)  # type: ignore[misc]
-        elif agent.shift is not None:
-            for seed in SEEDS:
-                yield (
-                    {"agent": agent.archive, "seed": seed},
-                    lambda agent=agent, seed=seed: adapt(folder, agent, seed),  # type: ignore[misc]
-                )
+    if what == "zero-shot":
+        for agent in AGENTS:
+            yield {"agent": agent.archive}, partial(play, folder, agent)
+        return
+    for seed in SEEDS:
+        for agent in AGENTS:
+            if agent.shift is not None:
+                yield {"agent": agent.archive, "seed": seed}, partial(adapt, folder, agent, seed)
+
+
+def is_installed(agent: PublicAgent) -> bool:
+    """Whether the agent's task can be made here."""
+    try:
+        agent.make()().close()
+    except gym.error.DependencyNotInstalled as error:
+        print(f"{agent.archive}: {error}")
+        return False
+    return True
 
 
 def main() -> None:
@@ -150,9 +155,10 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     done = [json.loads(line) for line in given.out.read_text("utf-8").splitlines()] if given.out.exists() else []
+    playable = {agent.archive for agent in AGENTS if is_installed(agent)}
     for name, run in work(given.what, given.folder):
         chosen = given.agents is None or any(part in name["agent"] for part in given.agents)
-        if chosen and not any(name.items() <= line.items() for line in done):
+        if chosen and name["agent"] in playable and not any(name.items() <= line.items() for line in done):
             line = run()
             with given.out.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(line) + "\n")

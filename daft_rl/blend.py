@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -152,10 +153,12 @@ def _play(
     from daft_rl.run.path import PolicyPath
 
     episodes = settings.evaluation.episodes_during
-    start, end = (
-        load_saved(settings, folder / name, environments.open(domains["target"], episodes))
-        for name in ("start.zip", "final.zip")
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You have specified a mini-batch size", UserWarning)  # nothing is learnt
+        start, end = (
+            load_saved(settings, folder / name, environments.open(domains["target"], episodes))
+            for name in ("start.zip", "final.zip")
+        )
     path = PolicyPath(start, end)
     evaluator = Evaluator(path.model, settings, environments, {}, domains, folder)
     returns = {}
