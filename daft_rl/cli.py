@@ -125,7 +125,6 @@ def check_command(name: str, check: Callable[[Sequence[str]], None]) -> list[Pat
         parser.error("--resolve goes with --cfg.")
     if given.help or given.hydra_help or given.cfg or given.info or given.shell_completion:
         return []
-    refuse_deleted_directory()
     overrides = [*given.overrides, *_searchpath(given.config_dir, given.overrides)]
     check(given.overrides)
     if name == "benchmark" or given.multirun:
@@ -273,6 +272,7 @@ def run_command(
     store_defaults()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; we print
     with one_message(), hints_on_warnings():
+        refuse_deleted_directory()  # before an archive is read: PyTorch's libraries would end the process
         sys.argv[1:] = expand(sys.argv[1:], name)
         missing += check_command(name, check)
         hydra.main(config_path="pkg://daft_rl.configs", config_name=name, version_base="1.3")(job)()

@@ -249,9 +249,10 @@ def test_a_folder_that_hydra_would_rename_is_refused(tmp_path: Path) -> None:
 def test_a_deleted_working_directory_is_told(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
-    line = 'cd "$1" && rmdir "$1" && exec "$2" -m daft_rl.transfer env=Ant-shifted'
+    archive = find_agent("Ant", "ppo")  # its algorithm is found out by PyTorch, whose libraries need a directory
+    line = 'cd "$1" && rmdir "$1" && exec "$2" -m daft_rl.transfer env=Ant-shifted agent="$3"'
     done = subprocess.run(
-        ["bash", "-c", line, "bash", gone, sys.executable], capture_output=True, text=True, timeout=300
+        ["bash", "-c", line, "bash", gone, sys.executable, archive], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 2
     assert done.stderr == "The working directory was deleted. Change to one that exists: cd FOLDER.\n"
