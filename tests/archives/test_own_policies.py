@@ -184,7 +184,8 @@ def test_the_example_runs(tmp_path: Path) -> None:
         [
             *(sys.executable, "-m", "daft_rl.transfer", "env=gymnasium", "env.id=own_policy:Glider-v0"),
             *(f"agent={tmp_path / 'source.zip'}", "agent.policy=own_policy:TrunkPolicy", "env.kwargs.wind=0.5"),
-            *("agent.head=['action_net.*','log_std','value_net.*']", "total_timesteps=128", f"output_dir={tmp_path}"),
+            *("agent.head=['action_net.*','log_std','value_net.*']", "total_timesteps=128"),
+            f"output_dir={tmp_path / 'run'}",
             *("agent.critic=['value_net.*','mlp_extractor.judge.*']", *TINY, *ON_POLICY),
         ],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(EXAMPLES)}, capture_output=True, text=True, timeout=300,
