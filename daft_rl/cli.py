@@ -43,7 +43,10 @@ __all__ = ["compose_config", "compose_settings", "expand", "read_settings", "run
 
 KEYS = {
     **{name: f"agent.{name}" for name in ("trust", "policy", "policy_kwargs", "activation", "head", "critic")},
-    **{name: f"agent.{name}" for name in ("adapt_spaces", "normalize", "insert_batchnorm")},
+    **{
+        name: f"agent.{name}"
+        for name in ("adapt_spaces", "normalize", "insert_batchnorm", "vecnormalize", "norm_reward")
+    },
     **{
         name: f"env.{name}"
         for name in ("id", "shift", "kwargs", "source_kwargs", "wrappers", "cost_limit", "cost_multiplier")

@@ -73,6 +73,12 @@ class AgentSettings:
     """Patterns over the names of the critic's parameters, likewise."""
     adapt_spaces: Flag = False
     """Whether the target may have other sizes of observation or action vectors."""
+    vecnormalize: Text = "auto"
+    """Path of the statistics of the agent's ``VecNormalize``. ``auto`` finds them where SB3, rl-zoo and the hub keep
+    them; ``none`` is for an agent that needs none."""
+    norm_reward: Literal["auto"] | Flag = "auto"
+    """Whether the ``VecNormalize`` scales rewards. ``auto`` does what its file says, and scales them nevertheless if
+    the critic agrees with scaled rewards only."""
     normalize: Literal["frozen", "update", "fold"] = "frozen"
     """What happens to the statistics of a ``VecNormalize`` beside the archive: they stay, they follow the target, or
     they become part of the first layers."""

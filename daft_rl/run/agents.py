@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ from torch.optim import Optimizer
 from daft_rl.agents import BatchNormExtractor, fuse_batch_renorm
 from daft_rl.agents.algorithms import ALGORITHMS, Algorithm, find_algorithm
 from daft_rl.archives import (
+    ChosenStatistics,
     apply_vecnormalize,
     check_hyperparameters,
+    choose_statistics,
     find_agent,
     load_agent,
     read_archive,
     read_vecnormalize,
     save_agent,
+    was_normalized,
 )
 from daft_rl.envs.domain import Domain
 from daft_rl.errors import AgentError, ConfigError
@@ -34,6 +38,7 @@ from daft_rl.policy.exploration import bound_exploration
 from daft_rl.policy.folding import fold_normalization
 from daft_rl.rollout.device.off_policy import learn_off_policy
 from daft_rl.rollout.device.on_policy import collect_on_policy
+from daft_rl.run.source_statistics import SourceStatistics, settle_norm_reward, tell_file, warn_of_missing
 from daft_rl.settings import AgentSettings, PretrainSettings, TransferSettings, algorithm_names
 from daft_rl.validation import unknown_name
 
@@ -42,7 +47,7 @@ __all__ = [
     *("check_learning_steps", "domains_that_fit", "load_source"),
 ]
 
-FOR_ARCHIVES = ("path", "policy", "policy_kwargs", "activation", "trust", "adapt_spaces")
+FOR_ARCHIVES = ("path", "policy", "policy_kwargs", "activation", "trust", "adapt_spaces", "vecnormalize")
 """Settings of the agent that say how to read a file."""
 
 
@@ -102,19 +107,33 @@ def build_agent(settings: PretrainSettings, venv: VecEnv) -> BaseAlgorithm:
     return model
 
 
-def load_source(settings: TransferSettings, agent: Path | BaseAlgorithm, venv: VecEnv, folder: Path) -> BaseAlgorithm:
+def load_source(
+    settings: TransferSettings,
+    agent: Path | BaseAlgorithm,
+    venv: VecEnv,
+    folder: Path,
+    open_target: Callable[[], AbstractContextManager[VecEnv]],
+) -> tuple[BaseAlgorithm, SourceStatistics | None]:
     """Load a source with the settings for fine-tuning.
 
     :param agent: an archive; or an agent, which is copied and stays as it is
     :param venv: what it learns from
     :param folder: the run folder
+    :param open_target: opens a few environments of the target, of raw observations and rewards
+    :return: the agent, and what ``results.json`` tells of its ``VecNormalize``
     """
     kind = algorithm_entry(settings.algo.name).cls
     hyperparameters = settings.algo.hyperparameters(settings.num_envs)
+    file: str | None = None
     if isinstance(agent, BaseAlgorithm):
         model = _copy_agent(settings, agent, kind, hyperparameters, venv, folder)
     else:
-        model = _load_archive(settings, agent, kind, hyperparameters, venv)
+        chosen = _find_statistics(settings.agent, agent, venv)
+        file = None if chosen is None else tell_file(chosen, agent)
+        model = _load_archive(settings, agent, kind, hyperparameters, venv, chosen)
+    settle_norm_reward(model, settings.agent.norm_reward, open_target, settings.seed)
+    normalizer = model.get_vec_normalize_env()
+    statistics = None if normalizer is None else SourceStatistics(file, normalizer.norm_reward)
     _treat_normalization(model, settings.agent)
     noise = getattr(model, "action_noise", None)
     if noise is not None:  # SB3 would keep it for as many environments as it was made for
@@ -123,7 +142,15 @@ def load_source(settings: TransferSettings, agent: Path | BaseAlgorithm, venv: V
     fuse_batch_renorm(model.policy)
     model.set_random_seed(settings.seed)
     _collect_on_device(model)
-    return model
+    return model, statistics
+
+
+def _find_statistics(given: AgentSettings, archive: Path, venv: VecEnv) -> ChosenStatistics | None:
+    normalized = None
+    if not given.trust:
+        contents = read_archive(archive)
+        normalized = was_normalized(contents.algorithm, contents.attributes)
+    return choose_statistics(archive, given.vecnormalize, venv.observation_space, given.adapt_spaces, normalized)
 
 
 def _collect_on_device(model: BaseAlgorithm) -> None:
@@ -140,8 +167,11 @@ def _load_archive(
     kind: type[BaseAlgorithm],
     hyperparameters: dict[str, Any],
     venv: VecEnv,
+    statistics: ChosenStatistics | None,
 ) -> BaseAlgorithm:
     given = settings.agent
+    if statistics is not None:
+        venv = apply_vecnormalize(venv, statistics.content)
     if given.policy is not None:
         hyperparameters = hyperparameters | {"policy": _load_class(given.policy, "policy", BasePolicy)}
     return load_agent(
@@ -153,6 +183,8 @@ def _load_archive(
         policy_kwargs=_import_classes(given.policy_kwargs),
         activation=given.activation,
         adapt_spaces=given.adapt_spaces,
+        vecnormalize="none",
+        norm_reward=False,
         **hyperparameters,
     )
 
@@ -171,9 +203,10 @@ def _copy_agent(
             f"algo={settings.algo.name!r} is for agents of {kind.__name__}, got one of {type(agent).__name__}."
         )
     check_hyperparameters(kind, hyperparameters)
-    ignored = [name for name in FOR_ARCHIVES if getattr(settings.agent, name)]
+    ignored = [name for name in FOR_ARCHIVES if getattr(settings.agent, name) not in (None, False, "auto")]
     if ignored:
         raise AgentError(f"agent.{ignored[0]} is for archives; an agent that is passed is taken as it is.")
+    warn_of_missing(agent)
     archive = folder / "source.zip"
     save_agent(agent, archive, prefix="source_")
     if agent.get_vec_normalize_env() is not None:

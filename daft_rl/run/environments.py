@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
@@ -43,6 +44,12 @@ class Environments:
         venv = WatchedVecEnv(domain.make_vec(num_envs, self.vec, step_timeout=self.step_timeout, replayable=replayable))
         (stack or self._stack).callback(venv.close)
         return BaseAlgorithm._wrap_env(venv, verbose=0, monitor_wrapper=False)
+
+    @contextmanager
+    def opened(self, domain: Domain, num_envs: int) -> Iterator[VecEnv]:
+        """As :meth:`open`, for the duration of a block."""
+        with ExitStack() as stack:
+            yield self.open(domain, num_envs, stack)
 
     def close(self) -> None:
         """Close every batch that is open."""

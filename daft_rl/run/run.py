@@ -37,6 +37,7 @@ from daft_rl.run.identity import Identity
 from daft_rl.run.interruption import Interrupted, interruption
 from daft_rl.run.logger import ScalarFile, SparseLogger, interval
 from daft_rl.run.monitoring import Monitoring
+from daft_rl.run.source_statistics import SourceStatistics
 from daft_rl.run.state import Progress, Stateful, stateful_wrappers
 from daft_rl.settings import RunSettings
 
@@ -63,6 +64,8 @@ class Run:
     """Of the model while it learns."""
     zero_shot: BackgroundCall[dict[str, Returns]] | None = None
     """Returns of the source, before anything changes it. A pretraining has no source."""
+    statistics: SourceStatistics | None = None
+    """Of the source's ``VecNormalize``."""
     distortion_on_source: Distortion | None = None
 
     def __init__(self, settings: RunSettings, identity: Identity | None = None) -> None:
