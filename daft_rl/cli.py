@@ -49,7 +49,16 @@ KEYS = {
     },
     **{
         name: f"env.{name}"
-        for name in ("id", "shift", "kwargs", "source_kwargs", "wrappers", "cost_limit", "cost_multiplier")
+        for name in (
+            "id",
+            "shift",
+            "kwargs",
+            "source_kwargs",
+            "wrappers",
+            "vec_wrappers",
+            "cost_limit",
+            "cost_multiplier",
+        )
     },
     **{name: name for name in ("total_timesteps", "num_envs", "output_dir", "overwrite", "evaluate_in_background")},
     **{name: name for name in ("device", "vec", "kernels", "algo")},

@@ -52,6 +52,10 @@ def check_plan(settings: RunSettings) -> None:
         find_vecnormalize(agent, settings.agent.vecnormalize)
         _check_classes(settings)
         _warn_exploration(settings)
+    if settings.env.vec_wrappers:
+        from daft_rl.run.vec_wrappers import VecWrappers
+
+        VecWrappers(settings.env.vec_wrappers)
     _check_device(settings)
     check_domains(domains)
 

@@ -50,6 +50,8 @@ __all__ = [
 ]
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
+NORMALIZE = "VecNormalize"
+"""Where the statistics of the agent are among wrappers of a batch."""
 
 
 @checked()
@@ -145,6 +147,9 @@ class TaskSettings:
     wrappers: tuple[Text, ...] = ()
     """Import paths of wrappers around a registered environment, the innermost first. A wrapper is a class derived from
     ``gymnasium.Wrapper``, or a function of yours that takes an environment and returns one."""
+    vec_wrappers: tuple[Any, ...] = ()
+    """Wrappers of SB3 around the whole batch, the innermost first: import paths, or ``{path: ..., kwargs: {...}}``. The
+    word ``VecNormalize`` marks the place of the agent's statistics, which is outermost where it is not there."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Keywords of a registered environment's constructor, for the target."""
     source_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -167,6 +172,7 @@ class TaskSettings:
         if self.id and self.name not in ("", self.id):
             raise ConfigError(f"env.id={self.id} and env.name={self.name}: name one of them.")
         object.__setattr__(self, "name", self.name or self.id)
+        _check_vec_wrappers(self.vec_wrappers)
 
 
 @checked()
@@ -347,6 +353,29 @@ class PretrainSettings(RunSettings):
         check_hyperparameters(self.algo.name, self.recipe.settings, "recipe.settings")
         _check_adaptive_kl(self.algo.name, self.recipe.adaptive_kl)
         _check_samples(self.algo.name, self.recipe.settings, self.num_envs, "recipe.settings")
+        if NORMALIZE in self.env.vec_wrappers:
+            raise ConfigError(
+                f"vec_wrappers: '{NORMALIZE}' marks the statistics of an agent, and a pretraining has none.",
+                arguments=("vec_wrappers",),
+            )
+
+
+def _check_vec_wrappers(given: tuple[Any, ...]) -> None:
+    """
+    :raises ConfigError: an entry is neither an import path nor a mapping with one and arguments
+    """
+    for entry in given:
+        path = entry.get("path") if isinstance(entry, Mapping) and entry.keys() <= {"path", "kwargs"} else entry
+        kwargs = entry.get("kwargs") if isinstance(entry, Mapping) else None
+        named = isinstance(path, str) and (":" in path or entry == NORMALIZE)
+        if not named or not isinstance(kwargs, Mapping | None):
+            raise ConfigError(
+                "vec_wrappers: expected import paths such as 'stable_baselines3.common.vec_env:VecFrameStack', or "
+                f"{{'path': ..., 'kwargs': {{'n_stack': 4}}}}, or '{NORMALIZE}', got {entry!r}.",
+                arguments=("vec_wrappers",),
+            )
+    if given.count(NORMALIZE) > 1:
+        raise ConfigError(f"vec_wrappers: '{NORMALIZE}' is there twice.", arguments=("vec_wrappers",))
 
 
 def _check_adaptive_kl(algo: str, adaptive_kl: float | None) -> None:

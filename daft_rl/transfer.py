@@ -96,7 +96,7 @@ def load_and_play(
         agent,
         learning_env,
         current.folder,
-        lambda: current.environments.opened(domains["target"], CRITICIZED),
+        lambda model: current.environments.opened(domains["target"], CRITICIZED, model),
     )
     if settings.method.learns:
         check_learning_steps(current.model, settings.total_timesteps)
@@ -366,7 +366,7 @@ def _refuse_task_settings(shift: Any, settings: Mapping[str, Any]) -> None:
     """
     :raises TaskError: settings that an environment of the user's own would ignore
     """
-    ours = ("cost_limit", "cost_rate", "cost_multiplier", "step_timeout")
+    ours = ("cost_limit", "cost_rate", "cost_multiplier", "step_timeout", "vec_wrappers")
     ignored = [f"env.{key}" for key in settings.get("env", {}) if key not in ours]
     ignored += ["evaluation.elsewhere"] if "elsewhere" in settings.get("evaluation", {}) else []
     if shift is not None or ignored:

@@ -7,6 +7,7 @@ its values are the discounted returns of the rewards that it learnt from.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 __all__ = ["RewardScale", "looks_scaled", "measure_reward_scale", "scale_matters"]
 
@@ -82,7 +83,7 @@ def measure_reward_scale(model: BaseAlgorithm, venv: VecEnv, seed: int) -> Rewar
     Where an episode goes on, a return ends with the critic's value of the last state.
 
     :param model: an agent with a ``VecNormalize``. It does not change
-    :param venv: raw observations and rewards
+    :param venv: raw rewards; raw observations, or those that the agent sees, from a ``VecNormalize`` inside
     :param seed: environment ``i`` starts from ``seed + i``
     :return: ``None`` if the policy has no critic that is known
     """
@@ -93,7 +94,9 @@ def measure_reward_scale(model: BaseAlgorithm, venv: VecEnv, seed: int) -> Rewar
     shape = (steps, venv.num_envs)
     values, rewards, ends, dones = np.zeros(shape), np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
     venv.seed(seed)
-    seen: Any = normalizer.normalize_obs(venv.reset())
+    inside = unwrap_vec_normalize(venv) is not None
+    see: Callable[[Any], Any] = (lambda observations: observations) if inside else normalizer.normalize_obs
+    seen: Any = see(venv.reset())
     for step in range(steps):
         actions, _ = model.predict(seen, deterministic=False)
         found = _values(model, seen, actions)
@@ -101,8 +104,8 @@ def measure_reward_scale(model: BaseAlgorithm, venv: VecEnv, seed: int) -> Rewar
             return None
         values[step] = found
         observations, rewards[step], dones[step], infos = venv.step(actions)
-        ends[step] = [_end_value(model, normalizer, info) for info in infos]
-        seen = normalizer.normalize_obs(observations)
+        ends[step] = [_end_value(model, see, info) for info in infos]
+        seen = see(observations)
     last = _values(model, seen, model.predict(seen, deterministic=True)[0])
     assert last is not None
     plain = _returns(rewards, dones, ends, last, gamma)
@@ -113,13 +116,13 @@ def measure_reward_scale(model: BaseAlgorithm, venv: VecEnv, seed: int) -> Rewar
     return RewardScale(_size(values), _size(plain), _size(scaled), _error(values, plain), _error(values, scaled))
 
 
-def _end_value(model: BaseAlgorithm, normalizer: VecNormalize, info: dict[str, Any]) -> float:
+def _end_value(model: BaseAlgorithm, see: Callable[[Any], Any], info: dict[str, Any]) -> float:
     """The value of the last state of an episode that was cut off; 0 if it came to its end, or goes on."""
     if not info.get("TimeLimit.truncated") or "terminal_observation" not in info:
         return 0.0
     end = info["terminal_observation"]
     row = {key: part[None] for key, part in end.items()} if isinstance(end, dict) else np.asarray(end)[None]
-    seen: Any = normalizer.normalize_obs(row)
+    seen: Any = see(row)
     values = _values(model, seen, model.predict(seen, deterministic=True)[0])
     return 0.0 if values is None else float(values[0])
 

@@ -23,22 +23,27 @@ from daft_rl.archives import (
     ChosenStatistics,
     apply_vecnormalize,
     check_hyperparameters,
-    choose_statistics,
     find_agent,
     load_agent,
     read_archive,
     read_vecnormalize,
     save_agent,
-    was_normalized,
 )
 from daft_rl.envs.domain import Domain
 from daft_rl.errors import AgentError, ConfigError
 from daft_rl.imports import load_object
 from daft_rl.policy.exploration import bound_exploration
-from daft_rl.policy.folding import fold_normalization
 from daft_rl.rollout.device.off_policy import learn_off_policy
 from daft_rl.rollout.device.on_policy import collect_on_policy
-from daft_rl.run.source_statistics import SourceStatistics, settle_norm_reward, tell_file, warn_of_missing
+from daft_rl.run.source_statistics import (
+    SourceStatistics,
+    find_statistics,
+    settle_norm_reward,
+    tell_file,
+    treat_normalization,
+    warn_of_missing,
+)
+from daft_rl.run.vec_wrappers import wrap_outside
 from daft_rl.settings import AgentSettings, PretrainSettings, TransferSettings, algorithm_names
 from daft_rl.validation import unknown_name
 
@@ -112,14 +117,14 @@ def load_source(
     agent: Path | BaseAlgorithm,
     venv: VecEnv,
     folder: Path,
-    open_target: Callable[[], AbstractContextManager[VecEnv]],
+    open_target: Callable[[BaseAlgorithm], AbstractContextManager[VecEnv]],
 ) -> tuple[BaseAlgorithm, SourceStatistics | None]:
     """Load a source with the settings for fine-tuning.
 
     :param agent: an archive; or an agent, which is copied and stays as it is
     :param venv: what it learns from
     :param folder: the run folder
-    :param open_target: opens a few environments of the target, of raw observations and rewards
+    :param open_target: opens a few environments of the target for the agent to play in
     :return: the agent, and what ``results.json`` tells of its ``VecNormalize``
     """
     kind = algorithm_entry(settings.algo.name).cls
@@ -128,13 +133,13 @@ def load_source(
     if isinstance(agent, BaseAlgorithm):
         model = _copy_agent(settings, agent, kind, hyperparameters, venv, folder)
     else:
-        chosen = _find_statistics(settings.agent, agent, venv)
+        chosen = find_statistics(settings.agent, agent, venv)
         file = None if chosen is None else tell_file(chosen, agent)
         model = _load_archive(settings, agent, kind, hyperparameters, venv, chosen)
     settle_norm_reward(model, settings.agent.norm_reward, open_target, settings.seed)
     normalizer = model.get_vec_normalize_env()
     statistics = None if normalizer is None else SourceStatistics(file, normalizer.norm_reward)
-    _treat_normalization(model, settings.agent)
+    treat_normalization(model, settings.agent)
     noise = getattr(model, "action_noise", None)
     if noise is not None:  # SB3 would keep it for as many environments as it was made for
         model.action_noise = getattr(noise, "base_noise", noise)  # type: ignore[attr-defined]
@@ -143,14 +148,6 @@ def load_source(
     model.set_random_seed(settings.seed)
     _collect_on_device(model)
     return model, statistics
-
-
-def _find_statistics(given: AgentSettings, archive: Path, venv: VecEnv) -> ChosenStatistics | None:
-    normalized = None
-    if not given.trust:
-        contents = read_archive(archive)
-        normalized = was_normalized(contents.algorithm, contents.attributes)
-    return choose_statistics(archive, given.vecnormalize, venv.observation_space, given.adapt_spaces, normalized)
 
 
 def _collect_on_device(model: BaseAlgorithm) -> None:
@@ -172,6 +169,7 @@ def _load_archive(
     given = settings.agent
     if statistics is not None:
         venv = apply_vecnormalize(venv, statistics.content)
+    venv = wrap_outside(settings.env.vec_wrappers, kind, venv)
     if given.policy is not None:
         hyperparameters = hyperparameters | {"policy": _load_class(given.policy, "policy", BasePolicy)}
     return load_agent(
@@ -211,6 +209,7 @@ def _copy_agent(
     save_agent(agent, archive, prefix="source_")
     if agent.get_vec_normalize_env() is not None:
         venv = apply_vecnormalize(venv, read_vecnormalize(archive.with_name("source_vecnormalize.pkl")))
+    venv = wrap_outside(settings.env.vec_wrappers, kind, venv)
     try:
         return type(agent).load(archive, env=venv, device=settings.device, **hyperparameters)
     except ValueError as error:
@@ -259,15 +258,6 @@ def check_classes(given: AgentSettings) -> None:
     if given.policy is not None:
         _load_class(given.policy, "policy", BasePolicy)
     _import_classes(given.policy_kwargs)
-
-
-def _treat_normalization(model: BaseAlgorithm, settings: AgentSettings) -> None:
-    """Let statistics of a ``VecNormalize`` follow the target, or fold them; a source is loaded with frozen ones."""
-    normalizer = model.get_vec_normalize_env()
-    if normalizer is not None and settings.normalize == "update":
-        normalizer.training = True
-    if normalizer is not None and settings.normalize == "fold":
-        fold_normalization(model)
 
 
 def check_learning_steps(model: BaseAlgorithm, total_timesteps: int) -> None:

@@ -28,7 +28,7 @@ IRRELEVANT = {
 }
 """Settings that returns do not depend on, or not on purpose."""
 
-LATER = {"realign": None, "adaptive_kl": None, "vecnormalize": "auto", "norm_reward": "auto"}
+LATER = {"realign": None, "adaptive_kl": None, "vecnormalize": "auto", "norm_reward": "auto", "vec_wrappers": []}
 """Settings that came after results were published, and the values that change nothing."""
 
 
@@ -76,6 +76,6 @@ def fingerprint_settings(settings: RunSettings, without: tuple[str, ...] = ()) -
     """
     relevant = {key: value for key, value in settings.as_dict().items() if key not in IRRELEVANT | {*without}}
     relevant["env"] = {key: value for key, value in relevant["env"].items() if key not in IRRELEVANT}
-    for group in {"method", "algo", "agent"} & relevant.keys():
+    for group in {"method", "algo", "agent", "env"} & relevant.keys():
         relevant[group] = _published(relevant[group])
     return fingerprint(relevant)

@@ -16,11 +16,20 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from daft_rl.archives import ChosenStatistics
+from daft_rl.archives import ChosenStatistics, choose_statistics, read_archive, was_normalized
 from daft_rl.errors import DaftWarning
+from daft_rl.policy.folding import fold_normalization
 from daft_rl.rollout.reward_scale import measure_reward_scale, scale_matters
+from daft_rl.settings import AgentSettings
 
-__all__ = ["SourceStatistics", "settle_norm_reward", "tell_file", "warn_of_missing"]
+__all__ = [
+    "SourceStatistics",
+    "find_statistics",
+    "settle_norm_reward",
+    "tell_file",
+    "treat_normalization",
+    "warn_of_missing",
+]
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,18 @@ class SourceStatistics:
     """Path of the file from the folder of the archive; ``None`` for an agent that was passed."""
     norm_reward: bool
     """Whether rewards are scaled while the agent learns."""
+
+
+def find_statistics(given: AgentSettings, archive: Path, venv: VecEnv) -> ChosenStatistics | None:
+    """The statistics that belong to an archive, if there are some.
+
+    :param venv: gives the observations that they are for
+    """
+    normalized = None
+    if not given.trust:
+        contents = read_archive(archive)
+        normalized = was_normalized(contents.algorithm, contents.attributes)
+    return choose_statistics(archive, given.vecnormalize, venv.observation_space, given.adapt_spaces, normalized)
 
 
 def tell_file(chosen: ChosenStatistics, archive: Path) -> str:
@@ -55,7 +76,7 @@ def warn_of_missing(agent: BaseAlgorithm) -> None:
 def settle_norm_reward(
     model: BaseAlgorithm,
     choice: Literal["auto"] | bool,
-    open_env: Callable[[], AbstractContextManager[VecEnv]],
+    open_env: Callable[[BaseAlgorithm], AbstractContextManager[VecEnv]],
     seed: int,
 ) -> None:
     """Decide whether the model's ``VecNormalize`` scales rewards.
@@ -63,7 +84,7 @@ def settle_norm_reward(
     ``auto`` keeps what the file says, unless it says no and the critic agrees with scaled rewards only: then the file
     was saved for evaluation.
 
-    :param open_env: opens a few environments of raw observations and rewards, to compare the critic with returns
+    :param open_env: opens a few environments for the model to play in, to compare the critic with returns
     :param seed: of the episodes that are played there
     """
     normalizer = model.get_vec_normalize_env()
@@ -77,7 +98,7 @@ def settle_norm_reward(
         return
     if normalizer.norm_reward or not scale_matters(normalizer):
         return
-    with open_env() as venv:
+    with open_env(model) as venv:
         found = measure_reward_scale(model, venv, seed)
     if found is None or found.verdict == "plain":
         return
@@ -94,3 +115,12 @@ def settle_norm_reward(
     else:
         return
     warnings.warn(DaftWarning(f"{compared} {effect}", arguments=("norm_reward",)), stacklevel=4)
+
+
+def treat_normalization(model: BaseAlgorithm, settings: AgentSettings) -> None:
+    """Let statistics of a ``VecNormalize`` follow the target, or fold them; a source is loaded with frozen ones."""
+    normalizer = model.get_vec_normalize_env()
+    if normalizer is not None and settings.normalize == "update":
+        normalizer.training = True
+    if normalizer is not None and settings.normalize == "fold":
+        fold_normalization(model)
