@@ -27,7 +27,7 @@ from daft_rl.archives.checks import TRUST
 from daft_rl.archives.container import ArchiveContents
 from daft_rl.archives.hyperparameters import constructor_arguments
 from daft_rl.archives.resize import check_adaptable
-from daft_rl.archives.statistics_wrapper import apply_vecnormalize, choose_statistics
+from daft_rl.archives.statistics_wrapper import FRAME_STACK, apply_vecnormalize, choose_statistics
 from daft_rl.archives.text import spaces_differ
 from daft_rl.errors import AgentError, DaftWarning
 
@@ -122,10 +122,22 @@ def _find_space(
         raise AgentError(
             f"{contents.path} was trained on the {what} space {_short(stored)}, the environment has {_short(actual)}. "
             "Wrap the environment so that they agree (gymnasium.wrappers.RescaleAction, FlattenObservation, ...); or, "
-            "for vectors of another length, pass adapt_spaces=True.",
-            arguments=("adapt_spaces",),
+            f"for vectors of another length, pass adapt_spaces=True.{_if_stacked(stored, actual)}",
+            arguments=("adapt_spaces", "vec_wrappers"),
         )
     return actual
+
+
+def _if_stacked(stored: spaces.Space[Any], actual: spaces.Space[Any]) -> str:
+    """What helps if the agent saw several observations at once."""
+    saw, gives = stored.shape or (), actual.shape or ()
+    if len(saw) != 1 or len(gives) != 1 or not 0 < gives[0] < saw[0] or saw[0] % gives[0]:
+        return ""
+    stack = f"{{'path': '{FRAME_STACK}', 'kwargs': {{'n_stack': {saw[0] // gives[0]}}}}}"
+    return (
+        f" If it saw observations stacked: vec_wrappers=[{stack}], or ['VecNormalize', {stack}] if they were stacked "
+        "after normalization."
+    )
 
 
 def _policy_kwargs(

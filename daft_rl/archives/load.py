@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import nn
 
 from daft_rl.agents.algorithms import ALGORITHMS, find_algorithm
@@ -68,8 +68,8 @@ def load_agent(
         that both have are kept, those of new entries at the end start at random, and a warning names the tensors
     :param vecnormalize: path of the statistics of the agent's ``VecNormalize``; ``"auto"`` finds them; ``"none"`` is
         for an agent that needs none
-    :param norm_reward: whether the ``VecNormalize`` scales rewards; ``None`` does what its file says, and warns if the
-        critic's values are of another size
+    :param norm_reward: whether the ``VecNormalize`` of the file scales rewards; ``None`` does what the file says, and
+        warns if the critic's values are of another size
     :param overrides: arguments of the algorithm's constructor that win over the stored ones, ``policy`` included
     :return: SB3's ordinary algorithm, for instance a ``PPO``
     :raises AgentError: the file is missing, damaged or hostile; the algorithm is not supported, or not ``algo``;
@@ -77,6 +77,8 @@ def load_agent(
     """
     if not isinstance(trust, bool):
         raise AgentError(f"trust={trust!r}: expected True or False.", arguments=("trust",))
+    if norm_reward not in (None, True, False):
+        raise AgentError(f"norm_reward={norm_reward!r}: expected True, False or None.", arguments=("norm_reward",))
     wanted = None if algo is None else find_algorithm(algo).cls  # refuses what the table does not have
     request = Request(
         cls=algo if isinstance(algo, type) else wanted,
@@ -109,7 +111,7 @@ def _load_safely(path: Path, request: Request) -> BaseAlgorithm:
         model = build_agent(contents, state, cls, venv, request)
         restore_agent(model, contents, state, request.adapt_spaces, request.overrides)
     _warn_defaults(contents, cls, request.overrides)
-    if request.norm_reward is None:
+    if request.norm_reward is None and not (isinstance(request.env, VecEnv) and unwrap_vec_normalize(request.env)):
         warn_of_reward_scale(model, venv)
     return model
 

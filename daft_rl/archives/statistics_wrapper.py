@@ -20,6 +20,7 @@ from daft_rl.archives.vecnormalize import RunningMoments, VecNormalizeStatistics
 from daft_rl.errors import AgentError, DaftWarning
 from daft_rl.rollout.reward_scale import looks_scaled
 
+FRAME_STACK = "stable_baselines3.common.vec_env:VecFrameStack"
 TIME_FEATURE = "sb3_contrib.common.wrappers:TimeFeatureWrapper"
 ON_POLICY = ("PPO", "A2C", "TRPO", "MaskablePPO", "RecurrentPPO")
 MOST_NAMED = 4
@@ -129,8 +130,8 @@ def _advice(shapes: Any, got: Any) -> str:
     if now > size and now % size == 0:
         return (
             f"If {now // size} observations are stacked, stack them outside of the statistics, as in training: "
-            "vec_wrappers=['VecNormalize', {'path': 'stable_baselines3.common.vec_env:VecFrameStack', 'kwargs': "
-            f"{{'n_stack': {now // size}}}}}]. Otherwise, adapt_spaces=True cuts vectors, or fills them."
+            f"vec_wrappers=['VecNormalize', {{'path': '{FRAME_STACK}', 'kwargs': {{'n_stack': {now // size}}}}}]. "
+            "Otherwise, adapt_spaces=True cuts vectors, or fills them."
         )
     if now == size - 1:
         return (
@@ -139,8 +140,8 @@ def _advice(shapes: Any, got: Any) -> str:
         )
     if size > now and size % now == 0:
         return (
-            f"If the agent saw {size // now} observations stacked: vec_wrappers=[{{'path': "
-            f"'stable_baselines3.common.vec_env:VecFrameStack', 'kwargs': {{'n_stack': {size // now}}}}}]. "
+            f"If the agent saw {size // now} observations stacked: vec_wrappers=[{{'path': '{FRAME_STACK}', 'kwargs': "
+            f"{{'n_stack': {size // now}}}}}]. "
             "Otherwise, adapt_spaces=True cuts vectors, or fills them."
         )
     return "adapt_spaces=True cuts the statistics and the weights, or fills them, if vectors are of another length."

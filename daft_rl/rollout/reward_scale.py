@@ -66,7 +66,8 @@ def looks_scaled(model: BaseAlgorithm, normalizer: VecNormalize, observations: N
     :param normalizer: the agent's, with the moments of the returns of its whole training
     :param observations: of its training, not normalized, shape ``(n, size)``
     """
-    if observations.shape[1:] != normalizer.observation_space.shape or not scale_matters(normalizer):
+    same = observations.shape[1:] == normalizer.observation_space.shape == model.observation_space.shape
+    if not same or not scale_matters(normalizer):
         return False
     seen: Any = normalizer.normalize_obs(observations.copy())
     actions, _ = model.predict(seen, deterministic=True)

@@ -141,6 +141,15 @@ def test_loading_warns_of_values_that_are_too_small(scaled: Any, plain: Any, tmp
     assert loaded.get_vec_normalize_env().norm_reward
 
 
+def test_loading_says_nothing_of_a_vecnormalize_that_was_passed(scaled: Any, tmp_path: Path) -> None:
+    path = _saved(scaled, tmp_path)
+    own: Any = VecNormalize.load(str(tmp_path / "vecnormalize.pkl"), DummyVecEnv([_make]))
+    own.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DaftWarning)
+        assert load_agent(path, env=own, device="cpu").get_vec_normalize_env() is own
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_results_name_the_file_that_was_taken(
     scaled: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
