@@ -162,7 +162,7 @@ def _fingerprint_content(settings: TransferSettings) -> str:
     domains = read_domains(vars(settings.env), settings.evaluation.elsewhere)
     agent = find_agent(domains["source"].name, settings.algo.name, settings.agent.path)
     changes = {role: plain_data(domain.changes) for role, domain in domains.items()}
-    return fingerprint([fingerprint_agent(agent), changes])
+    return fingerprint([fingerprint_agent(agent, settings.agent.vecnormalize), changes])
 
 
 if __name__ == "__main__":

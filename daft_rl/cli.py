@@ -43,10 +43,22 @@ __all__ = ["compose_config", "compose_settings", "expand", "read_settings", "run
 
 KEYS = {
     **{name: f"agent.{name}" for name in ("trust", "policy", "policy_kwargs", "activation", "head", "critic")},
-    **{name: f"agent.{name}" for name in ("adapt_spaces", "normalize", "insert_batchnorm")},
+    **{
+        name: f"agent.{name}"
+        for name in ("adapt_spaces", "normalize", "insert_batchnorm", "vecnormalize", "norm_reward")
+    },
     **{
         name: f"env.{name}"
-        for name in ("id", "shift", "kwargs", "source_kwargs", "wrappers", "cost_limit", "cost_multiplier")
+        for name in (
+            "id",
+            "shift",
+            "kwargs",
+            "source_kwargs",
+            "wrappers",
+            "vec_wrappers",
+            "cost_limit",
+            "cost_multiplier",
+        )
     },
     **{name: name for name in ("total_timesteps", "num_envs", "output_dir", "overwrite", "evaluate_in_background")},
     **{name: name for name in ("device", "vec", "kernels", "algo")},

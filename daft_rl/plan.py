@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from daft_rl.archives import find_agent
+from daft_rl.archives import find_agent, find_vecnormalize
 from daft_rl.envs.dependencies import require_installed
 from daft_rl.envs.domain import Domain, read_domains
 from daft_rl.envs.factory import VEC_KINDS
@@ -48,9 +48,14 @@ def check_plan(settings: RunSettings) -> None:
     domains = read_domains(vars(settings.env), elsewhere)
     _check_cost(settings, domains["target"])
     if isinstance(settings, TransferSettings):
-        find_agent(domains["source"].name, settings.algo.name, settings.agent.path)
+        agent = find_agent(domains["source"].name, settings.algo.name, settings.agent.path)
+        find_vecnormalize(agent, settings.agent.vecnormalize)
         _check_classes(settings)
         _warn_exploration(settings)
+    if settings.env.vec_wrappers:
+        from daft_rl.run.vec_wrappers import VecWrappers
+
+        VecWrappers(settings.env.vec_wrappers)
     _check_device(settings)
     check_domains(domains)
 

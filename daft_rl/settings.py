@@ -50,6 +50,8 @@ __all__ = [
 ]
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
+NORMALIZE = "VecNormalize"
+"""Where the statistics of the agent are among wrappers of a batch."""
 
 
 @checked()
@@ -73,6 +75,12 @@ class AgentSettings:
     """Patterns over the names of the critic's parameters, likewise."""
     adapt_spaces: Flag = False
     """Whether the target may have other sizes of observation or action vectors."""
+    vecnormalize: Text = "auto"
+    """Path of the statistics of the agent's ``VecNormalize``. ``auto`` finds them where SB3, rl-zoo and the hub keep
+    them; ``none`` is for an agent that needs none."""
+    norm_reward: Literal["auto"] | Flag = "auto"
+    """Whether the ``VecNormalize`` scales rewards. ``auto`` does what its file says, and scales them nevertheless if
+    the critic agrees with scaled rewards only."""
     normalize: Literal["frozen", "update", "fold"] = "frozen"
     """What happens to the statistics of a ``VecNormalize`` beside the archive: they stay, they follow the target, or
     they become part of the first layers."""
@@ -127,6 +135,9 @@ class TaskSettings:
     wrappers: tuple[Text, ...] = ()
     """Import paths of wrappers around a registered environment, the innermost first. A wrapper is a class derived from
     ``gymnasium.Wrapper``, or a function of yours that takes an environment and returns one."""
+    vec_wrappers: tuple[Any, ...] = ()
+    """Wrappers of SB3 around the whole batch, the innermost first: import paths, or ``{path: ..., kwargs: {...}}``. The
+    word ``VecNormalize`` marks the place of the agent's statistics, which is outermost where it is not there."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Keywords of a registered environment's constructor, for the target."""
     source_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -149,6 +160,7 @@ class TaskSettings:
         if self.id and self.name not in ("", self.id):
             raise ConfigError(f"env.id={self.id} and env.name={self.name}: name one of them.")
         object.__setattr__(self, "name", self.name or self.id)
+        _check_vec_wrappers(self.vec_wrappers)
 
 
 @checked()
@@ -328,6 +340,29 @@ class PretrainSettings(RunSettings):
         check_hyperparameters(self.algo.name, self.recipe.settings, "recipe.settings")
         _check_adaptive_kl(self.algo.name, self.recipe.adaptive_kl)
         _check_samples(self.algo.name, self.recipe.settings, self.num_envs, "recipe.settings")
+        if NORMALIZE in self.env.vec_wrappers:
+            raise ConfigError(
+                f"vec_wrappers: '{NORMALIZE}' marks the statistics of an agent, and a pretraining has none.",
+                arguments=("vec_wrappers",),
+            )
+
+
+def _check_vec_wrappers(given: tuple[Any, ...]) -> None:
+    """
+    :raises ConfigError: an entry is neither an import path nor a mapping with one and arguments
+    """
+    for entry in given:
+        path = entry.get("path") if isinstance(entry, Mapping) and entry.keys() <= {"path", "kwargs"} else entry
+        kwargs = entry.get("kwargs") if isinstance(entry, Mapping) else None
+        named = isinstance(path, str) and (":" in path or entry == NORMALIZE)
+        if not named or not isinstance(kwargs, Mapping | None):
+            raise ConfigError(
+                "vec_wrappers: expected import paths such as 'stable_baselines3.common.vec_env:VecFrameStack', or "
+                f"{{'path': ..., 'kwargs': {{'n_stack': 4}}}}, or '{NORMALIZE}', got {entry!r}.",
+                arguments=("vec_wrappers",),
+            )
+    if given.count(NORMALIZE) > 1:
+        raise ConfigError(f"vec_wrappers: '{NORMALIZE}' is there twice.", arguments=("vec_wrappers",))
 
 
 def _check_adaptive_kl(algo: str, adaptive_kl: float | None) -> None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["transfer"]
 
 DEFAULT_ENV, DEFAULT_METHOD = "Ant-shifted", "daft"
+CRITICIZED = 4
+"""Environments in which a critic is compared with returns, where a file does not tell the scale of rewards."""
 
 
 def run(
@@ -57,8 +59,9 @@ def run(
     from daft_rl.run.identity import Identity
     from daft_rl.run.run import Run
 
-    there = agent.absolute() if isinstance(agent, Path) else agent  # an environment may change the working directory
-    with Run(settings, Identity.of(there)) as current:
+    # an environment may change the working directory
+    there, settings = agent.absolute() if isinstance(agent, Path) else agent, _with_absolute_statistics(settings)
+    with Run(settings, Identity.of(there, vecnormalize=settings.agent.vecnormalize)) as current:
         domains = load_and_play(current, settings, domains, there, zero_shot_cache)
         adapt_to_target(current, settings)
         if settings.method.learns:
@@ -87,7 +90,13 @@ def load_and_play(
     from daft_rl.run.cache import cached_returns
 
     learning_env = current.learning_env(domains["target"], agent)
-    current.model = load_source(settings, agent, learning_env, current.folder)
+    current.model, current.statistics = load_source(
+        settings,
+        agent,
+        learning_env,
+        current.folder,
+        lambda model: current.environments.opened(domains["target"], CRITICIZED, model),
+    )
     if settings.method.learns:
         check_learning_steps(current.model, settings.total_timesteps)
     if settings.method.realign is not None:
@@ -180,6 +189,7 @@ def measure_and_save(
         shift=domains["target"].changes,
         zero_shot=current.zero_shot.result(),
         final=final,
+        statistics=None if current.statistics is None else vars(current.statistics),
         realigned=adaptation.realigned.as_dict() if adaptation.realigned else None,
         curve=current.monitoring.curve,
         distortion=distortion,
@@ -206,6 +216,13 @@ def _resolve(settings: TransferSettings, target: Domain) -> TransferSettings:
     algorithm = algorithm_entry(settings.algo.name)
     method = settings.method.resolve(algorithm.bn_mode, algorithm.scratch_conversion, algorithm.decay)
     return choose_engine(replace(settings, method=method), target)
+
+
+def _with_absolute_statistics(settings: TransferSettings) -> TransferSettings:
+    given = settings.agent
+    if given.vecnormalize in ("auto", "none"):
+        return settings
+    return replace(settings, agent=replace(given, vecnormalize=str(Path(given.vecnormalize).absolute())))
 
 
 def _render(current: Run, settings: TransferSettings, domains: Mapping[str, Domain]) -> None:
@@ -348,7 +365,7 @@ def _refuse_task_settings(shift: Any, settings: Mapping[str, Any]) -> None:
     """
     :raises TaskError: settings that an environment of the user's own would ignore
     """
-    ours = ("cost_limit", "cost_rate", "cost_multiplier", "step_timeout")
+    ours = ("cost_limit", "cost_rate", "cost_multiplier", "step_timeout", "vec_wrappers")
     ignored = [f"env.{key}" for key in settings.get("env", {}) if key not in ours]
     ignored += ["evaluation.elsewhere"] if "elsewhere" in settings.get("evaluation", {}) else []
     if shift is not None or ignored:

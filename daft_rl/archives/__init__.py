@@ -7,7 +7,8 @@ Who does what, from the file to the agent:
   constructors) and ``checks`` (what every reader refuses).
 - ``architecture`` infers the sizes of the networks, ``build`` makes the agent, ``restore`` gives it weights, optimizer
   states and counters, ``resize`` fits weights to other spaces. ``load`` puts these steps together.
-- ``vecnormalize`` reads the statistics that lie beside an archive. ``save`` writes an archive and what belongs to it.
+- ``vecnormalize`` reads statistics of a ``VecNormalize``, ``statistics_files`` finds those of an agent, and
+  ``statistics_wrapper`` puts them around environments. ``save`` writes an archive and what belongs to it.
 """
 
 from importlib import import_module
@@ -19,18 +20,22 @@ if TYPE_CHECKING:
     from daft_rl.archives.load import load_agent
     from daft_rl.archives.save import read_multiplier, save_agent
     from daft_rl.archives.sources import find_agent
-    from daft_rl.archives.vecnormalize import (
-        VecNormalizeStatistics,
+    from daft_rl.archives.statistics_files import find_vecnormalize
+    from daft_rl.archives.statistics_wrapper import (
+        ChosenStatistics,
         apply_vecnormalize,
-        find_vecnormalize,
-        read_vecnormalize,
+        choose_statistics,
+        was_normalized,
     )
+    from daft_rl.archives.vecnormalize import VecNormalizeStatistics, read_vecnormalize
 
 __all__ = [
     "ArchiveContents",
+    "ChosenStatistics",
     "VecNormalizeStatistics",
     "apply_vecnormalize",
     "check_hyperparameters",
+    "choose_statistics",
     "find_agent",
     "find_vecnormalize",
     "load_agent",
@@ -38,20 +43,24 @@ __all__ = [
     "read_multiplier",
     "read_vecnormalize",
     "save_agent",
+    "was_normalized",
 ]
 
 _MODULES = {
     "ArchiveContents": "container",
+    "ChosenStatistics": "statistics_wrapper",
     "VecNormalizeStatistics": "vecnormalize",
-    "apply_vecnormalize": "vecnormalize",
+    "apply_vecnormalize": "statistics_wrapper",
     "check_hyperparameters": "hyperparameters",
+    "choose_statistics": "statistics_wrapper",
     "find_agent": "sources",
-    "find_vecnormalize": "vecnormalize",
+    "find_vecnormalize": "statistics_files",
     "load_agent": "load",
     "read_archive": "container",
     "read_multiplier": "save",
     "read_vecnormalize": "vecnormalize",
     "save_agent": "save",
+    "was_normalized": "statistics_wrapper",
 }
 
 

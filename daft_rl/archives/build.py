@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from daft_rl.archives.architecture import infer_policy_kwargs, own_policy_kwargs
 from daft_rl.archives.checks import TRUST
 from daft_rl.archives.container import ArchiveContents
 from daft_rl.archives.hyperparameters import constructor_arguments
-from daft_rl.archives.resize import check_adaptable, resize_statistics
+from daft_rl.archives.resize import check_adaptable
+from daft_rl.archives.statistics_wrapper import FRAME_STACK, apply_vecnormalize, choose_statistics
 from daft_rl.archives.text import spaces_differ
-from daft_rl.archives.vecnormalize import apply_vecnormalize, find_vecnormalize, read_vecnormalize
 from daft_rl.errors import AgentError, DaftWarning
 
 __all__ = ["Request", "build_agent", "prepare_env"]
@@ -44,33 +44,39 @@ class Request:
     policy_kwargs: Mapping[str, Any] | None
     activation: str | type[nn.Module] | None
     adapt_spaces: bool
+    vecnormalize: str
+    norm_reward: bool | None
     overrides: Mapping[str, Any]
 
 
-def prepare_env(env: gym.Env[Any, Any] | VecEnv | None, path: Path, adapt: bool) -> VecEnv | None:
-    """The environment as a batch, in the frozen ``VecNormalize`` that lies beside the archive if there is one.
+def prepare_env(request: Request, path: Path, normalized: bool | None) -> VecEnv | None:
+    """The environment as a batch, in the frozen ``VecNormalize`` that belongs to the archive if there is one.
 
-    :param env: the user's
+    :param request: what the user asks for
     :param path: the archive
-    :param adapt: whether observations may have more or fewer entries than the statistics
+    :param normalized: whether the agent learnt inside of a ``VecNormalize``, if that is known
     """
-    file = find_vecnormalize(path)
+    env, choice = request.env, request.vecnormalize
     if env is None:
-        if file is not None and read_vecnormalize(file).norm_obs:
+        found = choose_statistics(path, choice, None, False, normalized)
+        if found is not None and found.content.norm_obs:
             warnings.warn(
                 DaftWarning(
-                    f"{path} expects observations normalized with {file}, and no env was given. Pass env, or normalize "
-                    "what you pass to `predict` (daft_rl.archives.apply_vecnormalize).",
+                    f"{path} expects observations normalized with {found.path}, and no env was given. Pass env, or "
+                    "normalize what you pass to `predict` (daft_rl.archives.apply_vecnormalize).",
                     arguments=("env",),
                 ),
                 stacklevel=4,
             )
         return None
     venv = _as_batch(env)
-    if file is None or unwrap_vec_normalize(venv) is not None:
+    if unwrap_vec_normalize(venv) is not None:
         return venv
-    statistics = read_vecnormalize(file)
-    return apply_vecnormalize(venv, resize_statistics(statistics, venv.observation_space) if adapt else statistics)
+    found = choose_statistics(path, choice, venv.observation_space, request.adapt_spaces, normalized)
+    if found is None:
+        return venv
+    said = found.content.norm_reward if request.norm_reward is None else request.norm_reward
+    return apply_vecnormalize(venv, replace(found.content, norm_reward=said))
 
 
 def _as_batch(env: gym.Env[Any, Any] | VecEnv) -> VecEnv:
@@ -116,10 +122,22 @@ def _find_space(
         raise AgentError(
             f"{contents.path} was trained on the {what} space {_short(stored)}, the environment has {_short(actual)}. "
             "Wrap the environment so that they agree (gymnasium.wrappers.RescaleAction, FlattenObservation, ...); or, "
-            "for vectors of another length, pass adapt_spaces=True.",
-            arguments=("adapt_spaces",),
+            f"for vectors of another length, pass adapt_spaces=True.{_if_stacked(stored, actual)}",
+            arguments=("adapt_spaces", "vec_wrappers"),
         )
     return actual
+
+
+def _if_stacked(stored: spaces.Space[Any], actual: spaces.Space[Any]) -> str:
+    """What helps if the agent saw several observations at once."""
+    saw, gives = stored.shape or (), actual.shape or ()
+    if len(saw) != 1 or len(gives) != 1 or not 0 < gives[0] < saw[0] or saw[0] % gives[0]:
+        return ""
+    stack = f"{{'path': '{FRAME_STACK}', 'kwargs': {{'n_stack': {saw[0] // gives[0]}}}}}"
+    return (
+        f" If it saw observations stacked: vec_wrappers=[{stack}], or ['VecNormalize', {stack}] if they were stacked "
+        "after normalization."
+    )
 
 
 def _policy_kwargs(

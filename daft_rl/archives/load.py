@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import nn
 
 from daft_rl.agents.algorithms import ALGORITHMS, find_algorithm
@@ -22,6 +22,7 @@ from daft_rl.archives.checks import check_tensor, wrap_errors
 from daft_rl.archives.container import ArchiveContents, find_archive, read_archive
 from daft_rl.archives.hyperparameters import check_hyperparameters, constructor_arguments, find_activation
 from daft_rl.archives.restore import restore_agent
+from daft_rl.archives.statistics_wrapper import warn_of_reward_scale, was_normalized
 from daft_rl.errors import AgentError, DaftWarning
 
 __all__ = ["load_agent"]
@@ -36,6 +37,8 @@ def load_agent(
     policy_kwargs: Mapping[str, Any] | None = None,
     activation: str | type[nn.Module] | None = None,
     adapt_spaces: bool = False,
+    vecnormalize: str | os.PathLike[str] = "auto",
+    norm_reward: bool | None = None,
     **overrides: Any,
 ) -> BaseAlgorithm:
     """Load an agent that Stable-Baselines3 or sb3-contrib saved, of any version, without unpickling anything.
@@ -45,8 +48,9 @@ def load_agent(
     are functions cannot be read: SB3's defaults take their place, with a warning that names them. The seed,
     the log folder and the verbosity of the file are ignored.
 
-    A ``VecNormalize`` file beside the archive (see :func:`~daft_rl.archives.vecnormalize.find_vecnormalize`) is part of
-    the agent's function: ``env`` is wrapped in it, frozen. An ``env`` that has a ``VecNormalize`` keeps its own.
+    A ``VecNormalize`` file that belongs to the archive (see
+    :func:`~daft_rl.archives.statistics_files.find_vecnormalize`) is part of the agent's function: ``env`` is wrapped in
+    it, frozen. An ``env`` that has a ``VecNormalize`` keeps its own.
 
     With an ``env`` to learn in, off-policy agents get an empty replay buffer of the size in the file
     (``buffer_size=...`` changes it; its memory is used only as it fills). Without an ``env`` they get none, which is
@@ -62,6 +66,10 @@ def load_agent(
     :param activation: activation between hidden layers, like ``"ReLU"``, in place of the archive's
     :param adapt_spaces: admit an ``env`` with longer or shorter observation or action vectors. The weights of entries
         that both have are kept, those of new entries at the end start at random, and a warning names the tensors
+    :param vecnormalize: path of the statistics of the agent's ``VecNormalize``; ``"auto"`` finds them; ``"none"`` is
+        for an agent that needs none
+    :param norm_reward: whether the ``VecNormalize`` of the file scales rewards; ``None`` does what the file says, and
+        warns if the critic's values are of another size
     :param overrides: arguments of the algorithm's constructor that win over the stored ones, ``policy`` included
     :return: SB3's ordinary algorithm, for instance a ``PPO``
     :raises AgentError: the file is missing, damaged or hostile; the algorithm is not supported, or not ``algo``;
@@ -69,6 +77,8 @@ def load_agent(
     """
     if not isinstance(trust, bool):
         raise AgentError(f"trust={trust!r}: expected True or False.", arguments=("trust",))
+    if norm_reward not in (None, True, False):
+        raise AgentError(f"norm_reward={norm_reward!r}: expected True, False or None.", arguments=("norm_reward",))
     wanted = None if algo is None else find_algorithm(algo).cls  # refuses what the table does not have
     request = Request(
         cls=algo if isinstance(algo, type) else wanted,
@@ -77,6 +87,8 @@ def load_agent(
         policy_kwargs=policy_kwargs,
         activation=activation,
         adapt_spaces=adapt_spaces,
+        vecnormalize=os.fspath(vecnormalize),
+        norm_reward=norm_reward,
         overrides=overrides,
     )
     return (_load_trusted if trust else _load_safely)(find_archive(path), request)
@@ -92,13 +104,15 @@ def _load_safely(path: Path, request: Request) -> BaseAlgorithm:
             arguments=("policy_kwargs",),
         )
     request = replace(request, policy_kwargs=_with_activation(request))
-    venv = prepare_env(request.env, path, request.adapt_spaces)
+    venv = prepare_env(request, path, was_normalized(contents.algorithm, contents.attributes))
     given = f" and from what was passed ({', '.join(request.overrides)})" if request.overrides else ""
     with wrap_errors(f"{path}: the agent cannot be rebuilt from what the archive says{given}"):
         state = modernize(contents.state_dicts["policy"])
         model = build_agent(contents, state, cls, venv, request)
         restore_agent(model, contents, state, request.adapt_spaces, request.overrides)
     _warn_defaults(contents, cls, request.overrides)
+    if request.norm_reward is None and not (isinstance(request.env, VecEnv) and unwrap_vec_normalize(request.env)):
+        warn_of_reward_scale(model, venv)
     return model
 
 
@@ -110,7 +124,7 @@ def _load_trusted(path: Path, request: Request) -> BaseAlgorithm:
         )
     cls = request.cls or _recognize(path)
     check_hyperparameters(cls, request.overrides)
-    venv = prepare_env(request.env, path, False)
+    venv = prepare_env(request, path, None)
     warnings.warn(
         DaftWarning(
             f"trust=True: {path} is unpickled, which executes whatever code it contains.", arguments=("trust",)

@@ -66,7 +66,7 @@ def _fetch(address: str) -> Path:
             f"'{address}' needs huggingface_hub: pip install 'daft-rl[hub]'", arguments=("path",)
         ) from error
     try:
-        side_files = ["*vecnormalize*.pkl", "*vec_normalize*.pkl", "*constraint.json"]
+        side_files = ["*[vV]ec*[nN]orm*.pkl", "*constraint.json"]
         folder = snapshot_download(f"{organization}/{repository}", allow_patterns=[file, *side_files])
     except Exception as error:  # the hub's own, those of three HTTP libraries, the system's
         reason = " ".join(str(error).split())[:300]

@@ -14,20 +14,18 @@ import pickle
 import pickletools
 import re
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from daft_rl.archives.checks import wrap_errors
 from daft_rl.errors import AgentError
 
-__all__ = ["RunningMoments", "VecNormalizeStatistics", "apply_vecnormalize", "find_vecnormalize", "read_vecnormalize"]
+__all__ = ["RunningMoments", "VecNormalizeStatistics", "read_vecnormalize"]
 
 MAX_BYTES = 256 * 1024**2
 """The file also holds the last observations of all environments, which may be images."""
@@ -60,6 +58,8 @@ class VecNormalizeStatistics:
     gamma: float
     norm_obs: bool
     norm_reward: bool
+    last_obs: NDArray[np.float64] | None = None
+    """Observation vectors of the last step in training, not normalized, shape ``(num_envs, size)``, if it has any."""
 
 
 class _InertObject:
@@ -85,6 +85,7 @@ _ADMITTED = re.compile(
     r"|numpy\.(ndarray|dtype)|numpy\._?core\.multiarray\.(_reconstruct|scalar)|numpy\._?core\.numeric\._frombuffer"
     r"|numpy\.random\.[\w.]+"
     r"|(gym|gymnasium)\.spaces\.[\w.]+"
+    r"|(builtins|__builtin__)\.set"  # SB3 1.1 to 1.3 kept the keys of Dict observations in one
 )
 
 
@@ -140,6 +141,11 @@ def _dtype(value: Any) -> np.dtype[Any]:
 
 def _array(value: Any) -> NDArray[np.float64]:
     """An array or scalar of numbers, as float64."""
+    return _numbers(value).astype(np.float64)
+
+
+def _numbers(value: Any) -> NDArray[Any]:
+    """The same with the type in the file, which may be that of images."""
     if isinstance(value, (int, float)):
         return np.array(value, dtype=np.float64)
     inert = _expect(value, "")
@@ -155,7 +161,7 @@ def _array(value: Any) -> NDArray[np.float64]:
     if not isinstance(data, (bytes, bytearray)):
         raise AgentError(f"an array of {type(data).__name__}, not of numbers.")
     numbers = np.frombuffer(data, dtype=_dtype(dtype))
-    return numbers.reshape(shape, order="F" if fortran else "C").astype(np.float64)
+    return numbers.reshape(shape, order="F" if fortran else "C")
 
 
 def _moments(value: Any) -> RunningMoments:
@@ -176,6 +182,15 @@ def _observation_moments(state: dict[str, Any]) -> RunningMoments | dict[str, Ru
         keys = state.get("norm_obs_keys") or list(moments)
         return {str(key): _moments(moments[key]) for key in keys}
     return _moments(moments)
+
+
+def _last_observations(state: dict[str, Any]) -> NDArray[np.float64] | None:
+    """Observation vectors of the last step, if the file has some that can be read."""
+    with suppress(AgentError, KeyError, ValueError, TypeError):
+        found = _numbers(state["old_obs"])
+        if found.ndim == 2 and np.isfinite(found).all():
+            return found.astype(np.float64)
+    return None
 
 
 def read_vecnormalize(path: str | os.PathLike[str]) -> VecNormalizeStatistics:
@@ -208,76 +223,7 @@ def read_vecnormalize(path: str | os.PathLike[str]) -> VecNormalizeStatistics:
                 gamma=gamma,
                 norm_obs=bool(_array(state["norm_obs"])),
                 norm_reward=bool(_array(state["norm_reward"])),
+                last_obs=_last_observations(state),
             )
     except AgentError as error:
         raise AgentError(f"{path} cannot be used: {error}") from error
-
-
-def find_vecnormalize(archive: Path) -> Path | None:
-    """The statistics that belong to an archive, found by the usual file names; ``None`` if there are none.
-
-    Beside ``agent.zip``: ``agent_vecnormalize.pkl``, rl-zoo's ``agent/vecnormalize.pkl``, ``vecnormalize.pkl``,
-    the hub's ``vec_normalize.pkl``. Beside ``rl_model_1000_steps.zip`` of a ``CheckpointCallback``:
-    ``rl_model_vecnormalize_1000_steps.pkl``. The more specific name wins.
-    """
-    stem, folder = archive.stem, archive.parent
-    candidates = [
-        folder / f"{stem}_vecnormalize.pkl",
-        folder / stem / "vecnormalize.pkl",
-        folder / "vecnormalize.pkl",
-        folder / "vec_normalize.pkl",
-    ]
-    if checkpoint := re.fullmatch(r"(.+)_(\d+_steps)", stem):
-        candidates.insert(0, folder / f"{checkpoint.group(1)}_vecnormalize_{checkpoint.group(2)}.pkl")
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _shape_of(space: spaces.Space[Any]) -> Any:
-    return {key: part.shape for key, part in space.spaces.items()} if isinstance(space, spaces.Dict) else space.shape
-
-
-def _running(moments: RunningMoments) -> RunningMeanStd:
-    running = RunningMeanStd(shape=moments.mean.shape)
-    running.mean, running.var, running.count = moments.mean.copy(), moments.var.copy(), moments.count
-    return running
-
-
-def apply_vecnormalize(venv: VecEnv, statistics: VecNormalizeStatistics) -> VecNormalize:
-    """Wrap environments in a ``VecNormalize`` with these statistics, frozen (``training=False``).
-
-    Rewards are normalized too if the file says so (``norm_reward``); their scale is frozen as well.
-
-    :param venv: environments whose observations are not normalized yet
-    :param statistics: what :func:`read_vecnormalize` returned
-    :raises AgentError: the observations have other shapes than the statistics
-    """
-    obs, space = statistics.obs, venv.observation_space
-    if obs is not None:
-        shapes = {key: part.mean.shape for key, part in obs.items()} if isinstance(obs, dict) else obs.mean.shape
-        got = _shape_of(space)
-        normalized = (
-            {key: got.get(key) for key in shapes} if isinstance(shapes, dict) and isinstance(got, dict) else got
-        )
-        if normalized != shapes:
-            raise AgentError(
-                f"The VecNormalize statistics are for observations of shape {shapes}, the environment gives {got}. "
-                "If another wrapper comes in between (frame stacking), wrap the environment with "
-                "`apply_vecnormalize` yourself, then with the other wrapper, and pass the result as `env`.",
-                arguments=("env",),
-            )
-    wrapped = VecNormalize(
-        venv,
-        training=False,
-        norm_obs=statistics.norm_obs,
-        norm_reward=statistics.norm_reward,
-        clip_obs=statistics.clip_obs,
-        clip_reward=statistics.clip_reward,
-        gamma=statistics.gamma,
-        epsilon=statistics.epsilon,
-        norm_obs_keys=list(obs) if isinstance(obs, dict) else None,
-    )
-    if obs is not None:
-        running = {key: _running(part) for key, part in obs.items()} if isinstance(obs, dict) else _running(obs)
-        wrapped.obs_rms = running  # type: ignore[assignment]
-    wrapped.ret_rms = _running(statistics.ret)
-    return wrapped

@@ -59,6 +59,7 @@ def fold_normalization(model: BaseAlgorithm) -> list[str]:
         assert model.env is not None
         model.env = normalizer.venv
         model._vec_normalize_env = None
+        model._last_original_obs = None  # an archive with these says that the agent needs statistics
     return first
 
 

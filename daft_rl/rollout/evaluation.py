@@ -120,7 +120,7 @@ def evaluate_all(
     :param before_step: is called before each step, and may raise to give up
     :return: name -> returns
     """
-    normalizer = model.get_vec_normalize_env()
+    normalizer = None if any(map(unwrap_vec_normalize, venvs.values())) else model.get_vec_normalize_env()
     batches = {name: _Batch(venv, episodes, seed) for name, venv in venvs.items()}
     while playing := [batch for batch in batches.values() if len(batch.rows)]:
         before_step()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch.optim import Optimizer
 from daft_rl.agents import BatchNormExtractor, fuse_batch_renorm
 from daft_rl.agents.algorithms import ALGORITHMS, Algorithm, find_algorithm
 from daft_rl.archives import (
+    ChosenStatistics,
     apply_vecnormalize,
     check_hyperparameters,
     find_agent,
@@ -32,10 +34,18 @@ from daft_rl.envs.domain import Domain
 from daft_rl.errors import AgentError, ConfigError
 from daft_rl.imports import load_object
 from daft_rl.policy.exploration import bound_exploration
-from daft_rl.policy.folding import fold_normalization
 from daft_rl.rollout.device.off_policy import learn_off_policy
 from daft_rl.rollout.device.on_policy import collect_on_policy
 from daft_rl.run.rhythm import own_rhythm
+from daft_rl.run.source_statistics import (
+    SourceStatistics,
+    find_statistics,
+    settle_norm_reward,
+    tell_file,
+    treat_normalization,
+    warn_of_missing,
+)
+from daft_rl.run.vec_wrappers import wrap_outside
 from daft_rl.settings import AgentSettings, PretrainSettings, TransferSettings, algorithm_names
 from daft_rl.validation import unknown_name
 
@@ -44,7 +54,7 @@ __all__ = [
     *("check_learning_steps", "domains_that_fit", "load_saved", "load_source"),
 ]
 
-FOR_ARCHIVES = ("path", "policy", "policy_kwargs", "activation", "trust", "adapt_spaces")
+FOR_ARCHIVES = ("path", "policy", "policy_kwargs", "activation", "trust", "adapt_spaces", "vecnormalize")
 """Settings of the agent that say how to read a file."""
 
 
@@ -104,21 +114,35 @@ def build_agent(settings: PretrainSettings, venv: VecEnv) -> BaseAlgorithm:
     return model
 
 
-def load_source(settings: TransferSettings, agent: Path | BaseAlgorithm, venv: VecEnv, folder: Path) -> BaseAlgorithm:
+def load_source(
+    settings: TransferSettings,
+    agent: Path | BaseAlgorithm,
+    venv: VecEnv,
+    folder: Path,
+    open_target: Callable[[BaseAlgorithm], AbstractContextManager[VecEnv]],
+) -> tuple[BaseAlgorithm, SourceStatistics | None]:
     """Load a source with the settings for fine-tuning.
 
     :param agent: an archive; or an agent, which is copied and stays as it is
     :param venv: what it learns from
     :param folder: the run folder
+    :param open_target: opens a few environments of the target for the agent to play in
+    :return: the agent, and what ``results.json`` tells of its ``VecNormalize``
     """
     kind = algorithm_entry(settings.algo.name).cls
     hyperparameters = settings.algo.hyperparameters
     hyperparameters |= own_rhythm(agent, kind, hyperparameters, settings.num_envs)
+    file: str | None = None
     if isinstance(agent, BaseAlgorithm):
         model = _copy_agent(settings, agent, kind, hyperparameters, venv, folder)
     else:
-        model = _load_archive(settings, agent, kind, hyperparameters, venv)
-    _treat_normalization(model, settings.agent)
+        chosen = find_statistics(settings.agent, agent, venv)
+        file = None if chosen is None else tell_file(chosen, agent)
+        model = _load_archive(settings, agent, kind, hyperparameters, venv, chosen)
+    settle_norm_reward(model, settings.agent.norm_reward, open_target, settings.seed)
+    normalizer = model.get_vec_normalize_env()
+    statistics = None if normalizer is None else SourceStatistics(file, normalizer.norm_reward)
+    treat_normalization(model, settings.agent)
     noise = getattr(model, "action_noise", None)
     if noise is not None:  # SB3 would keep it for as many environments as it was made for
         model.action_noise = getattr(noise, "base_noise", noise)  # type: ignore[attr-defined]
@@ -126,7 +150,7 @@ def load_source(settings: TransferSettings, agent: Path | BaseAlgorithm, venv: V
     fuse_batch_renorm(model.policy)
     model.set_random_seed(settings.seed)
     _collect_on_device(model)
-    return model
+    return model, statistics
 
 
 def load_saved(settings: TransferSettings, archive: Path, venv: VecEnv) -> BaseAlgorithm:
@@ -136,9 +160,11 @@ def load_saved(settings: TransferSettings, archive: Path, venv: VecEnv) -> BaseA
     :param archive: that the run has saved
     :param venv: the target, or another task with the same spaces
     """
-    given = replace(settings.agent, activation=None, adapt_spaces=False)
+    given = replace(settings.agent, activation=None, adapt_spaces=False, vecnormalize="auto")
     kind = algorithm_entry(settings.algo.name).cls
-    return _load_archive(replace(settings, agent=given), archive, kind, {}, venv)
+    return _load_archive(
+        replace(settings, agent=given), archive, kind, {}, venv, _find_statistics(given, archive, venv)
+    )
 
 
 def _collect_on_device(model: BaseAlgorithm) -> None:
@@ -155,8 +181,12 @@ def _load_archive(
     kind: type[BaseAlgorithm],
     hyperparameters: dict[str, Any],
     venv: VecEnv,
+    statistics: ChosenStatistics | None,
 ) -> BaseAlgorithm:
     given = settings.agent
+    if statistics is not None:
+        venv = apply_vecnormalize(venv, statistics.content)
+    venv = wrap_outside(settings.env.vec_wrappers, kind, venv)
     if given.policy is not None:
         hyperparameters = hyperparameters | {"policy": _load_class(given.policy, "policy", BasePolicy)}
     return load_agent(
@@ -168,6 +198,8 @@ def _load_archive(
         policy_kwargs=_import_classes(given.policy_kwargs),
         activation=given.activation,
         adapt_spaces=given.adapt_spaces,
+        vecnormalize="none",
+        norm_reward=False,
         **hyperparameters,
     )
 
@@ -186,13 +218,15 @@ def _copy_agent(
             f"algo={settings.algo.name!r} is for agents of {kind.__name__}, got one of {type(agent).__name__}."
         )
     check_hyperparameters(kind, hyperparameters)
-    ignored = [name for name in FOR_ARCHIVES if getattr(settings.agent, name)]
+    ignored = [name for name in FOR_ARCHIVES if getattr(settings.agent, name) not in (None, False, "auto")]
     if ignored:
         raise AgentError(f"agent.{ignored[0]} is for archives; an agent that is passed is taken as it is.")
+    warn_of_missing(agent)
     archive = folder / "source.zip"
     save_agent(agent, archive, prefix="source_")
     if agent.get_vec_normalize_env() is not None:
         venv = apply_vecnormalize(venv, read_vecnormalize(archive.with_name("source_vecnormalize.pkl")))
+    venv = wrap_outside(settings.env.vec_wrappers, kind, venv)
     try:
         return type(agent).load(archive, env=venv, device=settings.device, **hyperparameters)
     except ValueError as error:
@@ -241,15 +275,6 @@ def check_classes(given: AgentSettings) -> None:
     if given.policy is not None:
         _load_class(given.policy, "policy", BasePolicy)
     _import_classes(given.policy_kwargs)
-
-
-def _treat_normalization(model: BaseAlgorithm, settings: AgentSettings) -> None:
-    """Let statistics of a ``VecNormalize`` follow the target, or fold them; a source is loaded with frozen ones."""
-    normalizer = model.get_vec_normalize_env()
-    if normalizer is not None and settings.normalize == "update":
-        normalizer.training = True
-    if normalizer is not None and settings.normalize == "fold":
-        fold_normalization(model)
 
 
 def check_learning_steps(model: BaseAlgorithm, total_timesteps: int) -> None:

@@ -65,7 +65,7 @@ def _conditions(settings: TransferSettings, agent: Path, domain: Domain) -> dict
     """All that the returns of a source depend on, down to the last bit on one machine."""
     evaluation = settings.evaluation
     return {
-        "agent": fingerprint_agent(agent),
+        "agent": fingerprint_agent(agent, settings.agent.vecnormalize),
         "read_with": plain_data(settings.agent) | {"path": None},
         "algo": settings.algo.name,
         "domain": [domain.name, plain_data(domain.changes)],

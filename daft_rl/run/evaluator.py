@@ -137,7 +137,7 @@ class Evaluator:
         evaluation, vec = self.settings.evaluation, self.environments.vec
         with ExitStack() as stack:
             threaded = {
-                role: self.environments.open(domain, evaluation.episodes, stack)
+                role: self.environments.open(domain, evaluation.episodes, stack, model=self.model)
                 for role, domain in domains.items()
                 if domain.steps_in_threads(vec)
             }
@@ -146,7 +146,7 @@ class Evaluator:
             with ExitStack() as stack:
                 venv = self.open_envs.get(role)
                 if venv is None:
-                    venv = self.environments.open(domains[role], evaluation.episodes_during, stack)
+                    venv = self.environments.open(domains[role], evaluation.episodes_during, stack, model=self.model)
                 returns[role] = evaluate(self.model, venv, evaluation.episodes, evaluation.seed)
         return {role: returns[role] for role in domains}
 

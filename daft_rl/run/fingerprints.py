@@ -28,8 +28,8 @@ IRRELEVANT = {
 }
 """Settings that returns do not depend on, or not on purpose."""
 
-LATER = {"realign": None, "adaptive_kl": None}
-"""Settings of methods and algorithms that came after results were published, and the values that change nothing."""
+LATER = {"realign": None, "adaptive_kl": None, "vecnormalize": "auto", "norm_reward": "auto", "vec_wrappers": []}
+"""Settings that came after results were published, and the values that change nothing."""
 
 
 def fingerprint(data: Any) -> str:
@@ -40,11 +40,14 @@ def fingerprint(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def fingerprint_agent(archive: Path) -> list[str]:
-    """Of an archive's bytes, and of the normalization that belongs to it."""
+def fingerprint_agent(archive: Path, vecnormalize: str = "auto") -> list[str]:
+    """Of an archive's bytes, and of the normalization that belongs to it.
+
+    :param vecnormalize: where its statistics are, see :func:`~daft_rl.archives.find_vecnormalize`
+    """
     from daft_rl.archives import find_vecnormalize
 
-    files = (archive, find_vecnormalize(archive))
+    files = (archive, find_vecnormalize(archive, vecnormalize))
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path is not None]
 
 
@@ -73,6 +76,6 @@ def fingerprint_settings(settings: RunSettings, without: tuple[str, ...] = ()) -
     """
     relevant = {key: value for key, value in settings.as_dict().items() if key not in IRRELEVANT | {*without}}
     relevant["env"] = {key: value for key, value in relevant["env"].items() if key not in IRRELEVANT}
-    for group in {"method", "algo"} & relevant.keys():
+    for group in {"method", "algo", "agent", "env"} & relevant.keys():
         relevant[group] = _published(relevant[group])
     return fingerprint(relevant)

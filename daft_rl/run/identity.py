@@ -34,10 +34,13 @@ class Identity:
     """What was given on the command line."""
 
     @classmethod
-    def of(cls, agent: Path | BaseAlgorithm, command: tuple[str, ...] = ()) -> Identity:
-        """The identity of a transfer of this agent."""
+    def of(cls, agent: Path | BaseAlgorithm, command: tuple[str, ...] = (), vecnormalize: str = "auto") -> Identity:
+        """The identity of a transfer of this agent.
+
+        :param vecnormalize: where its statistics are, see :func:`~daft_rl.archives.find_vecnormalize`
+        """
         if isinstance(agent, Path):
-            return cls(agent, tuple(fingerprint_agent(agent)), command)
+            return cls(agent, tuple(fingerprint_agent(agent, vecnormalize)), command)
         return cls(None, (fingerprint_weights(agent),), command)
 
     def write(self, folder: Path, settings: RunSettings) -> None:

@@ -75,6 +75,9 @@ class TransferResult:
     """Returns of the source policy on ``target``, on ``source``, and on other levels by name."""
     final: dict[str, Returns]
     """Returns of the fine-tuned policy on the same."""
+    statistics: dict[str, Any] | None = None
+    """The source's ``VecNormalize``, if it has one: ``file`` that held it, from the archive's folder, and whether it
+    scales rewards (``norm_reward``)."""
     realigned: dict[str, Any] | None = None
     """Data of :class:`~daft_rl.finetune.realignment.Realignment`, if the method realigns."""
     curve: list[dict[str, Any]]

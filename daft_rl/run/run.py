@@ -37,7 +37,9 @@ from daft_rl.run.identity import Identity
 from daft_rl.run.interruption import Interrupted, interruption
 from daft_rl.run.logger import ScalarFile, SparseLogger, interval
 from daft_rl.run.monitoring import Monitoring
+from daft_rl.run.source_statistics import SourceStatistics
 from daft_rl.run.state import Progress, Stateful, stateful_wrappers
+from daft_rl.run.vec_wrappers import VecWrappers
 from daft_rl.settings import RunSettings
 
 __all__ = ["Run", "Stateful"]
@@ -63,12 +65,15 @@ class Run:
     """Of the model while it learns."""
     zero_shot: BackgroundCall[dict[str, Returns]] | None = None
     """Returns of the source, before anything changes it. A pretraining has no source."""
+    statistics: SourceStatistics | None = None
+    """Of the source's ``VecNormalize``."""
     distortion_on_source: Distortion | None = None
 
     def __init__(self, settings: RunSettings, identity: Identity | None = None) -> None:
         self.settings = settings
         self.profile = Profile()
-        self.environments = Environments(settings.vec, settings.device, settings.env.step_timeout)
+        wrappers = VecWrappers(settings.env.vec_wrappers)
+        self.environments = Environments(settings.vec, settings.device, settings.env.step_timeout, wrappers)
         self._identity = identity or Identity()
         self._started = time.perf_counter()
         self._stack = ExitStack()
@@ -158,7 +163,9 @@ class Run:
         In place of worlds it is the batch that plays in ``role`` during learning: a few states of each of thousands of
         worlds would be the beginnings of episodes.
         """
-        return self.evaluator.open_envs[role] if self.environments.has_worlds else self.training
+        if self.environments.has_worlds:
+            return self.evaluator.open_envs[role]
+        return self.environments.wrappers.seen_by(self.model, self.training)
 
     def _results_writer(self, monitor: VecMonitor) -> ResultsWriter:
         """Writes ``monitor.csv``, or goes on with the one that is there."""
@@ -188,7 +195,7 @@ class Run:
         :param during: role -> where it plays during learning
         """
         episodes = self.settings.evaluation.episodes_during
-        envs = {role: self.environments.open(domain, episodes) for role, domain in during.items()}
+        envs = {role: self.environments.open(domain, episodes, model=self.model) for role, domain in during.items()}
         self.evaluator = Evaluator(self.model, self.settings, self.environments, envs, domains, self.folder)
         self._stack.callback(self.evaluator.close)
         return self.evaluator

@@ -108,6 +108,33 @@ def test_statistics_of_the_old_gym_and_of_other_numpy_versions_are_read(tmp_path
         assert np.array_equal(statistics.obs.mean, original.obs_rms.mean)
 
 
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_keys_in_a_set_as_in_sb3_1_1_are_read(protocol: int, tmp_path: Path) -> None:
+    original: Any = _normalizer(BOXES)
+    original.obs_keys = set(original.norm_obs_keys)
+    (tmp_path / "old.pkl").write_bytes(pickle.dumps(original, protocol=protocol))
+    statistics: Any = read_vecnormalize(tmp_path / "old.pkl")
+    assert statistics.obs.keys() == {"a", "b"}
+    assert np.array_equal(statistics.obs["b"].mean, original.obs_rms["b"].mean)
+
+
+@pytest.mark.parametrize(
+    ("size", "gives", "advice"),
+    [
+        (111, 27, r"adapt_spaces=True"),
+        (9, 8, r"wrappers=\['sb3_contrib.common.wrappers:TimeFeatureWrapper'\]"),
+        (3, 6, r"vec_wrappers=\['VecNormalize', .*VecFrameStack.*'n_stack': 2"),
+        (6, 3, r"vec_wrappers=\[{.*VecFrameStack.*'n_stack': 2"),
+    ],
+)
+def test_the_message_about_other_shapes_names_what_helps(size: int, gives: int, advice: str, tmp_path: Path) -> None:
+    _normalizer(spaces.Box(-1, 1, (size,))).save(str(tmp_path / "vecnormalize.pkl"))
+    with pytest.raises(AgentError, match=advice):
+        apply_vecnormalize(
+            DummyVecEnv([lambda: Spaces(spaces.Box(-1, 1, (gives,)))]), read_vecnormalize(tmp_path / "vecnormalize.pkl")
+        )
+
+
 @pytest.mark.parametrize("place", ["whole", "unused", "mean"])
 def test_pickles_in_the_statistics_do_not_run(place: str, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
