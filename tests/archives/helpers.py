@@ -111,6 +111,17 @@ def edit(path: Path, change: Callable[[dict[str, Any]], Any], member: str = "dat
     return write(path, {**content, member: buffer.getvalue()})
 
 
+def before_torch_1_6(path: Path) -> Path:
+    """Rewrite the files of tensors as PyTorch before 1.6 wrote them."""
+    content = members(path)
+    for name in (name for name in content if name.endswith(".pth")):
+        buffer = io.BytesIO()
+        value = torch.load(io.BytesIO(content[name]), weights_only=True)
+        torch.save(value, buffer, _use_new_zipfile_serialization=False)
+        content[name] = buffer.getvalue()
+    return write(path, content)
+
+
 def assert_same(model: BaseAlgorithm, loaded: BaseAlgorithm) -> None:
     assert type(loaded) is type(model)
     state = loaded.policy.state_dict()
