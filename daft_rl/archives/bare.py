@@ -17,7 +17,11 @@ __all__ = ["wrap_policy"]
 
 _OF_THE_ALGORITHM = {"observation_space", "action_space", "lr_schedule", "use_sde"}
 """Arguments of a policy's constructor that the algorithm passes."""
-_OF_EVERY_CLASS = {"__module__", "__doc__", "__init__", "__qualname__", "__firstlineno__", "__static_attributes__"}
+_OF_EVERY_CLASS = {
+    *("__init__", "__module__", "__doc__", "__qualname__", "__firstlineno__", "__static_attributes__"),
+    *("_abc_impl", "__abstractmethods__", "__parameters__"),
+}
+"""Attributes of a class that has a constructor of its own, and nothing else."""
 
 
 def wrap_policy(policy: BasePolicy, request: Request) -> BaseAlgorithm:

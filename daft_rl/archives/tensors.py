@@ -27,6 +27,8 @@ MAX_PICKLE = 4 * 1024**2
 MAX_TENSORS = 10_000
 OLD_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 """How files of PyTorch before 1.6 go on after the two bytes for pickle's protocol."""
+MAX_OLD_PICKLES = 1024**2
+"""Bytes of all pickles in a file of PyTorch before 1.6. They are read twice; SB3's take 2 to 10 KB."""
 OLD_PICKLES = 5
 """Magic number, version, the system's properties, the tensors, the order of the numbers."""
 
@@ -59,7 +61,7 @@ def _read_zip(name: str, raw: bytes, path: Path) -> Any:
         if len(stored) != len(inner.infolist()) or sum(info.file_size for info in stored) > len(raw):
             raise AgentError(f"{path}: '{name}' is compressed, or its parts overlap; torch.save does neither.")
         if any(info.filename.endswith("data.pkl") and info.file_size > MAX_PICKLE for info in stored):
-            raise _too_long(name, path)
+            raise _too_long(name, path, MAX_PICKLE)
     return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
 
 
@@ -68,8 +70,8 @@ def _read_old(name: str, raw: bytes, path: Path) -> Any:
     stream = io.BytesIO(raw)
     for _ in range(OLD_PICKLES):
         for _ in pickletools.genops(stream):  # to the end of one pickle; executes nothing
-            if stream.tell() > MAX_PICKLE:
-                raise _too_long(name, path)
+            if stream.tell() > MAX_OLD_PICKLES:
+                raise _too_long(name, path, MAX_OLD_PICKLES)
     storages: list[tuple[Any, int]] = []
 
     def on_cpu(storage: Any, location: str) -> Any:
@@ -89,5 +91,5 @@ def _check_claims(name: str, path: Path, claimed: int, there: int) -> None:
         raise AgentError(f"{path}: '{name}' claims tensors of {claimed} bytes, more than the {there} it has.")
 
 
-def _too_long(name: str, path: Path) -> AgentError:
-    return AgentError(f"{path}: the pickle in '{name}' has more than {MAX_PICKLE} bytes.")
+def _too_long(name: str, path: Path, limit: int) -> AgentError:
+    return AgentError(f"{path}: the pickle in '{name}' has more than {limit} bytes.")
