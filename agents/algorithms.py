@@ -148,9 +148,11 @@ def find_algorithm(which: BaseAlgorithm | type[BaseAlgorithm] | str) -> Algorith
         found = next((by_class[base] for base in cls.__mro__ if base in by_class), None)
     if found is None:
         if isinstance(which, BasePolicy):
+            layout = find_layout(which)
+            fitting = next(entry.name for entry in ALGORITHMS.values() if entry.layout == layout)
             raise AgentError(
                 f"A policy alone ({type(which).__name__}) has no algorithm. Put it into one: "
-                "daft_rl.load_agent(policy, env=env, algo='PPO')."
+                f"daft_rl.load_agent(policy, env=env, algo={fitting!r})."
             )
         if not isinstance(which, str | type | BaseAlgorithm):
             raise AgentError(f"Expected an agent such as PPO.load(...), got an object of {type(which).__name__}.")

@@ -27,7 +27,7 @@ from daft_rl.archives.tensors import read_tensors
 from daft_rl.archives.text import read_space
 from daft_rl.errors import AgentError
 
-__all__ = ["ArchiveContents", "find_archive", "read_archive", "read_attributes"]
+__all__ = ["ArchiveContents", "find_archive", "read_archive", "read_attributes", "refuse_jax"]
 
 MAX_BYTES = 2 * 1024**3
 """All members together, unpacked."""
@@ -194,8 +194,9 @@ def _no_agent(file: Path, members: Iterable[str]) -> AgentError:
     return AgentError(f"{file} has no 'data': it is damaged, or no archive of Stable-Baselines3.")
 
 
-def _refuse_jax(attributes: Mapping[str, Any], file: Path) -> None:
-    """
+def refuse_jax(attributes: Mapping[str, Any], file: Path) -> None:
+    """Say what to do with an agent of sbx.
+
     :raises AgentError: the archive is of sbx, which pickles its networks
     """
     policy = attributes.get("policy_class")
@@ -211,7 +212,7 @@ def _read_members(file: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]
     """The attributes in ``data``, state dictionaries, loose tensors, and the version of SB3 that wrote them."""
     with _opened(file) as (archive, members):
         attributes = _attributes_in(archive, members, file)
-        _refuse_jax(attributes, file)
+        refuse_jax(attributes, file)
         if "policy.pth" not in members:
             raise AgentError(f"{file} has no 'policy.pth': it is damaged, or no archive of Stable-Baselines3.")
         tensors = [name for name in members if name.endswith(".pth")]

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from daft_rl.archives.checks import TRUST, check_directory, wrap_errors
+from daft_rl.archives.checks import check_directory, wrap_errors
 from daft_rl.errors import AgentError
 
 __all__ = ["read_tensors"]
@@ -41,9 +41,8 @@ def read_tensors(name: str, raw: bytes, path: Path) -> dict[str, Any]:
     :param path: of the archive, for messages
     :raises AgentError: damaged, hostile, or something other than such a dictionary
     """
-    advice = f"Download or save the file again, or, {TRUST}."
     what = f"{path}: '{name}' is damaged, or holds something other than tensors"
-    with wrap_errors(what, advice, arguments=("trust",)):
+    with wrap_errors(what, "Download or save the file again."):  # SB3's own loader reads no more
         read = _read_old if raw[2:].startswith(OLD_MAGIC) else _read_zip
         content = read(name, raw, path)
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):

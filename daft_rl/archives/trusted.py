@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.archives.build import Request, check_space, choose_class, prepare_env
 from daft_rl.archives.checks import check_tensor, wrap_errors
-from daft_rl.archives.container import read_archive, read_attributes
+from daft_rl.archives.container import read_archive, read_attributes, refuse_jax
 from daft_rl.archives.hyperparameters import check_hyperparameters
 from daft_rl.archives.text import read_space
 from daft_rl.errors import AgentError, DaftWarning
@@ -38,11 +38,13 @@ def load_trusted(path: Path, request: Request) -> BaseAlgorithm:
             "activation=... and adapt_spaces=True need trust=False: SB3's own loader has neither.",
             arguments=("trust",),
         )
-    cls = request.cls or _recognize(path)
+    attributes = _attributes(path, request.cls is not None)
+    refuse_jax(attributes, path)
+    cls = request.cls or choose_class(read_archive(path).algorithm, None, path)
     check_hyperparameters(cls, request.overrides)
     venv = prepare_env(request.env, path, False)
     venv = None if venv is None else cls._wrap_env(venv)
-    replaced = _spaces_that_fit(path, venv)
+    replaced = {} if venv is None else _spaces_that_fit(attributes, venv, path)
     replaced |= {} if request.policy_kwargs is None else {"policy_kwargs": dict(request.policy_kwargs)}
     warnings.warn(
         DaftWarning(
@@ -57,30 +59,31 @@ def load_trusted(path: Path, request: Request) -> BaseAlgorithm:
     return model
 
 
-def _recognize(path: Path) -> type[BaseAlgorithm]:
+def _attributes(path: Path, optional: bool) -> dict[str, Any]:
+    """The attributes of the algorithm object, for which our own reader may have refused the file.
+
+    :param optional: whether nothing depends on them
+    :raises AgentError: they cannot be read
+    """
     try:
-        return choose_class(read_archive(path).algorithm, None, path)
+        return read_attributes(path)
     except AgentError as error:
+        if optional:
+            return {}
         raise AgentError(
             f"{error} With algo=..., trust=True does not have to read the file beforehand.", arguments=("algo",)
         ) from error
 
 
-def _spaces_that_fit(path: Path, venv: VecEnv | None) -> dict[str, Any]:
+def _spaces_that_fit(attributes: dict[str, Any], venv: VecEnv, path: Path) -> dict[str, Any]:
     """The environment's spaces, which SB3 would refuse if a bound of an observation differed.
 
     :raises AgentError: a policy for the archive's space would compute something else on the environment's
     """
-    if venv is None:
-        return {}
-    try:
-        attributes = read_attributes(path)
-    except AgentError:
-        return {}  # SB3 may be able to read them
     fitting: dict[str, Any] = {}
     for what in ("observation", "action"):
         stored, actual = read_space(attributes.get(f"{what}_space")), getattr(venv, f"{what}_space")
-        if not isinstance(stored, str):
+        if not isinstance(stored, str):  # else SB3 may be able to read it
             check_space(str(path), what, stored, actual)
             fitting[f"{what}_space"] = actual
     return fitting

@@ -42,12 +42,21 @@ def test_trust_loads_with_sb3_and_warns(tmp_path: Path) -> None:
 @EXECUTES
 def test_with_the_algorithm_sb3_alone_reads_the_file(tmp_path: Path) -> None:
     model = make(PPO)
-    path = save(model, tmp_path)
-    buffer = io.BytesIO()
-    torch.save({**model.policy.state_dict(), "made by": MyActivation()}, buffer)
-    write(path, {**members(path), "extra.pth": buffer.getvalue()})
-    with pytest.raises(AgentError, match=r"extra\.pth.*With algo="):
+    path = edit(save(model, tmp_path), lambda data: data.update(notes=[0] * 600_000))
+    with pytest.raises(AgentError, match=r"'data' has \d+ items.*With algo="):
         load_agent(path, trust=True)
+    assert_same(model, load_agent(path, trust=True, algo="PPO"))
+
+
+@EXECUTES
+def test_sb3s_own_loader_reads_no_more_than_tensors_either(tmp_path: Path) -> None:
+    path = save(make(PPO), tmp_path)
+    buffer = io.BytesIO()
+    torch.save({"made by": MyActivation()}, buffer)
+    write(path, {**members(path), "extra.pth": buffer.getvalue()})
+    with pytest.raises(AgentError, match=r"extra\.pth.*Download or save") as told:
+        load_agent(path, trust=True)
+    assert told.value.arguments == ()
     with pytest.raises(AgentError, match=r"cannot be loaded by SB3.*weights_only"):
         load_agent(path, trust=True, algo="PPO")
 
