@@ -80,7 +80,7 @@ def choose_buffer(
                     "The agent learnt from a HerReplayBuffer. The environment has no compute_reward, with which it "
                     "would set new goals, so the agent learns from an ordinary replay buffer."
                 ),
-                stacklevel=6,
+                stacklevel=5,
             )
     if chosen.get("optimize_memory_usage"):
         kwargs = {"handle_timeout_termination": False, **chosen.get("replay_buffer_kwargs", {})}

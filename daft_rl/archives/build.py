@@ -277,7 +277,7 @@ def build_agent(
         arguments["use_sde"] = overrides.get("use_sde", uses_sde(state))
     if "optimizer_class" not in kwargs:
         arguments = {**algorithm.default_optimizer, **arguments}
-    buffer = {name: arguments[name] for name in ("replay_buffer_class", "replay_buffer_kwargs") if name in arguments}
+    buffer: dict[str, Any] = {name: arguments[name] for name in arguments if name.startswith("replay_buffer_")}
     arguments = choose_buffer(arguments, overrides, found[0], venv)
     without_buffer = _omits_buffer(cls, venv, overrides)
     if without_buffer:

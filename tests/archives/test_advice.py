@@ -145,7 +145,7 @@ def test_what_an_error_names_leads_on(problem: str, tmp_path: Path) -> None:
         load_agent(path, **(case.given | answer), device="cpu")
 
 
-WARNED = {
+WARNED: dict[str, tuple[Any, Any]] = {
     "clip_range": (of(clip_range=lambda progress: 0.1), 0.3),
     "learning_rate": (of(learning_rate=lambda progress: 0.1, change=lambda data: data.pop("lr_schedule")), 1e-3),
     "action_noise": (of(DDPG, action_noise=VectorizedActionNoise(OU, 1)), NormalActionNoise(np.zeros(2), np.ones(2))),
@@ -160,7 +160,8 @@ def test_what_a_warning_names_leads_on(name: str, tmp_path: Path) -> None:
         load_agent(path, env=Spaces())
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=f".*{name}=")
-        load_agent(path, env=Spaces(), **{name: value})
+        arguments: dict[str, Any] = {name: value}
+        load_agent(path, env=Spaces(), **arguments)
 
 
 def test_the_setting_that_stands_for_noise_gives_noise(tmp_path: Path) -> None:

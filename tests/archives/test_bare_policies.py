@@ -27,7 +27,7 @@ class Cloned(ActorCriticPolicy):
     """As in ``imitation``: a class that fixes the sizes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs, net_arch=[32, 32])
+        super().__init__(*args, **kwargs, net_arch=[32, 32])  # type: ignore[misc]
 
 
 class Reversed(ActorCriticPolicy):
