@@ -150,8 +150,15 @@ def find_algorithm(which: BaseAlgorithm | type[BaseAlgorithm] | str) -> Algorith
         by_class = {entry.cls: entry for entry in ALGORITHMS.values()}
         found = next((by_class[base] for base in cls.__mro__ if base in by_class), None)
     if found is None:
+        if isinstance(which, BasePolicy):
+            layout = find_layout(which)
+            fitting = next(entry.name for entry in ALGORITHMS.values() if entry.layout == layout)
+            raise AgentError(
+                f"A policy alone ({type(which).__name__}) has no algorithm. Put it into one: "
+                f"daft_rl.load_agent(policy, env=env, algo={fitting!r})."
+            )
         if not isinstance(which, str | type | BaseAlgorithm):
-            raise AgentError(f"Expected an agent such as PPO.load(...), or an algorithm, got {which!r}.")
+            raise AgentError(f"Expected an agent such as PPO.load(...), got an object of {type(which).__name__}.")
         name = repr(which) if isinstance(which, str | type) else type(which).__name__
         supported = ", ".join(entry.name for entry in ALGORITHMS.values() if entry.adapts)
         raise AgentError(

@@ -62,7 +62,10 @@ OTHERWISE = {
     "verbose": "progress_bar shows what goes on",
     "tensorboard_log": "TensorBoard files lie in the run folder",
     "_init_setup_model": "an agent is always set up",
-    **dict.fromkeys(("replay_buffer_class", "rollout_buffer_class", "action_noise"), "it takes a Python object"),
+    **dict.fromkeys(
+        ("replay_buffer_class", "rollout_buffer_class"), "it takes a Python object; daft_rl.load_agent has it"
+    ),
+    "action_noise": "algo.exploration_std=0.1 gives TD3 and DDPG Gaussian noise; daft_rl.load_agent takes any",
     "rollout_buffer_kwargs": "SB3's rollout buffers have none",
 }
 """Arguments of the constructors that no setting of an algorithm is, and what to do instead."""

@@ -279,7 +279,7 @@ def transfer(
         return _go_on(resume, env, method, source, source_env, given | dict(settings or {}))
     further = nest({} if settings is None else settings)
     _refuse_conflicts(shift, further)
-    agent = None if isinstance(source, str | Path) else source
+    agent = _checked_agent(source)
     domains = _domains_of_user(env, source, source_env, shift, further)
     name = str(env) if domains is None else domains["target"].name
     given = _given(total_timesteps=total_timesteps, seed=seed)
@@ -373,6 +373,19 @@ def _refuse_task_settings(shift: Any, settings: Mapping[str, Any]) -> None:
             f"{', '.join(ignored) or f'shift={shift}'}: an environment of your own is taken as it is. Put shifts and "
             "wrappers into the environment, or register it with Gymnasium and pass its id."
         )
+
+
+def _checked_agent(source: str | Path | BaseAlgorithm | None) -> BaseAlgorithm | None:
+    """The source, if it is an agent.
+
+    :raises AgentError: a Python object that cannot be transferred
+    """
+    if source is None or isinstance(source, str | Path):
+        return None
+    from daft_rl.run.agents import algorithm_of_agent
+
+    algorithm_of_agent(source)
+    return source
 
 
 def _algorithm_of(source: str | Path | BaseAlgorithm | None, task: str) -> str:

@@ -205,10 +205,15 @@ def with_hindsight(**kwargs: Any) -> BaseAlgorithm:
     )
 
 
-def test_hindsight_experience_replay_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("archive", [False, True], ids=["agent", "archive"])
+def test_hindsight_experience_replay_goes_on(archive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The buffer is full at the stop, and an episode goes on over its end."""
     settings = SETTINGS | OFF_POLICY_SETTINGS
-    arguments: dict[str, Any] = {"env": GoalMass, "source": with_hindsight(), "method": "ft", "settings": settings}
+    source: Any = with_hindsight()
+    if archive:
+        source.save(tmp_path / "source.zip")
+        source = tmp_path / "source.zip"
+    arguments: dict[str, Any] = {"env": GoalMass, "source": source, "method": "ft", "settings": settings}
     assert_goes_on(tmp_path, monkeypatch, arguments)
 
 

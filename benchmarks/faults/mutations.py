@@ -29,6 +29,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -57,6 +58,22 @@ def archives() -> list[bytes]:
     ):
         buffer = io.BytesIO()
         model.learn(8).save(buffer)
+        found.append(buffer.getvalue())
+    return found
+
+
+def older_archives() -> list[bytes]:
+    """The same with the tensors of PyTorch before 1.6."""
+    found = []
+    for raw in archives():
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive, zipfile.ZipFile(buffer, "w") as older:
+            for name in archive.namelist():
+                content = io.BytesIO(archive.read(name))
+                if name.endswith(".pth"):
+                    tensors, content = torch.load(content, weights_only=True), io.BytesIO()
+                    torch.save(tensors, content, _use_new_zipfile_serialization=False)
+                older.writestr(name, content.getvalue())
         found.append(buffer.getvalue())
     return found
 
@@ -90,6 +107,7 @@ def read_report(path: Path) -> Any:
 
 KINDS: dict[str, tuple[Callable[[], list[bytes]], str, Callable[[Path], Any]]] = {
     "archive": (archives, "agent.zip", lambda path: load_agent(path, device="cpu")),
+    "older_archive": (older_archives, "agent.zip", lambda path: load_agent(path, device="cpu")),
     "vecnormalize": (statistics, "vecnormalize.pkl", read_vecnormalize),
     "constraint": (constraints, "constraint.json", lambda path: read_multiplier(path.with_name("agent.zip"))),
     "report": (report_lines, "cells", read_report),
@@ -145,7 +163,7 @@ def mutate_zip(raw: bytes, draw: random.Random) -> bytes:
     name = draw.choice(sorted(members))
     if name == "data" and draw.random() < 0.8:
         members[name] = json.dumps(mutate_value(json.loads(members[name]), draw)).encode("utf-8", "surrogatepass")
-    elif name.endswith(".pth") and draw.random() < 0.7:
+    elif name.endswith(".pth") and zipfile.is_zipfile(io.BytesIO(members[name])) and draw.random() < 0.7:
         members[name] = mutate_zip(members[name], draw)
     elif draw.random() < 0.1:
         members[draw.choice(sorted(members))] = members.pop(name)
@@ -162,7 +180,7 @@ def mutate(kind: str, sound: list[bytes], number: int) -> bytes:
     """Mutation ``number`` of a kind."""
     draw = random.Random(f"{kind} {number}")
     raw = draw.choice(sound)
-    if kind == "archive" and draw.random() < 0.7:
+    if kind.endswith("archive") and draw.random() < 0.7:
         return mutate_zip(raw, draw)
     if kind in ("constraint", "report") and draw.random() < 0.6:
         lines = [json.loads(line) for line in raw.splitlines()]

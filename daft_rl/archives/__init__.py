@@ -3,10 +3,11 @@
 Who does what, from the file to the agent:
 
 - ``sources`` finds the archive of a source policy; it needs no PyTorch.
-- ``container`` reads the zip as data, with ``text`` (printed spaces and arrays), ``hyperparameters`` (arguments of
-  constructors) and ``checks`` (what every reader refuses).
+- ``container`` reads the zip as data, with ``tensors``, ``text`` (printed spaces and arrays), ``hyperparameters``
+  (arguments of constructors), ``buffers`` (the replay buffer) and ``checks`` (what every reader refuses).
 - ``architecture`` infers the sizes of the networks, ``build`` makes the agent, ``restore`` gives it weights, optimizer
   states and counters, ``resize`` fits weights to other spaces. ``load`` puts these steps together.
+- ``trusted`` reads with SB3's own loader instead, ``bare`` puts a policy alone into an agent.
 - ``vecnormalize`` reads statistics of a ``VecNormalize``, ``statistics_files`` finds those of an agent, and
   ``statistics_wrapper`` puts them around environments. ``save`` writes an archive and what belongs to it.
 """
@@ -15,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from daft_rl.archives.build import check_space
     from daft_rl.archives.container import ArchiveContents, read_archive
     from daft_rl.archives.hyperparameters import check_hyperparameters
     from daft_rl.archives.load import load_agent
@@ -35,6 +37,7 @@ __all__ = [
     "VecNormalizeStatistics",
     "apply_vecnormalize",
     "check_hyperparameters",
+    "check_space",
     "choose_statistics",
     "find_agent",
     "find_vecnormalize",
@@ -53,6 +56,7 @@ _MODULES = {
     "apply_vecnormalize": "statistics_wrapper",
     "check_hyperparameters": "hyperparameters",
     "choose_statistics": "statistics_wrapper",
+    "check_space": "build",
     "find_agent": "sources",
     "find_vecnormalize": "statistics_files",
     "load_agent": "load",

@@ -20,9 +20,10 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 from torch import Tensor, nn
 
-from daft_rl.agents.algorithms import Algorithm, find_algorithm
+from daft_rl.agents.algorithms import ALGORITHMS, Algorithm, find_algorithm
 from daft_rl.agents.policies import with_batchnorm
 from daft_rl.archives.architecture import infer_policy_kwargs, own_policy_kwargs, uses_sde
+from daft_rl.archives.buffers import choose_buffer
 from daft_rl.archives.checks import TRUST
 from daft_rl.archives.container import ArchiveContents
 from daft_rl.archives.hyperparameters import constructor_arguments
@@ -31,7 +32,7 @@ from daft_rl.archives.statistics_wrapper import FRAME_STACK, apply_vecnormalize,
 from daft_rl.archives.text import spaces_differ
 from daft_rl.errors import AgentError, DaftWarning
 
-__all__ = ["Request", "build_agent", "prepare_env"]
+__all__ = ["Request", "as_batch", "build_agent", "check_space", "choose_class", "prepare_env"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,28 @@ class Request:
     vecnormalize: str
     norm_reward: bool | None
     overrides: Mapping[str, Any]
+
+
+def choose_class(recognized: str | None, wanted: type[BaseAlgorithm] | None, path: Path) -> type[BaseAlgorithm]:
+    """The class to build: SB3's, or the user's if it is that class or a subclass of it.
+
+    :param recognized: name of the algorithm that the archive is of
+    :param wanted: the user's class
+    :param path: of the archive, for messages
+    """
+    found = ALGORITHMS.get(recognized or "")
+    if wanted is None and found is not None:
+        return found.cls
+    if wanted is not None:
+        entry = find_algorithm(wanted)
+        fits = issubclass(entry.cls, found.cls) if found else recognized is None
+        if entry is found or (entry.recognize is None and fits):
+            return wanted
+        if found is not None:
+            raise AgentError(f"{path} is an agent of {recognized}, not of {entry.name}.", arguments=("algo",))
+    what = f"an agent of {recognized}" if recognized else "not recognizable as an agent of any algorithm"
+    supported = ", ".join(entry.name for entry in ALGORITHMS.values() if entry.adapts)
+    raise AgentError(f"{path} is {what}. Supported: {supported}.", arguments=("algo",))
 
 
 def prepare_env(request: Request, path: Path, normalized: bool | None) -> VecEnv | None:
@@ -69,7 +92,7 @@ def prepare_env(request: Request, path: Path, normalized: bool | None) -> VecEnv
                 stacklevel=4,
             )
         return None
-    venv = _as_batch(env)
+    venv = as_batch(env)
     if unwrap_vec_normalize(venv) is not None:
         return venv
     found = choose_statistics(path, choice, venv.observation_space, request.adapt_spaces, normalized)
@@ -79,7 +102,8 @@ def prepare_env(request: Request, path: Path, normalized: bool | None) -> VecEnv
     return apply_vecnormalize(venv, replace(found.content, norm_reward=said))
 
 
-def _as_batch(env: gym.Env[Any, Any] | VecEnv) -> VecEnv:
+def as_batch(env: gym.Env[Any, Any] | VecEnv) -> VecEnv:
+    """An environment as a batch of one; a batch as it is."""
     if isinstance(env, VecEnv):
         return env
     if not isinstance(env, gym.Env):
@@ -118,14 +142,50 @@ def _find_space(
         )
     if adapt:
         check_adaptable(what, stored, actual)
-    elif venv is not None and stored is not None and spaces_differ(stored, actual, bounds_matter=what == "action"):
-        raise AgentError(
-            f"{contents.path} was trained on the {what} space {_short(stored)}, the environment has {_short(actual)}. "
-            "Wrap the environment so that they agree (gymnasium.wrappers.RescaleAction, FlattenObservation, ...); or, "
-            f"for vectors of another length, pass adapt_spaces=True.{_if_stacked(stored, actual)}",
-            arguments=("adapt_spaces", "vec_wrappers"),
-        )
+    elif venv is not None and stored is not None:
+        check_space(str(contents.path), what, stored, actual)
     return actual
+
+
+def check_space(
+    agent: str, what: str, stored: spaces.Space[Any], actual: spaces.Space[Any], adapts: bool = True
+) -> None:
+    """Check that a policy for one space computes the same on another.
+
+    :param agent: what the message calls it
+    :param what: ``"observation"`` or ``"action"``
+    :param stored: the agent's space; images channels first
+    :param actual: the environment's, likewise
+    :param adapts: whether ``adapt_spaces`` could help: the agent is an archive
+    :raises AgentError: it does not
+    """
+    if spaces_differ(stored, actual, bounds_matter=what == "action"):
+        stacked = _if_stacked(stored, actual)
+        helps = ["adapt_spaces"] if adapts and _is_adaptable(what, stored, actual) else []
+        raise AgentError(
+            f"{agent} was trained on the {what} space {_short(stored)}, the environment has {_short(actual)}. "
+            f"{_remedy(what, stored, actual, adapts)}{stacked}",
+            arguments=(*helps, "wrappers", *(["vec_wrappers"] if stacked else [])),
+        )
+
+
+def _is_adaptable(what: str, stored: spaces.Space[Any], actual: spaces.Space[Any]) -> bool:
+    try:
+        before, now = check_adaptable(what, stored, actual)
+    except AgentError:
+        return False
+    return before != now
+
+
+def _remedy(what: str, stored: spaces.Space[Any], actual: spaces.Space[Any], adapts: bool) -> str:
+    if _is_adaptable(what, stored, actual):
+        archive = "pass adapt_spaces=True" if adapts else "save the agent and pass the archive with adapt_spaces=True"
+        return f"Wrap the environment so that they agree, or {archive}, which keeps what both have."
+    if isinstance(stored, spaces.Box) and isinstance(actual, spaces.Dict | spaces.Tuple):
+        return "Wrap the environment so that they agree (gymnasium.wrappers.FlattenObservation)."
+    if what == "action" and isinstance(stored, spaces.Box) and stored.shape == actual.shape:
+        return "Wrap the environment so that they agree (gymnasium.wrappers.RescaleAction with the agent's bounds)."
+    return "Wrap the environment so that they agree."
 
 
 def _if_stacked(stored: spaces.Space[Any], actual: spaces.Space[Any]) -> str:
@@ -204,6 +264,11 @@ def _asks_env_for_entropy(accepted: Mapping[str, Any], arguments: Mapping[str, A
     return "target_entropy" in accepted and arguments.get("target_entropy", "auto") == "auto"
 
 
+def _was_automatic(arguments: Mapping[str, Any], actions: spaces.Space[Any] | None) -> bool:
+    """Whether the target of the entropy is SB3's "auto" for these actions: archives hold the number it stood for."""
+    return actions is not None and arguments.get("target_entropy") == -float(np.prod(actions.shape or ()))
+
+
 def build_agent(
     contents: ArchiveContents,
     state: Mapping[str, Tensor],
@@ -232,9 +297,13 @@ def build_agent(
         arguments["use_sde"] = overrides.get("use_sde", uses_sde(state))
     if "optimizer_class" not in kwargs:
         arguments = {**algorithm.default_optimizer, **arguments}
+    buffer: dict[str, Any] = {name: arguments[name] for name in arguments if name.startswith("replay_buffer_")}
+    arguments = choose_buffer(arguments, overrides, found[0], venv)
     without_buffer = _omits_buffer(cls, venv, overrides)
     if without_buffer:
         arguments["buffer_size"] = 1
+    if request.adapt_spaces and "target_entropy" not in overrides and _was_automatic(arguments, contents.action_space):
+        arguments["target_entropy"] = "auto"
     if venv is None and _asks_env_for_entropy(accepted, arguments):
         arguments["target_entropy"] = -float(np.prod(found[1].shape or ()))
 
@@ -245,4 +314,5 @@ def build_agent(
     if without_buffer and isinstance(model, OffPolicyAlgorithm):
         model.buffer_size = contents.hyperparameters.get("buffer_size", 1)
         model.replay_buffer = None  # learning from a buffer of one transition would go unnoticed
+        vars(model).update(buffer)  # whoever saves the agent keeps its kind of buffer
     return model

@@ -1,35 +1,34 @@
 """A Stable-Baselines3 archive, read as data: nothing is unpickled, nothing is executed.
 
 An archive is a zip of ``data`` and of ``*.pth`` files. ``data`` is JSON with the attributes of the algorithm object;
-whatever JSON cannot hold is a pickle there, beside readable text of its fields. Each ``*.pth`` file is a zip of its
-own, written by ``torch.save``. The pickles of ``data`` are dropped unread. Tensors come through
-``torch.load(weights_only=True)``, from memory, after the sizes of everything have been checked. Nothing is ever
-written to disk.
+whatever JSON cannot hold is a pickle there, beside readable text of its fields. Each ``*.pth`` file was written by
+``torch.save``. The pickles of ``data`` are dropped unread. Tensors come from memory (:mod:`daft_rl.archives.tensors`).
+Nothing is ever written to disk.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from gymnasium import spaces
 from torch import Tensor
 
 from daft_rl.agents.algorithms import ALGORITHMS, Algorithm, recognize_algorithm
-from daft_rl.archives.checks import TRUST, check_directory, check_tensor, wrap_errors
+from daft_rl.archives.checks import check_directory, check_tensor, wrap_errors
 from daft_rl.archives.hyperparameters import read_hyperparameters
+from daft_rl.archives.tensors import read_tensors
 from daft_rl.archives.text import read_space
 from daft_rl.archives.train_freq import read_train_freq
 from daft_rl.errors import AgentError
 
-__all__ = ["ArchiveContents", "find_archive", "read_archive"]
+__all__ = ["ArchiveContents", "find_archive", "read_archive", "read_attributes", "refuse_jax"]
 
 MAX_BYTES = 2 * 1024**3
 """All members together, unpacked."""
@@ -39,16 +38,11 @@ MAX_JSON_ITEMS = 500_000
 """Objects, lists and entries of lists. Each takes 70 bytes of memory or more, and can be two characters of JSON."""
 MAX_DIRECTORY = 1024**2
 """Bytes of the table of contents of an archive."""
-MAX_TENSOR_DIRECTORY = 4 * 1024**2
-"""The same for the zip of tensors inside."""
-MAX_TENSOR_PICKLE = 4 * 1024**2
-"""Bytes of the pickle that names the tensors; one byte of it can make an object of 64."""
 MAX_RATIO = 100
 """SB3 does not compress, and weights do not compress this well. A bomb does."""
 RATIO_MATTERS = 1024**2
 """Bytes below which a high compression ratio is harmless."""
 MAX_MEMBERS = 256
-MAX_TENSORS = 10_000
 VARIABLES = ("pytorch_variables", "tensors")
 """Loose tensors such as ``log_ent_coef``; the second name is that of SB3 before 0.9."""
 
@@ -141,29 +135,6 @@ def _read_attributes(raw: bytes, path: Path) -> dict[str, Any]:
     }
 
 
-def _read_tensors(name: str, raw: bytes, path: Path) -> dict[str, Any]:
-    """The dictionary that ``torch.save`` wrote; its leaves are tensors and numbers."""
-    advice = f"Download or save the file again, or, {TRUST}."
-    damaged = f"{path}: '{name}' is damaged, or"
-    with wrap_errors(f"{damaged} holds something other than tensors", advice, arguments=("trust",)):
-        if not zipfile.is_zipfile(io.BytesIO(raw)):
-            raise AgentError(f"{damaged} was written by a PyTorch older than 1.6. {advice}", arguments=("trust",))
-        check_directory(io.BytesIO(raw), MAX_TENSOR_DIRECTORY)
-        with zipfile.ZipFile(io.BytesIO(raw)) as inner:
-            stored = [info for info in inner.infolist() if info.compress_type == zipfile.ZIP_STORED]
-            # torch.save never compresses: a file that unpacks to more than its own size is a bomb
-            if len(stored) != len(inner.infolist()) or sum(info.file_size for info in stored) > len(raw):
-                raise AgentError(f"{path}: '{name}' is compressed, or its parts overlap; torch.save does neither.")
-            if any(info.filename.endswith("data.pkl") and info.file_size > MAX_TENSOR_PICKLE for info in stored):
-                raise AgentError(f"{path}: the pickle in '{name}' has more than {MAX_TENSOR_PICKLE} bytes.")
-        content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
-        raise AgentError(f"{path}: '{name}' should hold a dictionary of tensors, got {type(content).__name__}.")
-    if len(content) > MAX_TENSORS:
-        raise AgentError(f"{path}: '{name}' holds {len(content)} entries, more than {MAX_TENSORS}.")
-    return dict(content)
-
-
 def _read_parameters(
     archive: zipfile.ZipFile, members: list[str], path: Path
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor]]:
@@ -172,7 +143,7 @@ def _read_parameters(
     variables: dict[str, Tensor] = {}
     for member in members:
         name = member.removesuffix(".pth")
-        content = _read_tensors(member, archive.read(member), path)
+        content = read_tensors(member, archive.read(member), path)
         if name in VARIABLES:
             loose = {key: value for key, value in content.items() if value is not None}
             variables |= {key: check_tensor(f"{path}: {key}", value) for key, value in loose.items()}
@@ -187,19 +158,66 @@ def _read_parameters(
     return parameters, variables
 
 
-def _read_members(file: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, Tensor], bytes]:
-    """The attributes in ``data``, state dictionaries, loose tensors, and the version of SB3 that wrote them."""
+@contextmanager
+def _opened(file: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
+    """The zip, and its members by name, after a check of both."""
     what = f"{file} cannot be read as an archive of Stable-Baselines3"
     with wrap_errors(what), file.open("rb") as opened:
         check_directory(opened, MAX_DIRECTORY)
     with wrap_errors(what), zipfile.ZipFile(file) as archive:
-        members = _checked_members(archive, file)
-        for name in ("data", "policy.pth"):
-            if name not in members:
-                raise AgentError(f"{file} has no '{name}': it is damaged, or no archive of Stable-Baselines3.")
-        if members["data"].file_size > MAX_JSON_BYTES:
-            raise AgentError(f"{file}: 'data' has {members['data'].file_size} bytes, more than {MAX_JSON_BYTES}.")
-        attributes = _read_attributes(archive.read("data"), file)
+        yield archive, _checked_members(archive, file)
+
+
+def read_attributes(file: Path) -> dict[str, Any]:
+    """The attributes of the algorithm object, without the pickles among them.
+
+    :raises AgentError: not an archive of SB3, or a damaged one
+    """
+    with _opened(file) as (archive, members):
+        return _attributes_in(archive, members, file)
+
+
+def _attributes_in(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], file: Path) -> dict[str, Any]:
+    if "data" not in members:
+        raise _no_agent(file, members)
+    if members["data"].file_size > MAX_JSON_BYTES:
+        raise AgentError(f"{file}: 'data' has {members['data'].file_size} bytes, more than {MAX_JSON_BYTES}.")
+    return _read_attributes(archive.read("data"), file)
+
+
+def _no_agent(file: Path, members: Iterable[str]) -> AgentError:
+    """What a zip without ``data`` may be instead."""
+    if any(name.endswith("/data.pkl") for name in members):
+        return AgentError(
+            f"{file} was written by PyTorch: it may be a policy alone (`policy.save`). If you trust whoever made it, "
+            "read it with the class of the policy (from stable_baselines3.common.policies import ActorCriticPolicy; "
+            "policy = ActorCriticPolicy.load(...)), and put it into an algorithm: "
+            "daft_rl.load_agent(policy, env=env, algo='PPO')."
+        )
+    return AgentError(f"{file} has no 'data': it is damaged, or no archive of Stable-Baselines3.")
+
+
+def refuse_jax(attributes: Mapping[str, Any], file: Path) -> None:
+    """Say what to do with an agent of sbx.
+
+    :raises AgentError: the archive is of sbx, which pickles its networks
+    """
+    policy = attributes.get("policy_class")
+    if isinstance(policy, dict) and str(policy.get("__module__")).startswith("sbx."):
+        raise AgentError(
+            f"{file} is an agent of sbx: its networks are JAX arrays in a pickle, and daft_rl learns with PyTorch. "
+            "Load it with sbx and copy its weights into the same algorithm of Stable-Baselines3 "
+            "(docs/policies.md, Agents of sbx), or train with Stable-Baselines3."
+        )
+
+
+def _read_members(file: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, Tensor], bytes]:
+    """The attributes in ``data``, state dictionaries, loose tensors, and the version of SB3 that wrote them."""
+    with _opened(file) as (archive, members):
+        attributes = _attributes_in(archive, members, file)
+        refuse_jax(attributes, file)
+        if "policy.pth" not in members:
+            raise AgentError(f"{file} has no 'policy.pth': it is damaged, or no archive of Stable-Baselines3.")
         tensors = [name for name in members if name.endswith(".pth")]
         parameters, variables = _read_parameters(archive, tensors, file)
         version = archive.read("_stable_baselines3_version") if "_stable_baselines3_version" in members else b"unknown"

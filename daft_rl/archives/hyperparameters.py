@@ -27,6 +27,7 @@ from torch import nn
 from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.agents.extractors import BatchNormExtractor
 from daft_rl.agents.policies import ACTIVATIONS as HIDDEN_ACTIVATIONS
+from daft_rl.archives.buffers import read_buffer
 from daft_rl.archives.checks import TRUST
 from daft_rl.archives.text import class_name, parse_printed
 from daft_rl.archives.train_freq import is_frequency
@@ -85,6 +86,9 @@ def _schedule(entry: Any) -> Any:
 
 def _noise(entry: Any) -> ActionNoise | None:
     name = (class_name(entry) or "").rpartition(".")[2]
+    if name == "VectorizedActionNoise":  # SB3 makes one noise for each environment of the one that is given
+        match = re.fullmatch(r"NormalActionNoise\(mu=(.*), sigma=(.*)\)", str(entry["_base_noise"]), re.DOTALL)
+        return NormalActionNoise(*(np.array(parse_printed(text)) for text in match.groups())) if match else None
     if name == "NormalActionNoise":
         return NormalActionNoise(*(np.array(parse_printed(entry[field])) for field in ("_mu", "_sigma")))
     if name == "OrnsteinUhlenbeckActionNoise":
@@ -172,17 +176,8 @@ def read_hyperparameters(
             values[name] = _read_value(name, entry, parameter)
         except ValueError as reason:
             unreadable[name] = str(reason)
-    return values, unreadable | _foreign_buffers(attributes)
-
-
-def _foreign_buffers(attributes: dict[str, Any]) -> dict[str, str]:
-    """Classes of buffers that are not SB3's, each with this as the reason why it is not read."""
-    found: dict[str, str] = {}
-    for name, usual in (("replay_buffer_class", "ReplayBuffer"), ("rollout_buffer_class", "RolloutBuffer")):
-        entry = attributes.get(name)
-        if isinstance(entry, dict) and not str(entry.get("__module__")).endswith(".buffers"):
-            found[name] = f"a class of {entry.get('__module__')}, not SB3's {usual}"
-    return found
+    buffer, unread = read_buffer(attributes)
+    return values | (buffer if algorithm else {}), unreadable | unread
 
 
 def _read_value(name: str, entry: Any, parameter: inspect.Parameter) -> Any:

@@ -12,24 +12,31 @@ from typing import Any
 import gymnasium as gym
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import nn
 
-from daft_rl.agents.algorithms import ALGORITHMS, find_algorithm
+from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.archives.architecture import modernize
-from daft_rl.archives.build import Request, build_agent, prepare_env
-from daft_rl.archives.checks import check_tensor, wrap_errors
+from daft_rl.archives.bare import wrap_policy
+from daft_rl.archives.build import Request, build_agent, choose_class, prepare_env
+from daft_rl.archives.checks import wrap_errors
 from daft_rl.archives.container import ArchiveContents, find_archive, read_archive
 from daft_rl.archives.hyperparameters import check_hyperparameters, constructor_arguments, find_activation
 from daft_rl.archives.restore import restore_agent
 from daft_rl.archives.statistics_wrapper import warn_of_reward_scale, was_normalized
+from daft_rl.archives.trusted import load_trusted
 from daft_rl.errors import AgentError, DaftWarning
+from daft_rl.hyperparameters import OTHERWISE
 
 __all__ = ["load_agent"]
 
+IN_SETTINGS = {"action_noise": "exploration_std"}
+"""Hyperparameter that is a Python object -> the setting that stands for it."""
+
 
 def load_agent(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | BasePolicy,
     env: gym.Env[Any, Any] | VecEnv | None = None,
     algo: str | type[BaseAlgorithm] | None = None,
     trust: bool = False,
@@ -56,7 +63,10 @@ def load_agent(
     (``buffer_size=...`` changes it; its memory is used only as it fills). Without an ``env`` they get none, which is
     enough for ``predict``. To learn, pass ``env`` here; ``set_env`` afterwards does not make a buffer.
 
-    :param path: the archive; ``.zip`` may be left out
+    A policy alone (from ``imitation``, or ``ActorCriticPolicy.load``) is put into a new agent, if ``algo`` and ``env``
+    say into which one.
+
+    :param path: the archive; ``.zip`` may be left out; or a policy object
     :param env: where the agent will act: a Gymnasium environment, or a ``VecEnv``; ``None`` for prediction only
     :param algo: name of the algorithm, or its class or a subclass; ``None`` recognizes it from the archive
     :param trust: read with SB3's own ``load``, which executes code from the file
@@ -91,12 +101,14 @@ def load_agent(
         norm_reward=norm_reward,
         overrides=overrides,
     )
-    return (_load_trusted if trust else _load_safely)(find_archive(path), request)
+    if isinstance(path, BasePolicy):
+        return wrap_policy(path, request)
+    return (load_trusted if trust else _load_safely)(find_archive(path), request)
 
 
 def _load_safely(path: Path, request: Request) -> BaseAlgorithm:
     contents = read_archive(path, None if request.cls is None else find_algorithm(request.cls))
-    cls = _choose_class(contents.algorithm, request.cls, path)
+    cls = choose_class(contents.algorithm, request.cls, path)
     check_hyperparameters(cls, request.overrides)
     if contents.policy_kwargs is None and request.policy_kwargs is None:
         raise AgentError(
@@ -116,29 +128,6 @@ def _load_safely(path: Path, request: Request) -> BaseAlgorithm:
     return model
 
 
-def _load_trusted(path: Path, request: Request) -> BaseAlgorithm:
-    if request.activation is not None or request.adapt_spaces:
-        raise AgentError(
-            "activation=... and adapt_spaces=True need trust=False: SB3's own loader has neither.",
-            arguments=("trust",),
-        )
-    cls = request.cls or _recognize(path)
-    check_hyperparameters(cls, request.overrides)
-    venv = prepare_env(request, path, None)
-    warnings.warn(
-        DaftWarning(
-            f"trust=True: {path} is unpickled, which executes whatever code it contains.", arguments=("trust",)
-        ),
-        stacklevel=3,
-    )
-    replaced = {} if request.policy_kwargs is None else {"policy_kwargs": dict(request.policy_kwargs)}
-    with wrap_errors(f"{path} cannot be loaded by SB3"):
-        model = cls.load(path, env=venv, device=request.device, custom_objects=replaced, **request.overrides)
-        for name, tensor in model.policy.state_dict().items():
-            check_tensor(f"{path}: {name}", tensor.cpu())
-    return model
-
-
 def _with_activation(request: Request) -> dict[str, Any]:
     given = dict(request.policy_kwargs or {})
     if request.activation is not None or "activation_fn" in given:
@@ -148,48 +137,18 @@ def _with_activation(request: Request) -> dict[str, Any]:
     return given
 
 
-def _recognize(path: Path) -> type[BaseAlgorithm]:
-    try:
-        return _choose_class(read_archive(path).algorithm, None, path)
-    except AgentError as error:
-        raise AgentError(
-            f"{error} With algo=..., trust=True does not have to read the file beforehand.", arguments=("algo",)
-        ) from error
-
-
-def _choose_class(recognized: str | None, wanted: type[BaseAlgorithm] | None, path: Path) -> type[BaseAlgorithm]:
-    """The class to build: SB3's, or the user's if it is that class or a subclass of it.
-
-    :param recognized: name of the algorithm that the archive is of
-    :param wanted: the user's class
-    :param path: of the archive, for messages
-    """
-    found = ALGORITHMS.get(recognized or "")
-    if wanted is None and found is not None:
-        return found.cls
-    if wanted is not None:
-        entry = find_algorithm(wanted)
-        fits = issubclass(entry.cls, found.cls) if found else recognized is None
-        if entry is found or (entry.recognize is None and fits):
-            return wanted
-        if found is not None:
-            raise AgentError(f"{path} is an agent of {recognized}, not of {entry.name}.", arguments=("algo",))
-    what = f"an agent of {recognized}" if recognized else "not recognizable as an agent of any algorithm"
-    supported = ", ".join(entry.name for entry in ALGORITHMS.values() if entry.adapts)
-    raise AgentError(f"{path} is {what}. Supported: {supported}.", arguments=("algo",))
-
-
 def _warn_defaults(contents: ArchiveContents, cls: type[BaseAlgorithm], overrides: Mapping[str, Any]) -> None:
     """Name the hyperparameters that are SB3's defaults because the archive's could not be read."""
     parameters = constructor_arguments(find_algorithm(cls).cls)
     names = [name for name in contents.unreadable if name in parameters and name not in overrides]
     if names:
         used = ", ".join(f"{name}={parameters[name].default} for {contents.unreadable[name]}" for name in names)
+        settable = [IN_SETTINGS.get(name, name) for name in names]
         warnings.warn(
             DaftWarning(
                 f"{contents.path}: some hyperparameters cannot be read without running code from the file; SB3's "
                 f"defaults are used: {used}. To set them: load_agent(..., {'=..., '.join(names)}=...).",
-                arguments=names,
+                arguments=[name for name in settable if name not in OTHERWISE],
             ),
             stacklevel=4,
         )

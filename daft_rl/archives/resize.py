@@ -38,7 +38,7 @@ def check_adaptable(what: str, stored: spaces.Space[Any] | None, actual: spaces.
 
 
 def adapt_state(
-    policy: nn.Module, state: Mapping[str, Tensor], observation: Size, action: Size
+    policy: nn.Module, state: Mapping[str, Tensor], observation: Size, action: Size, quantiles: int = 1
 ) -> tuple[dict[str, Tensor], list[str]]:
     """A state dictionary for the new sizes. Rows and columns of common entries keep their values, others are fresh.
 
@@ -48,6 +48,7 @@ def adapt_state(
     :param state: of the old sizes
     :param observation: entries of an observation, before and now
     :param action: entries of an action, or choices, before and now
+    :param quantiles: of the value of each choice; a network gives the first quantile of all choices, then the second
     :return: the dictionary, and a text about each tensor that has changed
     :raises AgentError: a tensor differs in another way
     """
@@ -66,7 +67,7 @@ def adapt_state(
         if old.shape == fresh.shape or old.ndim != fresh.ndim:
             adapted[name] = old
             continue
-        adapted[name] = _adapt_tensor(name, old, fresh, observation, action)
+        adapted[name] = _adapt_tensor(name, old, fresh, observation, action, quantiles)
         changed.append(f"{name} {tuple(old.shape)} -> {tuple(fresh.shape)}")
     adapted |= {name: tensor for name, tensor in state.items() if name not in adapted}
     return adapted, changed
@@ -76,11 +77,11 @@ def _ambiguous(observation: Size, action: Size) -> bool:
     return observation[0] + action[0] == observation[1] + action[1] and observation[0] != observation[1]
 
 
-def _adapt_tensor(name: str, old: Tensor, fresh: Tensor, observation: Size, action: Size) -> Tensor:
+def _adapt_tensor(name: str, old: Tensor, fresh: Tensor, observation: Size, action: Size, quantiles: int) -> Tensor:
     tensor = fresh.clone()
     kept_old, kept_new = [], []
     for size in zip(old.shape, fresh.shape, strict=True):
-        pieces = _split(size, observation, action)
+        pieces = _split(size, observation, action, quantiles)
         if pieces is None:
             raise AgentError(
                 f"adapt_spaces: '{name}' has shape {tuple(old.shape)} in the archive and {tuple(fresh.shape)} now, "
@@ -95,12 +96,14 @@ def _adapt_tensor(name: str, old: Tensor, fresh: Tensor, observation: Size, acti
     return tensor
 
 
-def _split(size: Size, observation: Size, action: Size) -> list[Size] | None:
-    """The parts of an axis, in order: observation, action, both, or features and action."""
+def _split(size: Size, observation: Size, action: Size, quantiles: int) -> list[Size] | None:
+    """The parts of an axis, in order: observation, action, both, features and action, or quantiles of all actions."""
     if size[0] == size[1]:
         return [size]
     both = observation[0] + action[0], observation[1] + action[1]
     parts = {observation: [observation], action: [action], both: [observation, action]}.get(size)
+    if size == (quantiles * action[0], quantiles * action[1]):
+        return [action] * quantiles
     rest = size[0] - action[0], size[1] - action[1]
     if parts is None and rest[0] == rest[1] > 0:  # a critic's layer takes features and action
         return [rest, action]

@@ -12,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 from torch import Tensor
 
+from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.archives.checks import TRUST, check_tensor
 from daft_rl.archives.container import ArchiveContents
 from daft_rl.archives.resize import adapt_state, check_adaptable
@@ -54,7 +55,8 @@ def _resize_weights(model: BaseAlgorithm, state: Mapping[str, Tensor], contents:
     """The archive's weights for the environment's sizes, with a warning that names the tensors."""
     observation = check_adaptable("observation", contents.observation_space, model.observation_space)
     action = check_adaptable("action", contents.action_space, model.action_space)
-    adapted, changed = adapt_state(model.policy, state, observation, action)
+    quantiles = model.policy.n_quantiles if find_algorithm(model).layout.quantiles == "actor" else 1
+    adapted, changed = adapt_state(model.policy, state, observation, action, quantiles)  # type: ignore[arg-type]
     if changed:
         warnings.warn(
             DaftWarning(

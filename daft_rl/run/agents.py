@@ -24,6 +24,7 @@ from daft_rl.archives import (
     ChosenStatistics,
     apply_vecnormalize,
     check_hyperparameters,
+    check_space,
     find_agent,
     load_agent,
     read_archive,
@@ -71,8 +72,14 @@ def algorithm_entry(name: str) -> Algorithm:
 
 
 def algorithm_of_agent(agent: BaseAlgorithm) -> str:
-    """The name in ``configs/algo`` of an agent's algorithm, also for a class derived from SB3's."""
-    return find_algorithm(agent).config
+    """The name in ``configs/algo`` of an agent's algorithm, also for a class derived from SB3's.
+
+    :raises AgentError: it is no agent, or its algorithm cannot be transferred
+    """
+    entry = find_algorithm(agent)
+    if not entry.adapts:
+        raise AgentError(f"Agents of {entry.name} cannot be transferred. Supported: {', '.join(algorithm_names())}.")
+    return entry.config
 
 
 def algorithm_of_archive(source: str) -> str:
@@ -162,9 +169,7 @@ def load_saved(settings: TransferSettings, archive: Path, venv: VecEnv) -> BaseA
     """
     given = replace(settings.agent, activation=None, adapt_spaces=False, vecnormalize="auto")
     kind = algorithm_entry(settings.algo.name).cls
-    return _load_archive(
-        replace(settings, agent=given), archive, kind, {}, venv, _find_statistics(given, archive, venv)
-    )
+    return _load_archive(replace(settings, agent=given), archive, kind, {}, venv, find_statistics(given, archive, venv))
 
 
 def _collect_on_device(model: BaseAlgorithm) -> None:
@@ -226,17 +231,18 @@ def _copy_agent(
     save_agent(agent, archive, prefix="source_")
     if agent.get_vec_normalize_env() is not None:
         venv = apply_vecnormalize(venv, read_vecnormalize(archive.with_name("source_vecnormalize.pkl")))
-    venv = wrap_outside(settings.env.vec_wrappers, kind, venv)
+    venv = kind._wrap_env(wrap_outside(settings.env.vec_wrappers, kind, venv))
+    fitting: dict[str, Any] = {}
+    for name in ("observation_space", "action_space"):
+        stored, actual = getattr(agent, name), getattr(venv, name)
+        check_space("The agent", name.removesuffix("_space"), stored, actual, adapts=False)
+        fitting |= {} if stored == actual else {name: actual}  # SB3 would refuse another bound
     try:
-        return type(agent).load(archive, env=venv, device=settings.device, **hyperparameters)
+        return type(agent).load(
+            archive, env=venv, device=settings.device, custom_objects=fitting or None, **hyperparameters
+        )
     except ValueError as error:
-        if "spaces do not match" not in str(error):
-            raise AgentError(f"The settings {hyperparameters} are refused by {kind.__name__}: {error}") from error
-        raise AgentError(
-            f"The agent does not fit the target: {error}. If only the sizes of vectors differ, save it and pass the "
-            "archive with adapt_spaces=True.",
-            arguments=("adapt_spaces",),
-        ) from error
+        raise AgentError(f"The settings {hyperparameters} are refused by {kind.__name__}: {error}") from error
     except AttributeError as error:  # an optimizer that these settings do without
         raise AgentError(
             f"The settings {hyperparameters} do not go with what the agent holds: {error}. Save it, pass the archive."

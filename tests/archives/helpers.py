@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +111,55 @@ def edit(path: Path, change: Callable[[dict[str, Any]], Any], member: str = "dat
         change(value)
         torch.save(value, buffer)
     return write(path, {**content, member: buffer.getvalue()})
+
+
+def on_old_gym(path: Path) -> Path:
+    """Rewrite the attributes as SB3 1.3 wrote them; every pickle names a module that no longer exists."""
+    return edit(path, _age)
+
+
+def _age(data: dict[str, Any]) -> None:
+    gone = base64.b64encode(b"cgym.spaces.box\nBox\n.").decode()
+    for key in ("observation_space", "action_space"):
+        entry = data[key]
+        if "spaces" in entry:
+            _age_dict(entry)
+        entry[":type:"] = entry[":type:"].replace("gymnasium.", "gym.")
+        entry["shape"] = entry.pop("_shape", None)
+        for field in ("low_repr", "high_repr"):
+            entry.pop(field, None)
+    for entry in data.values():
+        if isinstance(entry, dict) and ":serialized:" in entry:
+            entry[":serialized:"] = gone
+    function = {":type:": "<class 'function'>", ":serialized:": gone}
+    data.update(lr_schedule=function, learning_rate=function)
+    for field in ("_stats_window_size", "rollout_buffer_class", "rollout_buffer_kwargs", "normalize_advantage"):
+        data.pop(field, None)
+    if "clip_range" in data:
+        data["clip_range"] = function
+    if "target_entropy" in data:
+        data["target_entropy"] = {":type:": "<class 'numpy.float32'>", ":serialized:": gone}
+        data["remove_time_limit_termination"] = False
+    arch = data["policy_kwargs"].get("net_arch")
+    if isinstance(arch, dict):
+        data["policy_kwargs"]["net_arch"] = [arch]
+
+
+def _age_dict(space: dict[str, Any]) -> None:
+    space["_shape"] = None
+    keys = re.sub(r"(^|, )('\w+'): ", r"\1), (\2, ", space["spaces"].removeprefix("{").removesuffix("}"))
+    space["spaces"] = f"OrderedDict([{keys.removeprefix('), ')})])"
+
+
+def before_torch_1_6(path: Path) -> Path:
+    """Rewrite the files of tensors as PyTorch before 1.6 wrote them."""
+    content = members(path)
+    for name in (name for name in content if name.endswith(".pth")):
+        buffer = io.BytesIO()
+        value = torch.load(io.BytesIO(content[name]), weights_only=True)
+        torch.save(value, buffer, _use_new_zipfile_serialization=False)
+        content[name] = buffer.getvalue()
+    return write(path, content)
 
 
 def assert_same(model: BaseAlgorithm, loaded: BaseAlgorithm) -> None:

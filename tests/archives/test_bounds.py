@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from stable_baselines3 import PPO
 
 from daft_rl.archives import load_agent, read_multiplier, read_vecnormalize
@@ -53,9 +54,39 @@ def many_tensors(content: dict[str, bytes]) -> None:
     content["policy.pth"] = zip_of(20_000)
 
 
+def old_tensors(content: dict[str, bytes], change: Callable[[bytes], bytes]) -> None:
+    """A file of PyTorch before 1.6 with one tensor of four numbers, changed."""
+    buffer = io.BytesIO()
+    torch.save({"a": torch.ones(4)}, buffer, _use_new_zipfile_serialization=False)
+    content["policy.pth"] = change(buffer.getvalue())
+
+
+def many_objects_in_an_old_pickle(content: dict[str, bytes]) -> None:
+    old_tensors(content, lambda raw: raw.replace(b"}q\x00X\x01", b"}" * 28 * MEGABYTE + b"}q\x00X\x01"))
+
+
+def a_large_claim_in_an_old_pickle(content: dict[str, bytes]) -> None:
+    """Four numbers are there; the file names a storage of 2**31 - 1, which nothing fills."""
+    size, count = b"Ntq\x07Q", b"K\x04"
+    old_tensors(content, lambda raw: raw.replace(count + size, b"J\xff\xff\xff\x7f" + size))
+
+
+def a_large_shape_in_an_old_pickle(content: dict[str, bytes]) -> None:
+    """The storage has four numbers, the tensor 2**31 - 1; and no numbers are said to follow."""
+
+    def change(raw: bytes) -> bytes:
+        raw = raw.replace(b"K\x04\x85", b"J\xff\xff\xff\x7f\x85")
+        return raw[: raw.rindex(b"\x80\x02]q")] + pickle.dumps([], 2)
+
+    old_tensors(content, change)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (many_objects_in_an_old_pickle, "the pickle in 'policy.pth' has more than"),
+        (a_large_claim_in_an_old_pickle, r"'policy.pth' claims tensors of 8589934588 bytes"),
+        (a_large_shape_in_an_old_pickle, r"'policy.pth' claims tensors of 8589934588 bytes, more than the 16"),
         (many_objects_in_json, "'data' has 18000003 items"),
         (many_objects_among_tensors, "the pickle in 'policy.pth' has more than"),
         (many_tensors, r"table of contents has \d+ bytes \(20000 members\)"),

@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -153,6 +154,20 @@ def test_changed_bytes_of_pickled_tensors_raise_nothing_else(
         parts = {name: inner.read(name) for name in inner.namelist()}
     name = data.draw(st.sampled_from(sorted(parts)))
     survive(pack({**content, member: pack({**parts, name: mutate(parts[name], changes)})}))
+
+
+@FUZZ
+@given(archives, edits, st.floats(0, 1), st.data())
+def test_changed_bytes_of_the_older_format_raise_nothing_else(
+    content: dict[str, bytes], changes: Any, end: float, data: st.DataObject
+) -> None:
+    """PyTorch before 1.6; most of such a file is pickles."""
+    name = data.draw(st.sampled_from(sorted(name for name in content if name.endswith(".pth"))))
+    buffer = io.BytesIO()
+    value = torch.load(io.BytesIO(content[name]), weights_only=True)
+    torch.save(value, buffer, _use_new_zipfile_serialization=False)
+    raw = mutate(buffer.getvalue(), changes)
+    survive(pack({**content, name: raw[: int(len(raw) * end)] if end < 0.3 else raw}))
 
 
 @FUZZ

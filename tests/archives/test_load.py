@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import nn
 
 from daft_rl.archives import load_agent
 from daft_rl.errors import AgentError
-from tests.archives.helpers import ACTION, CASES, CHOICE, Spaces, assert_same, edit, make, members, save, write
+from tests.archives.helpers import ACTION, CASES, CHOICE, Spaces, assert_same, make, save
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*cannot be read without running code"),
@@ -139,30 +138,3 @@ def test_a_policy_class_of_the_users_must_be_passed(tmp_path: Path) -> None:
     loaded = load_agent(path, policy=MyPolicy)
     assert type(loaded.policy) is MyPolicy
     assert_same(model, loaded)
-
-
-def test_trust_loads_with_sb3_and_warns(tmp_path: Path) -> None:
-    model = make(PPO, policy_kwargs={"net_arch": [6], "activation_fn": MyActivation})
-    path = save(model, tmp_path)
-    with pytest.warns(UserWarning, match="executes whatever code"):
-        loaded: Any = load_agent(path, trust=True, env=Spaces(), gamma=0.5)
-    assert_same(model, loaded)
-    assert loaded.gamma == 0.5
-    edit(path, lambda data: data["policy_kwargs"].update({":serialized:": "AAAA"}))
-    with pytest.warns(UserWarning, match="executes"), pytest.raises(AgentError, match="cannot be loaded by SB3"):
-        load_agent(path, trust=True)
-
-
-def test_trust_reads_files_of_a_pytorch_that_is_too_old_to_be_read_safely(tmp_path: Path) -> None:
-    model = make(PPO)
-    path = save(model, tmp_path)
-    content = members(path)
-    buffer = io.BytesIO()
-    torch.save(model.policy.state_dict(), buffer, _use_new_zipfile_serialization=False)  # PyTorch before 1.6
-    write(path, {**content, "policy.pth": buffer.getvalue()})
-    with pytest.raises(AgentError, match=r"older than 1\.6.*trust=True"):
-        load_agent(path)
-    with pytest.raises(AgentError, match=r"With algo="):
-        load_agent(path, trust=True)
-    with pytest.warns(UserWarning, match="executes"):
-        assert_same(model, load_agent(path, trust=True, algo="PPO"))

@@ -87,15 +87,32 @@ def test_a_critic_keeps_its_columns_of_observation_and_action(tmp_path: Path) ->
     assert torch.equal(after[:, : features + 2], before)
 
 
-def test_the_weights_of_common_choices_are_kept(tmp_path: Path) -> None:
-    build("DQN").save(tmp_path / "agent.zip")
+@pytest.mark.filterwarnings("ignore:.*cannot be read without running code")
+@pytest.mark.parametrize("choices", [2, 5])
+@pytest.mark.parametrize("name", sorted(DISCRETE))
+def test_the_values_of_common_choices_are_kept(name: str, choices: int, tmp_path: Path) -> None:
+    build(name).save(tmp_path / "agent.zip")
+    old: Any = load_agent(tmp_path / "agent.zip")
     with pytest.warns(UserWarning, match="start at random"):
-        new: Any = load_agent(tmp_path / "agent.zip", env=Sized(3, 5, discrete=True), adapt_spaces=True)
-    source: Any = load_agent(tmp_path / "agent.zip")
-    old = source.policy.q_net.q_net[-1].weight
-    weight = new.policy.q_net.q_net[-1].weight
-    assert len(weight) == 5
-    assert weight[: len(old)].equal(old)
+        new: Any = load_agent(tmp_path / "agent.zip", env=Sized(3, choices, discrete=True), adapt_spaces=True)
+    common = min(3, choices)
+    observations = torch.randn(20, 3)
+    network = "q_net" if name == "DQN" else "quantile_net"
+    before, after = (getattr(model.policy, network)(observations) for model in (old, new))
+    assert after.shape[-1] == choices
+    torch.testing.assert_close(after[..., :common], before[..., :common])
+    new.learn(64)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["SAC", "TQC", "CrossQ"])
+def test_an_automatic_target_of_the_entropy_follows_the_actions(name: str, tmp_path: Path) -> None:
+    for given, expected in (("auto", -5.0), (-1.5, -1.5)):
+        build(name, target_entropy=given).save(tmp_path / "agent.zip")
+        new: Any = load_agent(tmp_path / "agent.zip", env=Sized(3, 5), adapt_spaces=True)
+        assert new.target_entropy == expected
+    own: Any = load_agent(tmp_path / "agent.zip", env=Sized(3, 5), adapt_spaces=True, target_entropy=-2.0)
+    assert own.target_entropy == -2.0
 
 
 def test_ambiguous_changes_are_refused(tmp_path: Path) -> None:
