@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 
 from daft_rl.envs.shift import Shift
+from daft_rl.envs.whole_episodes import TaskReturns
 from daft_rl.envs.wrappers import shift_interface
 from daft_rl.errors import TaskError
 from daft_rl.imports import load_object
@@ -103,6 +104,8 @@ def make_registered(id: str, shift: RegisteredShift, render_mode: str | None = N
         env = gym.make(id, disable_env_checker=True, **keywords)
     except TypeError as error:
         raise TaskError(f"{id} cannot be made with {dict(shift.kwargs)}: {error}") from error
+    if shift.wrappers:
+        env = TaskReturns(env)
     for path in shift.wrappers:
         env = _wrap(env, path, wrappers[path])
     return shift_interface(env, shift)
