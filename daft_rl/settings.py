@@ -113,15 +113,18 @@ class AlgorithmSettings:
         :param num_envs: how many environments step together
         """
         given = {name: value for name, value in self.settings.items() if value is not None}
+        frequency = given.get("train_freq", 1)
+        if isinstance(frequency, list | tuple):  # SB3 refuses lists
+            given["train_freq"] = tuple(frequency)
         if self.steps_per_update is not None and "gradient_steps" not in given:
-            steps = _steps_of(given.get("train_freq", 1)) * num_envs
-            given["gradient_steps"] = max(1, round(steps / self.steps_per_update))
+            given["gradient_steps"] = _gradient_steps(frequency, num_envs, self.steps_per_update)
         return given
 
 
-def _steps_of(train_freq: Any) -> int:
-    """The number in ``train_freq``, which SB3 also takes as ``[4, "step"]``."""
-    return train_freq[0] if isinstance(train_freq, list | tuple) else train_freq
+def _gradient_steps(train_freq: Any, num_envs: int, steps_per_update: float) -> int:
+    """Gradient steps after each rollout. To SB3, -1 is as many as the episodes of a rollout had steps."""
+    count, unit = train_freq if isinstance(train_freq, list | tuple) else (train_freq, "step")
+    return -1 if unit == "episode" else max(1, round(count * num_envs / steps_per_update))
 
 
 @checked()
@@ -132,6 +135,8 @@ class TaskSettings:
     """A task, such as ``Ant-shifted``, or an id that is registered with Gymnasium (``my_package:MyEnv-v0``)."""
     id: Text | None = None
     """An id that is registered with Gymnasium, in place of ``name``."""
+    simulator: Literal["mujoco"] | None = None
+    """``mujoco`` if ``id`` is a MuJoCo environment whose model is shifted: the name is ``mujoco/ID`` then."""
     shift: Any = None
     """What differs from the source: a level's name or fields of the shift. ``None`` is the task's default."""
     source_shift: Any = None
@@ -158,9 +163,10 @@ class TaskSettings:
     def __post_init__(self) -> None:
         if not (self.name or self.id):
             raise ConfigError("env.name is missing: name a task, or an id that is registered with Gymnasium.")
-        if self.id and self.name not in ("", self.id):
+        named = f"{self.simulator}/{self.id}" if self.simulator and self.id else self.id
+        if named and self.name not in ("", named):
             raise ConfigError(f"env.id={self.id} and env.name={self.name}: name one of them.")
-        object.__setattr__(self, "name", self.name or self.id)
+        object.__setattr__(self, "name", self.name or named)
 
 
 @checked()

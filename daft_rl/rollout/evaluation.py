@@ -11,6 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from daft_rl.rollout.episodes import EpisodeBatch, start_episodes
@@ -105,19 +106,30 @@ class _Explorer:
         self.noises = [] if noise is None else [copy.deepcopy(noise) for _ in range(num_envs)]
         for own in self.noises:
             own.reset()
-        self.redraw: int | None = None
-        if getattr(model, "use_sde", False):  # one matrix per environment, as long as SB3 keeps one
-            rollout = model.n_steps if isinstance(model, OnPolicyAlgorithm) else model.train_freq.frequency
-            self.redraw = model.sde_sample_freq if model.sde_sample_freq > 0 else rollout
+        self.redraw = _steps_of_gsde(model) if getattr(model, "use_sde", False) else None
 
-    def act(self, observations: Any, step: int) -> NDArray[Any]:
-        if self.redraw is not None and step % self.redraw == 0:
-            self.model.policy.reset_noise(self.num_envs)
+    def act(self, observations: Any, step: int, starts: bool) -> NDArray[Any]:
+        """Actions in all environments.
+
+        :param step: number of the step in this visit
+        :param starts: whether an episode of the first environment starts with it
+        """
+        if starts if self.redraw == 0 else self.redraw is not None and step % self.redraw == 0:
+            self.model.policy.reset_noise(self.num_envs)  # one matrix per environment
         actions, _ = self.model.predict(observations, deterministic=False)
         if not self.noises:
             return actions
         scaled = self.model.policy.scale_action(actions) + np.stack([noise() for noise in self.noises])
         return self.model.policy.unscale_action(np.clip(scaled, -1.0, 1.0))
+
+
+def _steps_of_gsde(model: Any) -> int:
+    """How many steps SB3 keeps a noise of gSDE for; 0 is an episode."""
+    if model.sde_sample_freq > 0:
+        return model.sde_sample_freq  # type: ignore[no-any-return]
+    if isinstance(model, OnPolicyAlgorithm):
+        return model.n_steps
+    return 0 if model.train_freq.unit is TrainFrequencyUnit.EPISODE else model.train_freq.frequency
 
 
 def visit(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int | None) -> tuple[Any, NDArray[Any]]:
@@ -137,13 +149,15 @@ def visit(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int | None) -> t
     taken: list[NDArray[Any]] = []
     explorer = _Explorer(model, venv.num_envs)
     length, shown = _share(venv, steps)
+    starts = True
     for step in range(length):
-        actions = explorer.act(observations, step)
+        actions = explorer.act(observations, step, starts)
         rows = (np.arange(shown) + step * shown) % venv.num_envs
         seen.append(
             {k: v[rows] for k, v in observations.items()} if isinstance(observations, dict) else observations[rows]
         )
         scale = off_policy and isinstance(model.action_space, spaces.Box)
         taken.append((model.policy.scale_action(actions) if scale else actions)[rows])
-        observations = _normalize(normalizer, venv.step(actions)[0])
+        following, _, dones, _ = venv.step(actions)
+        observations, starts = _normalize(normalizer, following), bool(dones[0])
     return _join(seen), np.concatenate(taken)
