@@ -133,7 +133,7 @@ def test_noise_and_rhythm_of_the_agent_can_be_transferred(kind: str, tmp_path: P
     assert transfer_of(agent, "vector", "box", tmp_path / "run", **episodic).timesteps >= 64
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["vectorized noise", "gSDE by rollouts", "episodes and gSDE"])
 def test_noise_and_rhythm_of_the_agent_can_be_adapted(kind: str) -> None:
     algorithm, settings = KINDS[kind]
     agent = make_agent(algorithm, DummyVecEnv([lambda: Random("vector", "box")]), **settings)

@@ -54,9 +54,9 @@ class Realignment:
         return asdict(self)
 
 
-def _parts(observations: Any) -> dict[str, NDArray[Any]]:
-    """The arrays of an observation by their keys."""
-    return observations if isinstance(observations, dict) else {"observation": observations}
+def _parts(whole: Any) -> dict[str, Any]:
+    """What belongs to each key of an observation: arrays, spaces, statistics."""
+    return whole if isinstance(whole, dict) else {"observation": whole}
 
 
 class _TrialRecorder(VecEnvWrapper):
@@ -124,9 +124,7 @@ class _VecNormalizeRange:
     """
 
     def __init__(self, normalizer: VecNormalize) -> None:
-        parts: dict[str, Any] = {
-            key: statistics for key, statistics in _parts(normalizer.obs_rms).items() if statistics.mean.ndim == 1
-        }
+        parts = {key: part for key, part in _parts(normalizer.obs_rms).items() if part.mean.ndim == 1}
         self.statistics = parts
         self.source = {key: torch.from_numpy(part.mean.copy()) for key, part in parts.items()}
         self.spread = {

@@ -94,7 +94,7 @@ def make_registered_mujoco(id: str, shift: MujocoShift, render_mode: str | None 
             "MujocoEnv. As env='gymnasium' with the same id it takes keywords of its constructor.",
             arguments=("env",),
         )
-    spec = copy.copy(find_registered(id))
+    spec: Any = copy.copy(find_registered(id))
     spec.entry_point = shifted_class(cls)
     rendering = {"render_mode": render_mode} if render_mode else {}
     return shift_interface(make_with(spec, rendering, shift=shift, disable_env_checker=True), shift)

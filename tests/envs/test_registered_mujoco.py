@@ -73,7 +73,7 @@ def test_threads_step_what_they_have_rules_for_with_the_same_numbers(id: str) ->
     name, shift = f"mujoco/{id}", {"gravity": 0.6, "mass": 1.5}
     assert get_task(name).vec == "threads"
     batches = [make_vec(name, 2, seed=0, shift=shift, vec=vec) for vec in ("auto", "dummy")]
-    one, other = (batch.reset() for batch in batches)
+    one, other = (np.asarray(batch.reset()) for batch in batches)
     np.testing.assert_array_equal(one, other)
     generator = np.random.default_rng(0)
     for _ in range(30):
