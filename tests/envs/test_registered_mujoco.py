@@ -9,12 +9,14 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+from omegaconf import OmegaConf
 
-from daft_rl.composing import compose_settings
+from daft_rl.composing import compose_config
 from daft_rl.envs import levels, make, make_vec
 from daft_rl.envs.domain import read_domains
 from daft_rl.envs.registry import get_task
 from daft_rl.errors import TaskError
+from daft_rl.settings import TaskSettings
 
 WITH_RULES = ("Hopper-v5", "Walker2d-v5", "Swimmer-v5", "Humanoid-v5", "Ant-v5")
 OTHERS = ("Hopper-v4", "InvertedPendulum-v5", "Reacher-v5", "OwnHopper-v0", "Robot-v0")
@@ -122,9 +124,9 @@ def test_mistakes_are_one_line(id: str, shift: dict[str, Any], message: str) -> 
 
 
 def test_the_command_line_names_it_by_its_id() -> None:
-    settings = compose_settings(
-        "transfer", ["env=mujoco", "env.id=Hopper-v5", "env.shift.gravity=0.6", "agent=Ant-ppo"]
-    )
-    assert settings.env.name == "mujoco/Hopper-v5"
-    assert read_domains(vars(settings.env))["target"].changes == {"gravity": 0.6}
-    assert type(settings).from_dict(settings.as_dict()).env == settings.env
+    config = compose_config("transfer", ["env=mujoco", "env.id=Hopper-v5", "env.shift.gravity=0.6", "agent=Ant-ppo"])
+    env: Any = OmegaConf.to_container(config.env)
+    settings = TaskSettings(**env)
+    assert settings.name == "mujoco/Hopper-v5"
+    assert read_domains(vars(settings))["target"].changes == {"gravity": 0.6}
+    assert TaskSettings(**vars(settings)) == settings
