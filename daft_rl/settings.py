@@ -117,7 +117,10 @@ class AlgorithmSettings:
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """Arguments of the constructor that are not the source's."""
-        return {name: value for name, value in self.settings.items() if value is not None}
+        given = {name: value for name, value in self.settings.items() if value is not None}
+        if isinstance(given.get("train_freq"), list):  # SB3 refuses lists
+            given["train_freq"] = tuple(given["train_freq"])
+        return given
 
 
 @checked()
@@ -128,6 +131,8 @@ class TaskSettings:
     """A task, such as ``Ant-shifted``, or an id that is registered with Gymnasium (``my_package:MyEnv-v0``)."""
     id: Text | None = None
     """An id that is registered with Gymnasium, in place of ``name``."""
+    simulator: Literal["mujoco"] | None = None
+    """``mujoco`` if ``id`` is a MuJoCo environment whose model is shifted: the name is ``mujoco/ID`` then."""
     shift: Any = None
     """What differs from the source: a level's name or fields of the shift. ``None`` is the task's default."""
     source_shift: Any = None
@@ -157,9 +162,10 @@ class TaskSettings:
     def __post_init__(self) -> None:
         if not (self.name or self.id):
             raise ConfigError("env.name is missing: name a task, or an id that is registered with Gymnasium.")
-        if self.id and self.name not in ("", self.id):
+        named = f"{self.simulator}/{self.id}" if self.simulator and self.id else self.id
+        if named and self.name not in ("", named):
             raise ConfigError(f"env.id={self.id} and env.name={self.name}: name one of them.")
-        object.__setattr__(self, "name", self.name or self.id)
+        object.__setattr__(self, "name", self.name or named)
         _check_vec_wrappers(self.vec_wrappers)
 
 

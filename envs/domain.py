@@ -35,7 +35,7 @@ class Domain:
     @property
     def is_ours(self) -> bool:
         """Whether daft_rl makes the environment; not the user, and not somebody else's registration."""
-        return self.maker is None and get_task(self.name).family != "gymnasium"
+        return self.maker is None and not get_task(self.name).registered
 
     @property
     def has_cost(self) -> bool:

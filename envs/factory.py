@@ -41,7 +41,7 @@ def make(
     :return: a Gymnasium environment with its time limit
     :raises TaskError: a task, level or field does not exist, or a value is impossible
     """
-    if get_task(name).family == "gymnasium":  # somebody else registered it
+    if get_task(name).registered:
         env = make_task(name, shift, render_mode)
     else:
         env = gym.make(register_task(name), shift=shift, render_mode=render_mode, disable_env_checker=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from importlib import import_module
 from inspect import isfunction
@@ -12,8 +12,9 @@ from typing import Any
 import gymnasium as gym
 
 from daft_rl.envs.shift import Shift
+from daft_rl.envs.whole_episodes import TaskReturns
 from daft_rl.envs.wrappers import shift_interface
-from daft_rl.errors import TaskError
+from daft_rl.errors import DaftError, TaskError
 from daft_rl.imports import load_object
 from daft_rl.validation import Text, checked
 
@@ -78,7 +79,9 @@ def _wrap(env: gym.Env, path: str, wrapper: Callable[[gym.Env], gym.Env]) -> gym
         wrapped = wrapper(env)
     except Exception as error:  # a wrapper may raise anything
         raise TaskError(
-            f"wrappers: '{path}' cannot wrap {env}: {type(error).__name__}: {' '.join(str(error).split())}",
+            f"wrappers: '{path}' cannot wrap {env.unwrapped}: {type(error).__name__}: {' '.join(str(error).split())}. "
+            "If it needs arguments, name a function of yours that takes an environment and returns "
+            f"{path.rpartition(':')[2]}(env, ...).",
             arguments=("wrappers",),
         ) from error
     if not isinstance(wrapped, gym.Env):
@@ -87,6 +90,42 @@ def _wrap(env: gym.Env, path: str, wrapper: Callable[[gym.Env], gym.Env]) -> gym
             arguments=("wrappers",),
         )
     return wrapped
+
+
+def make_with(registered: str | gym.envs.registration.EnvSpec, keywords: Mapping[str, Any], **further: Any) -> gym.Env:
+    """``gymnasium.make`` with errors in one line.
+
+    :param registered: an id as Gymnasium knows it, whose part before a colon is imported; or what is registered
+    :param keywords: the user's, for the environment's constructor
+    :param further: keywords of ours and Gymnasium's
+    :raises TaskError: the environment cannot be made
+    """
+    id = registered if isinstance(registered, str) else registered.id
+    try:
+        return gym.make(registered, **further, **keywords)
+    except DaftError:
+        raise
+    except Exception as error:  # an environment may raise anything
+        given = f" with {dict(keywords)}" if keywords else ""
+        raise TaskError(f"{id} cannot be made{given}: {_one_line(error).rstrip('.')}.{_advice(id, error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, TypeError) else f"{type(error).__name__}: {text}"
+
+
+def _advice(id: str, error: Exception) -> str:
+    """What to do about an environment that cannot be made: take a newer version, or install what is missing."""
+    if not isinstance(error, ImportError | gym.error.DependencyNotInstalled):
+        return ""
+    spec = gym.spec(id)
+    newer = [
+        other.id
+        for other in gym.registry.values()
+        if (other.namespace, other.name) == (spec.namespace, spec.name) and (other.version or 0) > (spec.version or 0)
+    ]
+    return f" Gymnasium has {', '.join(newer)} too." if newer else " Install what is missing, or take another id."
 
 
 def make_registered(id: str, shift: RegisteredShift, render_mode: str | None = None) -> gym.Env:
@@ -99,10 +138,9 @@ def make_registered(id: str, shift: RegisteredShift, render_mode: str | None = N
     """
     wrappers = {path: _load_wrapper(path) for path in shift.wrappers}
     keywords: dict[str, Any] = {**shift.kwargs, **({"render_mode": render_mode} if render_mode else {})}
-    try:
-        env = gym.make(id, disable_env_checker=True, **keywords)
-    except TypeError as error:
-        raise TaskError(f"{id} cannot be made with {dict(shift.kwargs)}: {error}") from error
+    env = make_with(id, keywords, disable_env_checker=True)
+    if shift.wrappers:
+        env = TaskReturns(env)
     for path in shift.wrappers:
         env = _wrap(env, path, wrappers[path])
     return shift_interface(env, shift)

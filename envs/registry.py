@@ -58,6 +58,8 @@ class Task:
     """The package that must be installed."""
     has_cost: bool = False
     """Whether ``info`` has ``cost`` and ``episode_cost``."""
+    registered: bool = False
+    """Whether somebody else has registered the environment, with a time limit."""
 
 
 def _mujoco(base: str) -> Task:
@@ -113,6 +115,22 @@ def _any_registered(id: str) -> Task:
         worlds=LOCOMOTION,  # which raises for other tasks than Gymnasium's MuJoCo tasks
         package="gymnasium",
         kwargs={"id": id},
+        registered=True,
+    )
+
+
+def _any_mujoco(id: str) -> Task:
+    registered = _any_registered(id)
+    require_installed("mujoco")
+    has_rules = load_object("daft_rl.envs.mujoco.environment:has_rules", TaskError)(id)
+    return replace(
+        registered,
+        entry_point="daft_rl.envs.mujoco.environment:make_registered_mujoco",
+        shift_type="daft_rl.envs.mujoco:MujocoShift",
+        family="mujoco",
+        vec="threads" if has_rules else registered.vec,
+        worlds=None,
+        package="mujoco",
     )
 
 
@@ -127,6 +145,8 @@ TASKS: dict[str, Task] = {
 """Source tasks by name."""
 SAFETY_ID = re.compile(r"Safety\w+-v\d+")
 """Ids of Safety-Gymnasium. Each of them is a task too."""
+MUJOCO_ID = re.compile(r"mujoco/(.+)")
+"""Ids of Gymnasium whose MuJoCo model is shifted. Each of them is a task too."""
 REGISTERED_ID = re.compile(r".*:.*|.*-v\d+")
 """Ids of Gymnasium. Each of them is a task too."""
 
@@ -143,8 +163,9 @@ def task_names() -> list[str]:
 def get_task(name: str) -> Task:
     """Find the source task behind ``NAME`` or ``NAME-shifted``.
 
-    :param name: one of :func:`task_names`, a single-agent id of Safety-Gymnasium (``SafetyCarPush1-v0``), or any
-        other id of Gymnasium (``Pendulum-v1``, ``my_package:MyEnv-v0``)
+    :param name: one of :func:`task_names`, a single-agent id of Safety-Gymnasium (``SafetyCarPush1-v0``), ``mujoco/``
+        before any id of Gymnasium that is a MuJoCo environment (``mujoco/Hopper-v5``), or any other id of Gymnasium
+        (``Pendulum-v1``, ``my_package:MyEnv-v0``)
     :raises TaskError: the name is unknown
     """
     if not isinstance(name, str):
@@ -154,6 +175,8 @@ def get_task(name: str) -> Task:
         return TASKS[source]
     if SAFETY_ID.fullmatch(name):
         return _any_safety(name)
+    if of_mujoco := MUJOCO_ID.fullmatch(name):
+        return _any_mujoco(of_mujoco[1])
     if REGISTERED_ID.fullmatch(name):
         return _any_registered(name)
     versions = [id for id in gym.registry if re.fullmatch(rf"{re.escape(name)}-v\d+", id)]

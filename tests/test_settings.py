@@ -92,19 +92,13 @@ def test_impossible_values_are_one_message(
     assert len(str(refused.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", algorithm_names())
+@pytest.mark.parametrize("name", [name for name in algorithm_names() if name not in ("dqn", "qrdqn")])
 def test_updates_per_environment_step_do_not_depend_on_the_number_of_environments(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def updates(num_envs: int, **further: Any) -> Any:
-        settings = settings_of(monkeypatch, "Ant-shifted", algo=name, settings={"num_envs": num_envs, **further})
-        return settings.algo.hyperparameters(num_envs).get("gradient_steps")
-
-    if name in ("dqn", "qrdqn"):
-        assert (updates(16), updates(1)) == (16, 1)
-        assert updates(16, **{"algo.settings.gradient_steps": 3}) == 3
-    else:
-        assert updates(16) == updates(1)
+    """Those of DQN and QRDQN are their source's (tests/run/test_rhythm.py)."""
+    given = settings_of(monkeypatch, "Ant-shifted", algo=name).algo.hyperparameters
+    assert given.get("gradient_steps", -1) == -1
 
 
 def test_unknown_algorithms_are_named() -> None:

@@ -8,12 +8,13 @@ from typing import Any
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.errors import MethodError
 from daft_rl.method import Method
 
-__all__ = ["check_adaptive_kl", "check_gradients", "check_minibatch"]
+__all__ = ["check_adaptive_kl", "check_gradients", "check_minibatch", "check_rhythm"]
 
 
 def check_minibatch(algorithm: BaseAlgorithm, method: Method) -> None:
@@ -27,6 +28,19 @@ def check_minibatch(algorithm: BaseAlgorithm, method: Method) -> None:
         raise MethodError(
             f"A rollout of {samples} samples in minibatches of {batch} leaves one of a single sample, which "
             "training-mode BatchNorm cannot normalize: choose another batch_size, n_steps or num_envs."
+        )
+
+
+def check_rhythm(algorithm: BaseAlgorithm) -> None:
+    """
+    :raises MethodError: the algorithm would learn after whole episodes of several environments, which SB3 refuses
+    """
+    frequency = getattr(algorithm, "train_freq", None)
+    if isinstance(frequency, TrainFreq) and frequency.unit is TrainFrequencyUnit.EPISODE and algorithm.n_envs > 1:
+        raise MethodError(
+            f"This {type(algorithm).__name__} learns after every {frequency.frequency} episodes, and episodes of "
+            f"{algorithm.n_envs} environments do not end together: use num_envs=1, or train_freq=1 to count steps.",
+            arguments=("num_envs", "train_freq"),
         )
 
 

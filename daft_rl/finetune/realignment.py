@@ -54,6 +54,11 @@ class Realignment:
         return asdict(self)
 
 
+def _parts(whole: Any) -> dict[str, Any]:
+    """What belongs to each key of an observation: arrays, spaces, statistics."""
+    return whole if isinstance(whole, dict) else {"observation": whole}
+
+
 class _TrialRecorder(VecEnvWrapper):
     """Adds up the observations that the policy acts on, and the rewards of each environment's first episode.
 
@@ -64,7 +69,8 @@ class _TrialRecorder(VecEnvWrapper):
         super().__init__(venv)
         self.returns, self.in_first = np.zeros(venv.num_envs), np.ones(venv.num_envs, dtype=bool)
         self.steps = 0
-        self.observations = np.zeros(venv.observation_space.shape or ())
+        spaces_by_key = _parts(getattr(venv.observation_space, "spaces", venv.observation_space))
+        self.observations = {key: np.zeros(space.shape or ()) for key, space in spaces_by_key.items()}
         self.current: Any = None
 
     def reset(self) -> Any:
@@ -72,7 +78,8 @@ class _TrialRecorder(VecEnvWrapper):
         return self.current
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        self.observations += self.current.mean(axis=0, dtype=float)
+        for key, part in _parts(self.current).items():
+            self.observations[key] += part.mean(axis=0, dtype=float)
         self.venv.step_async(actions)
 
     def step_wait(self) -> Any:
@@ -87,12 +94,16 @@ class _BatchNormRange:
     """The input range that BatchNorm layers on the observation know."""
 
     def __init__(self, model: BaseAlgorithm, size: int) -> None:
-        self.networks, self.layers = Networks(model.policy), batchnorm_layers(model.policy)
+        self.networks, self.layers, self.size = Networks(model.policy), batchnorm_layers(model.policy), size
         reading = self.networks.first_layers(size)
         self.online = {name: online for name, online in reading.items() if name in self.layers}
         self.own = {name: self.layers[name].mean.double().clone() for name in self.online}
         self.source = {name: self.own[name] for name, online in self.online.items() if name == online}
         self.spread = {name: (self.layers[name].var.double() + self.layers[name].eps).sqrt() for name in self.source}
+
+    def moved(self, correction: Correction) -> int:
+        """How many entries of the observation a correction moves. Several layers may read the same observation."""
+        return max((int(entries.sum()) for entries, _ in correction.values()), default=0)
 
     def measure(self, visited: tuple[Any, NDArray[Any]], recorder: _TrialRecorder) -> dict[str, Tensor]:
         """Mean inputs of the layers on the states that the policy visited."""
@@ -107,24 +118,33 @@ class _BatchNormRange:
 
 
 class _VecNormalizeRange:
-    """The input range that ``VecNormalize`` knows. It clips, so means are measured before it."""
+    """The input range that ``VecNormalize`` knows. It clips, so means are measured before it.
+
+    Of a dictionary it knows the parts that it normalizes. Those that are no vectors are left alone.
+    """
 
     def __init__(self, normalizer: VecNormalize) -> None:
-        statistics: Any = normalizer.obs_rms
-        mean, var = (torch.from_numpy(part.copy()) for part in (statistics.mean, statistics.var))
-        self.statistics = statistics
-        self.source = {"observation": mean}
-        self.spread = {"observation": (var + normalizer.epsilon).sqrt()}
+        parts = {key: part for key, part in _parts(normalizer.obs_rms).items() if part.mean.ndim == 1}
+        self.statistics = parts
+        self.source = {key: torch.from_numpy(part.mean.copy()) for key, part in parts.items()}
+        self.spread = {
+            key: (torch.from_numpy(part.var.copy()) + normalizer.epsilon).sqrt() for key, part in parts.items()
+        }
+        self.size = sum(len(mean) for mean in self.source.values())
+
+    def moved(self, correction: Correction) -> int:
+        """How many entries of the observation a correction moves."""
+        return sum(int(entries.sum()) for entries, _ in correction.values())
 
     def measure(self, visited: tuple[Any, NDArray[Any]], recorder: _TrialRecorder) -> dict[str, Tensor]:
         """Mean raw observation of the states that the policy visited."""
-        return {"observation": torch.from_numpy(recorder.observations / recorder.steps)}
+        return {key: torch.from_numpy(recorder.observations[key] / recorder.steps) for key in self.source}
 
     def apply(self, correction: Correction) -> None:
         """Set the means of a correction. All other means are the source's."""
-        own = self.source["observation"]
-        far, means = correction.get("observation", (torch.zeros_like(own, dtype=torch.bool), own))
-        self.statistics.mean = torch.where(far, means, own).numpy().copy()
+        for key, own in self.source.items():
+            far, means = correction.get(key, (torch.zeros_like(own, dtype=torch.bool), own))
+            self.statistics[key].mean = torch.where(far, means, own).numpy().copy()
 
 
 def find_input_range(model: BaseAlgorithm, beyond: float) -> _BatchNormRange | _VecNormalizeRange:
@@ -132,17 +152,20 @@ def find_input_range(model: BaseAlgorithm, beyond: float) -> _BatchNormRange | _
 
     :param model: any SB3 algorithm object
     :param beyond: ``realign`` of the method, for the message
-    :raises MethodError: observations are not vectors of numbers, or nothing normalizes them
+    :raises MethodError: observations are neither vectors nor dictionaries with vectors, or nothing normalizes them
     """
     space, normalizer = model.observation_space, model.get_vec_normalize_env()
-    if isinstance(space, spaces.Box) and len(space.shape) == 1:
-        wrapped = normalizer is not None and normalizer.norm_obs
-        found = _VecNormalizeRange(normalizer) if wrapped and normalizer else _BatchNormRange(model, space.shape[0])
-        if found.source:
-            return found
+    found: _BatchNormRange | _VecNormalizeRange | None = None
+    if normalizer is not None and normalizer.norm_obs:
+        found = _VecNormalizeRange(normalizer)
+    elif isinstance(space, spaces.Box) and len(space.shape) == 1:
+        found = _BatchNormRange(model, space.shape[0])
+    if found is not None and found.source:
+        return found
     raise MethodError(
-        f"realign={beyond} needs observation vectors that VecNormalize or a BatchNorm layer normalizes; nothing "
-        f"normalizes {space}, so the input range of the source is unknown. Use realign=None."
+        f"realign={beyond} needs vectors that VecNormalize normalizes, alone or in a dictionary, or a vector that a "
+        f"BatchNorm layer normalizes; nothing normalizes {space} in this way, so the input range of the source is "
+        "unknown. Use realign=None."
     )
 
 
@@ -155,7 +178,7 @@ def realign(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int | None, be
     one environment: by anything). Returns are those of ``steps / 4 / num_envs`` steps, without costs. What comes later
     in an episode is not seen.
 
-    :param model: any SB3 algorithm object whose observations are vectors
+    :param model: any SB3 algorithm object whose observations are vectors, or dictionaries with vectors
     :param venv: the target, an environment of raw observations and rewards
     :param steps: target steps in all
     :param seed: environment ``i`` starts from ``seed + i`` in every trial; ``None`` leaves random numbers alone
@@ -164,7 +187,6 @@ def realign(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int | None, be
     :raises MethodError: see :func:`find_input_range`
     """
     inputs = find_input_range(model, beyond)
-    size = model.observation_space.shape[0]  # type: ignore[index]
     trials: list[tuple[NDArray[Any], Correction]] = []
     correction: Correction = {}
     for _ in range(TRIALS):
@@ -174,15 +196,14 @@ def realign(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int | None, be
         trials.append((recorder.returns / recorder.steps, correction))
         far = {name: (means[name] - own).abs() / inputs.spread[name] > beyond for name, own in inputs.source.items()}
         for entries in far.values():
-            entries[size:] = False  # after the observation, a critic's layer reads the action
+            entries[inputs.size :] = False  # after the observation, a critic's layer reads the action
         correction = {name: (entries, means[name]) for name, entries in far.items()}
     returns, correction = max(trials, key=lambda trial: trial[0].mean())
     before = trials[0][0]
     if not _clearly_above(returns, before):
         correction = {}
     inputs.apply(correction)
-    moved = max((int(entries.sum()) for entries, _ in correction.values()), default=0)
-    return Realignment(size, moved, float(before.mean()), float(returns.mean()))
+    return Realignment(inputs.size, inputs.moved(correction), float(before.mean()), float(returns.mean()))
 
 
 def _clearly_above(returns: NDArray[Any], before: NDArray[Any]) -> bool:

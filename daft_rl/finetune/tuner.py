@@ -22,7 +22,7 @@ from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.batchnorm import Statistics, mix_statistics
 from daft_rl.errors import DaftWarning, MethodError
 from daft_rl.finetune.adaptive_rate import AdaptiveRate
-from daft_rl.finetune.checks import check_adaptive_kl, check_gradients, check_minibatch
+from daft_rl.finetune.checks import check_adaptive_kl, check_gradients, check_minibatch, check_rhythm
 from daft_rl.finetune.hooks import HookedAlgorithm, hook, unhook
 from daft_rl.finetune.optimizers import GroupedOptimizers
 from daft_rl.learner.learner import Learner
@@ -358,6 +358,8 @@ def check_method(
     _refuse_second_tuner(model)
     resolved = resolve_method(model, method)
     check_minibatch(model, resolved)
+    if resolved.learns:
+        check_rhythm(model)
     groups = list(Anatomy(model.policy, head, critic).groups)
     check_gradients(model, resolved, groups, _rate_factors(resolved, model, actor_scale))
 

@@ -68,6 +68,8 @@ def rollout_minibatch(model: BaseAlgorithm) -> tuple[Any, Tensor, Tensor]:
     actions = torch.as_tensor(buffer.actions[steps, envs], device=model.device)
     if isinstance(model.action_space, spaces.Discrete):
         actions = actions.long().flatten()
+    elif not actions.is_floating_point():  # MultiBinary and MultiDiscrete; an update of SB3 gets them as numbers too
+        actions = actions.float()
     observations = _map_arrays(
         buffer.observations, lambda array: torch.as_tensor(array[steps, envs], device=model.device)
     )

@@ -11,78 +11,20 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
-from daft_rl.envs.batch.workers import INTERRUPTED
-from daft_rl.errors import TaskError
+from daft_rl.rollout.episodes import EpisodeBatch, start_episodes
 from daft_rl.rollout.returns import Returns
 
 __all__ = ["Returns", "evaluate", "evaluate_all", "visit"]
 
 SHORTEST_VISIT = 256
 """Steps for which worlds are visited at least."""
-LONGEST = 100_000  # steps; an evaluated episode that is longer has no end
-"""Steps after which an episode that is evaluated is taken to have no end."""
 
 
 def _normalize(normalizer: VecNormalize | None, observations: Any) -> Any:
     return observations if normalizer is None else normalizer.normalize_obs(observations)
-
-
-class _Batch:
-    """One batch of environments that is evaluated, and the returns of its episodes so far."""
-
-    def __init__(self, venv: VecEnv, episodes: int, seed: int) -> None:
-        self.venv, self.episodes, self.seed = venv, episodes, seed
-        self.pause = getattr(venv, "pause", None)  # our batches skip the physics of episodes that are over
-        self.returns, self.lengths = np.zeros(episodes), np.zeros(episodes, dtype=int)
-        self.costs = np.full(episodes, np.nan)
-        self._start_episodes(0)
-
-    def _start_episodes(self, first: int) -> None:
-        """Start the next episodes, one per environment. None is left when ``first`` is the number of episodes."""
-        self.rows = np.arange(first, min(first + self.venv.num_envs, self.episodes))  # of environment 0, 1, ...
-        self.over = np.arange(self.venv.num_envs) >= len(self.rows)
-        if len(self.rows):
-            self.venv.seed(self.seed + first)
-            self.observations = self.venv.reset()
-        elif self.pause is not None:
-            self.pause(np.zeros_like(self.over))
-
-    def start(self, actions: NDArray[Any]) -> None:
-        """Begin a step."""
-        if self.pause is not None:
-            self.pause(self.over)
-        self.venv.step_async(actions)
-
-    def finish(self) -> None:
-        """Finish the step, and count its rewards."""
-        self.observations, rewards, dones, infos = self.venv.step_wait()
-        if any(info.get(INTERRUPTED) for info in infos):
-            self._play_again()
-            return
-        going = np.flatnonzero(~self.over)
-        self.returns[self.rows[going]] += rewards[going]
-        self.lengths[self.rows[going]] += 1
-        if self.lengths.max() > LONGEST:
-            raise TaskError(
-                f"An episode has not ended after {LONGEST} steps: put gymnasium.wrappers.TimeLimit around the "
-                "environment, or register it with max_episode_steps."
-            )
-        for i in going[dones[going].astype(bool)]:
-            self.costs[self.rows[i]] = infos[i].get("episode_cost", np.nan)
-            self.over[i] = True
-        if self.over.all():
-            self._start_episodes(int(self.rows[-1]) + 1)
-
-    def _play_again(self) -> None:
-        """Forget the running episodes, of which some broke off because a worker died, and start them anew."""
-        self.returns[self.rows], self.lengths[self.rows], self.costs[self.rows] = 0.0, 0, np.nan
-        self._start_episodes(int(self.rows[0]))
-
-    def result(self) -> Returns:
-        costs = None if np.isnan(self.costs).any() else self.costs.tolist()
-        return Returns(self.returns.tolist(), self.lengths.tolist(), costs)
 
 
 def _join(observations: list[Any]) -> Any:
@@ -96,6 +38,11 @@ def evaluate(model: BaseAlgorithm, venv: VecEnv, episodes: int, seed: int) -> Re
 
     Episode ``k`` starts from ``seed + k``, however many environments play. Every episode counts, so that short episodes
     do not count more often than long ones. The model does not change, and none of its random numbers are drawn.
+
+    As in SB3's ``evaluate_policy``, an episode and its return are those of a ``Monitor`` where one lies inside of the
+    environments: whole games and the task's own reward, below wrappers that end an episode with each life or clip
+    rewards (SB3 issues #181 and #2145). In batches of this process and in our workers each episode begins with a reset
+    of the task itself.
 
     :param model: its ``VecNormalize``, if it has one, normalizes observations and is not updated
     :param venv: an environment of raw observations and rewards
@@ -121,7 +68,7 @@ def evaluate_all(
     :return: name -> returns
     """
     normalizer = None if any(map(unwrap_vec_normalize, venvs.values())) else model.get_vec_normalize_env()
-    batches = {name: _Batch(venv, episodes, seed) for name, venv in venvs.items()}
+    batches = {name: EpisodeBatch(venv, episodes, seed) for name, venv in venvs.items()}
     while playing := [batch for batch in batches.values() if len(batch.rows)]:
         before_step()
         observations = _normalize(normalizer, _join([batch.observations for batch in playing]))
@@ -159,19 +106,30 @@ class _Explorer:
         self.noises = [] if noise is None else [copy.deepcopy(noise) for _ in range(num_envs)]
         for own in self.noises:
             own.reset()
-        self.redraw: int | None = None
-        if getattr(model, "use_sde", False):  # one matrix per environment, as long as SB3 keeps one
-            rollout = model.n_steps if isinstance(model, OnPolicyAlgorithm) else model.train_freq.frequency
-            self.redraw = model.sde_sample_freq if model.sde_sample_freq > 0 else rollout
+        self.redraw = _steps_of_gsde(model) if getattr(model, "use_sde", False) else None
 
-    def act(self, observations: Any, step: int) -> NDArray[Any]:
-        if self.redraw is not None and step % self.redraw == 0:
-            self.model.policy.reset_noise(self.num_envs)
+    def act(self, observations: Any, step: int, starts: bool) -> NDArray[Any]:
+        """Actions in all environments.
+
+        :param step: number of the step in this visit
+        :param starts: whether an episode of the first environment starts with it
+        """
+        if starts if self.redraw == 0 else self.redraw is not None and step % self.redraw == 0:
+            self.model.policy.reset_noise(self.num_envs)  # one matrix per environment
         actions, _ = self.model.predict(observations, deterministic=False)
         if not self.noises:
             return actions
         scaled = self.model.policy.scale_action(actions) + np.stack([noise() for noise in self.noises])
         return self.model.policy.unscale_action(np.clip(scaled, -1.0, 1.0))
+
+
+def _steps_of_gsde(model: Any) -> int:
+    """How many steps SB3 keeps a noise of gSDE for; 0 is an episode."""
+    if model.sde_sample_freq > 0:
+        return model.sde_sample_freq  # type: ignore[no-any-return]
+    if isinstance(model, OnPolicyAlgorithm):
+        return model.n_steps
+    return 0 if model.train_freq.unit is TrainFrequencyUnit.EPISODE else model.train_freq.frequency
 
 
 def visit(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int | None) -> tuple[Any, NDArray[Any]]:
@@ -186,20 +144,20 @@ def visit(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int | None) -> t
     """
     normalizer = model.get_vec_normalize_env() if unwrap_vec_normalize(venv) is None else None
     off_policy = hasattr(model, "replay_buffer_class")
-    if seed is not None:
-        venv.seed(seed)
-    observations = _normalize(normalizer, venv.reset())
+    observations = _normalize(normalizer, venv.reset() if seed is None else start_episodes(venv, seed))
     seen: list[Any] = []
     taken: list[NDArray[Any]] = []
     explorer = _Explorer(model, venv.num_envs)
     length, shown = _share(venv, steps)
+    starts = True
     for step in range(length):
-        actions = explorer.act(observations, step)
+        actions = explorer.act(observations, step, starts)
         rows = (np.arange(shown) + step * shown) % venv.num_envs
         seen.append(
             {k: v[rows] for k, v in observations.items()} if isinstance(observations, dict) else observations[rows]
         )
         scale = off_policy and isinstance(model.action_space, spaces.Box)
         taken.append((model.policy.scale_action(actions) if scale else actions)[rows])
-        observations = _normalize(normalizer, venv.step(actions)[0])
+        following, _, dones, _ = venv.step(actions)
+        observations, starts = _normalize(normalizer, following), bool(dones[0])
     return _join(seen), np.concatenate(taken)

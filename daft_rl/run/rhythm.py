@@ -37,8 +37,10 @@ def own_rhythm(
         return {}
     own = _read(source)
     kept: dict[str, Any] = {}
-    if "train_freq" not in given and own.get("train_freq") is not None:
-        kept = _updates(own, num_envs)
+    if "train_freq" not in given:
+        kept = {} if own.get("train_freq") is None else _updates(own, num_envs)
+    elif _unit(given["train_freq"]) == "episode":
+        kept = {"gradient_steps": -1}  # to SB3, as many as the episodes had steps
     if "exploration_initial_eps" not in given and own.get("exploration_final_eps") is not None:
         kept["exploration_initial_eps"] = given.get("exploration_final_eps", own["exploration_final_eps"])
     return {name: value for name, value in kept.items() if name not in given}
@@ -53,11 +55,16 @@ def _read(source: Path | BaseAlgorithm) -> dict[str, Any]:
 
 def _updates(own: Mapping[str, Any], num_envs: int) -> dict[str, Any]:
     frequency, updates, environments = own["train_freq"], own.get("gradient_steps"), own.get("n_envs")
-    calls, unit = frequency if isinstance(frequency, tuple) else (frequency, "step")
-    if getattr(unit, "value", unit) == "episode":
+    calls = frequency[0] if isinstance(frequency, tuple) else frequency
+    if _unit(frequency) == "episode":
         return {"train_freq": (calls, "episode") if num_envs == 1 else 1, "gradient_steps": -1}
     before = calls * (environments if isinstance(environments, int) and environments > 0 else 1)
     now = max(1, round(before / num_envs))
     if not isinstance(updates, int) or updates < 0:
         return {"train_freq": now, "gradient_steps": -1}
     return {"train_freq": now, "gradient_steps": max(1, round(updates * now * num_envs / before))}
+
+
+def _unit(frequency: Any) -> str:
+    unit = frequency[1] if isinstance(frequency, tuple) else "step"
+    return str(getattr(unit, "value", unit))

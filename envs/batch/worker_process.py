@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daft_rl.envs.batch.contract import ENVIRONMENT_ERRORS, describe_failure, store_observation
+from daft_rl.envs.whole_episodes import TASK_GOES_ON, reset_task, watch_task
 
 __all__ = ["GRACE_SECONDS", "NOBODY", "ObservationLayout", "class_name", "dump", "run_worker"]
 
@@ -81,8 +82,9 @@ def is_wrapped(env: gym.Env, wrapper: str) -> bool:
 
 
 def reset_env(env: gym.Env, seed: int | None, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Start an episode. Without options, ``reset`` need not accept them."""
-    return env.reset(seed=seed, **({"options": options} if options else {}))
+    """Start an episode, with a seed that of the task. Without options, ``reset`` need not accept them."""
+    given = {"options": options} if options else {}
+    return env.reset(seed=seed, **given) if seed is None else reset_task(env, seed=seed, **given)
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
@@ -163,7 +165,10 @@ class WorkerEnvs:
             info["TimeLimit.truncated"] = truncated and not terminated
             if dones[i]:
                 info["terminal_observation"] = observation
-                observation, reset_infos[i] = env.reset()
+                with watch_task(env) as watch:
+                    observation, reset_infos[i] = env.reset()
+                if not watch.was_reset:
+                    info[TASK_GOES_ON] = True
             store_observation(self.buffers, i, observation)
             infos.append(info)
         return self.buffers, rewards, dones, infos, reset_infos

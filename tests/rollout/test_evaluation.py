@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from daft_rl.envs import make_vec
 from daft_rl.errors import TaskError
-from daft_rl.rollout import evaluation
+from daft_rl.rollout import episodes
 from daft_rl.rollout.evaluation import evaluate, evaluate_all, visit
 from tests.conftest import ALGORITHMS, DISCRETE, ON_POLICY, PointMass, build
 
@@ -99,7 +99,7 @@ def test_a_batch_of_threads_rests_where_an_episode_is_over() -> None:
 
 
 def test_an_episode_without_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "LONGEST", 50)
+    monkeypatch.setattr(episodes, "LONGEST", 50)
     with pytest.raises(TaskError, match="TimeLimit"):
         evaluate(build("PPO"), DummyVecEnv([lambda: CountDown(51)]), episodes=1, seed=0)
 

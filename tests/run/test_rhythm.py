@@ -47,6 +47,7 @@ def test_settings_win() -> None:
     given = {"train_freq": 4, "gradient_steps": 2, "exploration_initial_eps": 0.5}
     assert own_rhythm(agent, QRDQN, given, 4) == {}
     assert own_rhythm(agent, QRDQN, {"exploration_final_eps": 0.2}, 4)["exploration_initial_eps"] == 0.2
+    assert own_rhythm(agent, QRDQN, {"train_freq": (1, "episode")}, 1)["gradient_steps"] == -1
 
 
 @pytest.mark.parametrize(("num_envs", "expected"), [(1, (2, "episode")), (4, 1)])
