@@ -85,10 +85,12 @@ class FusedBatchRenorm1d(BatchRenorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """
-        :param x: inputs, (batch, features)
+        :param x: inputs, (batch, features); other shapes are left to sb3-contrib
         :return: normalized inputs, (batch, features)
         """
         layer: Any = self
+        if x.dim() != 2:
+            return super().forward(x)
         if layer.training:
             return Renormalize.apply(layer, x, layer.scale, layer.bias)
         scale, bias = (layer.scale, layer.bias) if layer.affine else (None, None)
