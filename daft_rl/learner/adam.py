@@ -75,7 +75,7 @@ class QuickAdam(Adam):
 
 
 def _is_simple(group: dict[str, Any]) -> bool:
-    """Whether the parameters are on the CPU and of one type, and no option asks for more than the kernel does."""
+    """Whether the parameters are on the CPU, and no option asks for more than the kernel does."""
     options = ("amsgrad", "maximize", "capturable", "differentiable", "decoupled_weight_decay")
-    kinds = {(parameter.device.type, parameter.dtype) for parameter in group["params"]}
-    return len(kinds) == 1 and next(iter(kinds))[0] == "cpu" and not any(group.get(option) for option in options)
+    on_cpu = not group["params"] or group["params"][0].device.type == "cpu"
+    return on_cpu and not any(group.get(option) for option in options)

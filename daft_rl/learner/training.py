@@ -18,6 +18,7 @@ from torch import Tensor
 from daft_rl.learner.clipped_objective import ClippedObjective, Coefficients
 from daft_rl.learner.gaussian import QuickGaussian
 from daft_rl.learner.gradient_steps import STEPS, backward, gradient_step
+from daft_rl.learner.in_place import relus_in_place
 
 __all__ = ["Training", "find_training"]
 
@@ -53,11 +54,12 @@ class StepsOnReplay(Training):
         model.policy.set_training_mode(True)
         model._update_learning_rate(step.optimizers())
         losses: dict[str, list[Tensor]] = {}
-        for index in range(gradient_steps):
-            model._n_updates += 1
-            batch = model.replay_buffer.sample(batch_size, env=model._vec_normalize_env)
-            for name, value in step(batch, step.delayed(index)).items():
-                losses.setdefault(name, []).append(value)
+        with relus_in_place(model.policy):
+            for index in range(gradient_steps):
+                model._n_updates += 1
+                batch = model.replay_buffer.sample(batch_size, env=model._vec_normalize_env)
+                for name, value in step(batch, step.delayed(index)).items():
+                    losses.setdefault(name, []).append(value)
         model.logger.record("train/n_updates", model._n_updates, exclude="tensorboard")
         self._log(losses)
 
