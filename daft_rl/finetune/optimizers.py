@@ -17,6 +17,16 @@ from daft_rl.policy.networks import optimizer_settings
 __all__ = ["GroupedOptimizers"]
 
 
+class _BeforeStep:
+    """A hook of an optimizer."""
+
+    def __init__(self, call: Callable[[Optimizer], None]) -> None:
+        self.call = call
+
+    def __call__(self, optimizer: Optimizer, *_: Any) -> None:
+        self.call(optimizer)
+
+
 class GroupedOptimizers:
     """Regroups the optimizers of one policy, and writes their states as if each had SB3's one group.
 
@@ -56,6 +66,16 @@ class GroupedOptimizers:
         """Give each optimizer one parameter group per part of the agent. Moments stay."""
         for path, optimizer in self.anatomy.optimizers().items():
             self.anatomy.set_optimizer(path, self._grouped(path, optimizer))
+        self.watch()
+
+    def watch(self) -> None:
+        """Let :attr:`before_step` know of each step, also of optimizers that were copied: copies have no hooks."""
+        if self.before_step is None:
+            return
+        for optimizer in self.anatomy.optimizers().values():
+            hooks = optimizer._optimizer_step_pre_hooks
+            if not any(isinstance(hook, _BeforeStep) for hook in hooks.values()):
+                optimizer.register_step_pre_hook(_BeforeStep(self.before_step))
 
     def ungroup(self) -> None:
         """Give each optimizer SB3's one group again. Moments stay."""
@@ -78,9 +98,6 @@ class GroupedOptimizers:
         cls = QuickAdam if self.quick and self._classes[path] is Adam else self._classes[path]
         grouped = cls([group for group in groups if group["params"]], **settings)
         grouped.state.update(optimizer.state)
-        if self.before_step is not None:
-            before_step = self.before_step
-            grouped.register_step_pre_hook(lambda stepping, *_: before_step(stepping))
         return grouped
 
     def plain_states(self) -> dict[str, dict[str, Any]]:

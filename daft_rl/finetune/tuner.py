@@ -199,6 +199,7 @@ class Tuner:
         self.rates = {name: base * (self.factors[name] * group.rate(progress)) for name, group in settings.items()}
         self.frozen = {name for name, group in settings.items() if group.frozen(progress)}
         self._freeze_and_log()
+        self.optimizers.watch()
         for optimizer in optimizers:
             self._set_rates(optimizer, base)
         self._pinned = {

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Adam
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 __all__ = ["QuickAdam"]
 
@@ -23,11 +24,11 @@ class QuickAdam(Adam):
         """One step, as Adam's."""
         if closure is not None or not all(map(_is_simple, self.param_groups)):
             return self._whole_step(closure)
-        for hook in self._optimizer_step_pre_hooks.values():
+        for hook in (*_global_optimizer_pre_hooks.values(), *self._optimizer_step_pre_hooks.values()):
             hook(self, (), {})
         for group in self.param_groups:
             self._step_group(group)
-        for after in self._optimizer_step_post_hooks.values():
+        for after in (*self._optimizer_step_post_hooks.values(), *_global_optimizer_post_hooks.values()):
             after(self, (), {})
         return None
 
@@ -74,6 +75,7 @@ class QuickAdam(Adam):
 
 
 def _is_simple(group: dict[str, Any]) -> bool:
-    """Whether the parameters are on the CPU and no option asks for more than the kernel does."""
+    """Whether the parameters are on the CPU, and no option asks for more than the kernel does."""
     options = ("amsgrad", "maximize", "capturable", "differentiable", "decoupled_weight_decay")
-    return group["params"][0].device.type == "cpu" and not any(group.get(option) for option in options)
+    on_cpu = not group["params"] or group["params"][0].device.type == "cpu"
+    return on_cpu and not any(group.get(option) for option in options)

@@ -7,10 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.module import _has_any_global_hook
 
 from daft_rl.learner.stages import Stage, plan_stages
 
 __all__ = ["fuse_chains", "separate_chains"]
+
+
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 class RunChain(torch.autograd.Function):
@@ -60,14 +64,19 @@ class Chain(nn.Sequential):
         :param x: shape ``(batch, inputs)``
         :return: shape ``(batch, outputs)``
         """
-        hooked = any(layer._forward_pre_hooks or layer._forward_hooks or layer._backward_hooks for layer in self)
-        if hooked or x.dim() != 2 or torch.is_autocast_enabled(x.device.type):
+        if x.dim() != 2 or any(map(_is_watched, self)) or torch.is_autocast_enabled(x.device.type):
             return super().forward(x)
         if torch.is_grad_enabled():
             return RunChain.apply(self.stages, x, *(p for stage in self.stages for p in stage.parameters))
         for stage in self.stages:
             x, _ = stage.forward(x)
         return x
+
+
+def _is_watched(layer: nn.Module) -> bool:
+    """Whether somebody wants to know when the layer is called, or has put another ``forward`` on the object."""
+    own: dict[str, Any] = layer.__dict__
+    return bool(any(own[name] for name in HOOKS) or "forward" in own or _has_any_global_hook())
 
 
 def fuse_chains(module: nn.Module) -> None:

@@ -24,9 +24,12 @@ class QuickGaussian(DiagGaussianDistribution):
     def proba_distribution(self, mean_actions: Tensor, log_std: Tensor) -> QuickGaussian:
         """
         :param mean_actions: shape ``(batch, action size)``
-        :param log_std: shape ``(action size,)``
+        :param log_std: shape ``(action size,)``, or ``(batch, action size)``
+        :raises ValueError: one of them is not a number
         """
         self.mean, self.log_std = mean_actions, log_std.clone()  # a copy of this object outlives the next step
+        if math.isnan(float(mean_actions.detach().sum() + log_std.detach().sum())):
+            _ = self.distribution  # refuses what is not a number, as SB3's does
         return self
 
     @property
@@ -40,13 +43,13 @@ class QuickGaussian(DiagGaussianDistribution):
         :return: shape ``(batch,)``
         """
         scaled = (actions - self.mean) * (-self.log_std).exp()
-        return -0.5 * scaled.square().sum(1) - (self.log_std.sum() + 0.5 * LOG_2_PI * scaled.shape[1])
+        return -0.5 * scaled.square().sum(1) - (self.log_std.sum(-1) + 0.5 * LOG_2_PI * scaled.shape[1])
 
     def entropy(self) -> Tensor:
         """
         :return: shape ``(batch,)``
         """
-        return (self.log_std.sum() + 0.5 * (1 + LOG_2_PI) * self.mean.shape[1]).expand(len(self.mean))
+        return (self.log_std.sum(-1) + 0.5 * (1 + LOG_2_PI) * self.mean.shape[1]).expand(len(self.mean))
 
     def sample(self) -> Tensor:
         """

@@ -100,7 +100,7 @@ class GradientStep(ABC):
         with torch.no_grad():
             slope = -(log_prob.mean() + model.target_entropy)
             loss = (logarithm * slope).reshape(())
-        logarithm.grad = slope.reshape(logarithm.shape)
+        logarithm.grad = slope.reshape(logarithm.shape).to(logarithm.dtype)
         optimizer.step()
         return {"ent_coef_loss": loss}
 
@@ -111,8 +111,9 @@ class GradientStep(ABC):
         return self._parameters[network]
 
     def _constant(self, network: torch.nn.Module) -> AbstractContextManager[None]:
-        """Inside, what the network computes has no gradient for its parameters."""
-        return constant(self._parameters_of(network))
+        """Inside, what the network computes has no gradient for its parameters, but for those that the actor learns."""
+        acting = {id(parameter) for group in self.model.actor.optimizer.param_groups for parameter in group["params"]}
+        return constant(parameter for parameter in self._parameters_of(network) if id(parameter) not in acting)
 
     @torch.no_grad()
     def _follow(self, network: torch.nn.Module, target: torch.nn.Module) -> None:
@@ -283,16 +284,22 @@ def owner_of_train(model: BaseAlgorithm) -> type[BaseAlgorithm]:
 
 
 def descend(optimizer: Optimizer, loss: Tensor) -> None:
-    """One step down the gradient for the parameters of one optimizer.
-
-    SB3 computes the gradient for all networks that the loss runs through, and throws the others' away.
-    """
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-    for parameter in parameters:
-        parameter.grad = None
-    if parameters:
-        loss.backward(inputs=parameters)
+    """One step down the gradient for the parameters of one optimizer."""
+    backward(optimizer, loss)
     optimizer.step()
+
+
+def backward(optimizer: Optimizer, loss: Tensor) -> None:
+    """Compute the gradient for the parameters of one optimizer.
+
+    SB3 computes it for all networks that the loss runs through, and throws the others' away.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter in parameters:  # a frozen one may have a gradient from before it was frozen
+        parameter.grad = None
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    if learning:
+        loss.backward(inputs=learning)
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class Learner:
             return
         model = self.model
         if not find_algorithm(model).line_search:  # which needs the gradient of a gradient, that a chain does not have
-            if self._with_onednn:
+            if self._with_onednn and _learns_by_a_library(model):
                 fuse_chains(model.policy)
             if type(getattr(model.policy, "action_dist", None)) is DiagGaussianDistribution:
                 model.policy.action_dist.__class__ = QuickGaussian
@@ -75,3 +75,9 @@ class Learner:
         if type(getattr(self.model, "ent_coef_optimizer", None)) is QuickAdam:
             self.model.ent_coef_optimizer.__class__ = Adam
         self.training = None
+
+
+def _learns_by_a_library(model: BaseAlgorithm) -> bool:
+    """Whether its ``train`` is SB3's or sb3-contrib's. One of a user's own may need gradients of gradients."""
+    owner = next(cls for cls in type(model).__mro__ if "train" in vars(cls))
+    return owner.__module__.partition(".")[0] in ("stable_baselines3", "sb3_contrib")

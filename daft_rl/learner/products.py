@@ -19,8 +19,8 @@ WORTHWHILE = 2**20
 """Multiplications from which on oneDNN is called; below, its call takes longer than the product."""
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, relu: bool = False) -> Tensor:
-    """A layer's output, and ``max(output, 0)`` of it if ``relu`` says so.
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A layer's output.
 
     :param x: shape ``(batch, inputs)``
     :param weight: shape ``(outputs, inputs)``
@@ -28,9 +28,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, relu: bool = False) -> Tenso
     :return: shape ``(batch, outputs)``
     """
     if _suits(x, weight, len(weight)):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
-    output = torch.addmm(bias, x, weight.t())
-    return output.relu_() if relu else output
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.addmm(bias, x, weight.t())
 
 
 def to_input(gradient: Tensor, weight: Tensor) -> Tensor:

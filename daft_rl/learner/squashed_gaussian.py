@@ -16,8 +16,9 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["act"]
 
+METHODS = ("get_action_dist_params", "action_log_prob")
 KNOWN = [(actor.get_action_dist_params, actor.action_log_prob) for actor in (sac.Actor, tqc.Actor, crossq.Actor)]
-"""A user's actor that gets its actions in another way is asked itself."""
+"""A user's actor that has one of these methods of its own, in its class or put on the object, is asked itself."""
 HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -60,7 +61,7 @@ def act(actor: Any, observations: Any) -> tuple[Tensor, Tensor]:
     :return: actions, shape ``(batch, action size)``, and their log-probabilities, shape ``(batch,)``
     """
     distribution, cls = actor.action_dist, type(actor)
-    known = (cls.get_action_dist_params, cls.action_log_prob) in KNOWN
+    known = (cls.get_action_dist_params, cls.action_log_prob) in KNOWN and vars(actor).keys().isdisjoint(METHODS)
     if actor.use_sde or not known or type(distribution) is not SquashedDiagGaussianDistribution:
         return actor.action_log_prob(observations)
     latent = actor.latent_pi(actor.extract_features(observations, actor.features_extractor))

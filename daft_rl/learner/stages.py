@@ -9,7 +9,7 @@ import torch
 from sb3_contrib.common.torch_layers import BatchRenorm1d
 from torch import Tensor, nn
 
-from daft_rl.agents.renorm import renormalize, renormalize_backward
+from daft_rl.agents.renorm import FusedBatchRenorm1d, renormalize, renormalize_backward
 from daft_rl.learner import products
 
 __all__ = ["ACTIVATIONS", "Stage", "plan_stages"]
@@ -39,7 +39,6 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.ReLU: Activation(torch.relu_, _relu_backward),
     nn.Tanh: Activation(torch.tanh_, _tanh_backward),
 }
-RELU = ACTIVATIONS[nn.ReLU]
 
 
 class Stage:
@@ -78,11 +77,11 @@ class LinearStage(Stage):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         weight, bias = self.parameters
-        output = products.linear(x, weight, bias, relu=self.activation is RELU)
+        output = products.linear(x, weight, bias)
         if self.activation is None:
             return output, (x, weight, None)
-        if self.activation is not RELU:
-            output = self.activation.forward(output)
+        # oneDNN's own ReLU makes 0 of what is not a number, which hides that learning has diverged
+        output = self.activation.forward(output)
         return output, (x, weight, output)
 
     def backward(
@@ -99,23 +98,25 @@ class BatchNormStage(Stage):
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         layer, (weight, bias) = self.layer, self.parameters
         if layer.training:
+            if len(x) == 1:
+                raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
             layer.num_batches_tracked.add_(1)
         running = (layer.running_mean, layer.running_var)
         output, mean, inverse = torch.native_batch_norm(
             x, weight, bias, *running, layer.training, layer.momentum, layer.eps
         )
         output = output if self.activation is None else self.activation.forward(output)
-        return output, (x, weight, mean, inverse, output)
+        kept = (None, None) if layer.training else _copies(running)
+        return output, (x, weight, *kept, mean, inverse, output)
 
     def backward(
         self, gradient: Tensor, saved: Saved, to_input: bool, to_parameters: bool
     ) -> tuple[Tensor | None, Gradients]:
-        layer, (x, weight, mean, inverse, _) = self.layer, saved
+        x, weight, *running, mean, inverse, _ = saved
         by_batch = mean.numel() > 0  # the layer's mode may be another one by now
         wanted = [to_input, to_parameters, to_parameters]
-        running = (layer.running_mean, layer.running_var)
         through, *own = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, *running, mean, inverse, by_batch, layer.eps, wanted
+            gradient, x, weight, *running, mean, inverse, by_batch, self.layer.eps, wanted
         )
         return through, own
 
@@ -132,23 +133,27 @@ class BatchRenormStage(Stage):
         if layer.training:
             output, parts = renormalize(layer, x)
         else:
-            output, *parts = torch.native_batch_norm(x, weight, bias, layer.ra_mean, layer.ra_var, False, 0, layer.eps)
+            running = (layer.ra_mean, layer.ra_var)
+            output, *empty = torch.native_batch_norm(x, weight, bias, *running, False, 0, layer.eps)
+            parts = (weight, *_copies(running), *empty)
         output = output if self.activation is None else self.activation.forward(output)
         return output, (x, *parts, output)
 
     def backward(
         self, gradient: Tensor, saved: Saved, to_input: bool, to_parameters: bool
     ) -> tuple[Tensor | None, Gradients]:
-        layer, (x, *parts, _) = self.layer, saved
-        if len(parts) > 2:
+        x, *parts, _ = saved
+        if parts[-1].numel():  # the layer's mode may be another one by now
             through, *own = renormalize_backward(gradient, x, parts)
             return through, own
-        wanted, weight = [to_input, to_parameters, to_parameters], self.parameters[0]
-        running = (layer.ra_mean, layer.ra_var)
-        through, *own = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, *running, *parts, False, layer.eps, wanted
-        )
+        wanted = [to_input, to_parameters, to_parameters]
+        through, *own = torch.ops.aten.native_batch_norm_backward(gradient, x, *parts, False, self.layer.eps, wanted)
         return through, own
+
+
+def _copies(running: Iterable[Tensor]) -> list[Tensor]:
+    """Statistics that the gradient is computed with, whatever a later batch makes of the layer's."""
+    return [statistic.clone() for statistic in running]
 
 
 def plan_stages(layers: Iterable[nn.Module]) -> tuple[Stage, ...] | None:
@@ -173,4 +178,4 @@ def _kind_of_stage(layer: Any) -> type[Stage] | None:
         return LinearStage
     if type(layer) is nn.BatchNorm1d and layer.affine and layer.track_running_stats and layer.momentum is not None:
         return BatchNormStage
-    return BatchRenormStage if isinstance(layer, BatchRenorm1d) and layer.affine else None
+    return BatchRenormStage if type(layer) in (BatchRenorm1d, FusedBatchRenorm1d) and layer.affine else None

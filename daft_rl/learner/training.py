@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from daft_rl.learner.clipped_objective import ClippedObjective, Coefficients
 from daft_rl.learner.gaussian import QuickGaussian
-from daft_rl.learner.gradient_steps import STEPS, gradient_step
+from daft_rl.learner.gradient_steps import STEPS, backward, gradient_step
+from daft_rl.learner.in_place import relus_in_place
 
 __all__ = ["Training", "find_training"]
 
@@ -52,11 +54,12 @@ class StepsOnReplay(Training):
         model.policy.set_training_mode(True)
         model._update_learning_rate(step.optimizers())
         losses: dict[str, list[Tensor]] = {}
-        for index in range(gradient_steps):
-            model._n_updates += 1
-            batch = model.replay_buffer.sample(batch_size, env=model._vec_normalize_env)
-            for name, value in step(batch, step.delayed(index)).items():
-                losses.setdefault(name, []).append(value)
+        with relus_in_place(model.policy):
+            for index in range(gradient_steps):
+                model._n_updates += 1
+                batch = model.replay_buffer.sample(batch_size, env=model._vec_normalize_env)
+                for name, value in step(batch, step.delayed(index)).items():
+                    losses.setdefault(name, []).append(value)
         model.logger.record("train/n_updates", model._n_updates, exclude="tensorboard")
         self._log(losses)
 
@@ -74,44 +77,51 @@ class ClippedUpdates(Training):
         clip_range_vf = None if model.clip_range_vf is None else model.clip_range_vf(progress)
         by = Coefficients(model.clip_range(progress), clip_range_vf, model.ent_coef, model.vf_coef)
         rows: list[list[float]] = []
-        for _ in range(model.n_epochs):
+        for epoch in range(model.n_epochs):
             first, stopped = len(rows), False
             for batch in model.rollout_buffer.get(model.batch_size):
                 loss, logged = self._loss(batch, by)
                 rows.append(logged.tolist())
+                if math.isnan(rows[-1][0]):
+                    model.policy.evaluate_actions(batch.observations, batch.actions)  # refuses actions that are NaN
                 stopped = model.target_kl is not None and rows[-1][3] > 1.5 * model.target_kl
                 if stopped:
                     break
                 self._descend(loss)
             model._n_updates += 1
             if stopped:
+                self._tell(epoch, rows[-1][3])
                 break
         self._record(rows, rows[first:], loss.item(), by)
 
     def _loss(self, batch: Any, by: Coefficients) -> tuple[Tensor, Tensor]:
         """See :class:`ClippedObjective`."""
         policy, advantages = self.model.policy, batch.advantages
-        features = policy.extract_features(batch.observations)
-        to_actor, to_critic = (features, features) if policy.share_features_extractor else features
-        mean = policy.action_net(policy.mlp_extractor.forward_actor(to_actor))
-        values = policy.value_net(policy.mlp_extractor.forward_critic(to_critic)).flatten()
+        features, extractor = policy.extract_features(batch.observations), policy.mlp_extractor
+        if policy.share_features_extractor:
+            to_actor, to_critic = extractor(features)
+        else:
+            to_actor, to_critic = extractor.forward_actor(features[0]), extractor.forward_critic(features[1])
+        mean = policy.action_net(to_actor)
+        values = policy.value_net(to_critic).flatten()
         if self.model.normalize_advantage and len(advantages) > 1:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         return ClippedObjective.apply(mean, policy.log_std, values, batch, advantages, by)
 
     def _descend(self, loss: Tensor) -> None:
         optimizer, limit = self.model.policy.optimizer, self.model.max_grad_norm
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        for parameter in parameters:
-            parameter.grad = None
-        if not parameters:
-            return
-        loss.backward(inputs=parameters)
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
-        if not norm <= limit:  # also if it is NaN
-            torch._foreach_mul_(gradients, limit / (norm + 1e-6))
+        backward(optimizer, loss)
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if gradients:
+            norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
+            factor = limit / (norm + 1e-6)
+            if not factor >= 1:  # also if it is NaN
+                torch._foreach_mul_(gradients, factor)
         optimizer.step()
+
+    def _tell(self, epoch: int, divergence: float) -> None:
+        if self.model.verbose >= 1:
+            print(f"Early stopping at step {epoch} due to reaching max kl: {divergence:.2f}")
 
     def _record(self, rows: list[list[float]], last_epoch: list[list[float]], loss: float, by: Coefficients) -> None:
         """Log as SB3 does: the divergence is that of the last epoch."""
@@ -134,8 +144,12 @@ def find_training(model: Any) -> Training | None:
         return StepsOnReplay(model)
     if owner is not PPO:
         return None
-    policy = type(model.policy)
+    policy, cls = model.policy, type(model.policy)
     methods = ("evaluate_actions", "_get_action_dist_from_latent", "extract_features")
-    ordinary = all(getattr(policy, name) is getattr(ActorCriticPolicy, name) for name in methods)
-    gaussian = type(model.policy.action_dist) in (DiagGaussianDistribution, QuickGaussian)
-    return ClippedUpdates(model) if ordinary and gaussian else None
+    ordinary = all(getattr(cls, name) is getattr(ActorCriticPolicy, name) for name in methods)
+    ordinary = ordinary and vars(policy).keys().isdisjoint(methods)
+    gaussian = type(policy.action_dist) in (DiagGaussianDistribution, QuickGaussian)
+    # SB3 clips gradients by the norm of all of the policy's, also of those that no optimizer sets back to zero
+    optimized = {id(parameter) for group in policy.optimizer.param_groups for parameter in group["params"]}
+    whole = optimized.issuperset(id(parameter) for parameter in policy.parameters() if parameter.requires_grad)
+    return ClippedUpdates(model) if ordinary and gaussian and whole else None

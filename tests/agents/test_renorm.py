@@ -55,6 +55,17 @@ def test_outputs_gradients_and_statistics_are_the_same(
     assert plain.steps == fast.steps == 5 + training
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_sequences_are_normalized_as_by_sb3_contrib(training: bool) -> None:
+    plain: Any
+    plain, fast = pair(torch.float64, 0)
+    x = torch.randn(64, 5, 32, dtype=torch.float64)
+    plain.ra_mean, plain.ra_var = (torch.zeros(5, 32), torch.ones(5, 32)) if training else (plain.ra_mean, plain.ra_var)
+    fast.ra_mean, fast.ra_var = plain.ra_mean.clone(), plain.ra_var.clone()
+    outputs = [layer.train(training)(x) for layer in (plain, fast)]
+    assert torch.equal(*outputs)
+
+
 @pytest.mark.parametrize("warmup_steps", [0, 100])
 def test_gradients_are_derivatives(warmup_steps: int) -> None:
     """``r`` and ``d`` are constants for the gradient: here both are clipped, or not in use yet."""

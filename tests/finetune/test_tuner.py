@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -308,6 +309,17 @@ def test_l2_sp_pulls_back() -> None:
         return float(sum((before[name] - p).square().sum() for name, p in model.policy.named_parameters()))
 
     assert distance(10.0) < 0.5 * distance(0.0)
+
+
+def test_l2_sp_pulls_a_copy_back_too() -> None:
+    """Copies of optimizers have no hooks."""
+    model = build("PPO", learning_rate=1e-2)
+    Tuner(model, Method(name="mine", bn_mode="eval", l2_sp=10.0))
+    twin = copy.deepcopy(model)
+    for each in (model, twin):
+        each.set_random_seed(0)
+        each.learn(128)
+    assert all(torch.equal(value, state(twin)[name]) for name, value in state(model).items())
 
 
 def test_source_acts_by_its_policy_before_learning_starts() -> None:

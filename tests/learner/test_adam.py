@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import Adam
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from daft_rl.learner.adam import QuickAdam
 
@@ -45,6 +46,31 @@ def test_hooks_run_before_and_after_a_quick_step() -> None:
     optimizer.step()
     assert torch.equal(seen[0], torch.ones(2))
     assert torch.equal(seen[1], parameter)
+
+
+def test_hooks_on_all_optimizers_run_around_a_quick_step() -> None:
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = QuickAdam([parameter])
+    parameter.grad = torch.ones(2)
+    seen: list[str] = []
+    before = register_optimizer_step_pre_hook(lambda *_: seen.append("before"))
+    after = register_optimizer_step_post_hook(lambda *_: seen.append("after"))
+    optimizer.step()
+    before.remove()
+    after.remove()
+    assert seen == ["before", "after"]
+
+
+def test_parameters_of_two_precisions_are_stepped_as_by_pytorch() -> None:
+    results = []
+    for cls in (Adam, QuickAdam):
+        parameters = [nn.Parameter(torch.ones(2, dtype=dtype)) for dtype in (torch.float32, torch.float64)]
+        optimizer = cls(parameters, fused=True)
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, 0.3)
+        optimizer.step()
+        results.append(parameters)
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
 def test_a_closure_is_called() -> None:

@@ -112,13 +112,75 @@ def test_frozen_parameters_get_no_gradient_and_the_rest_do() -> None:
     assert last.weight.grad is not None
 
 
-def test_hooks_on_layers_are_called() -> None:
+HOOKS = ("forward_pre_hook", "forward_hook", "full_backward_pre_hook", "full_backward_hook")
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_hooks_on_layers_are_called(kind: str) -> None:
     chain = network("batchnorm").eval()
     fuse_chains(chain)
-    seen = []
-    chain[2].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    chain(torch.randn(6, 7, dtype=torch.float64))
-    assert [tuple(x.shape) for x in seen] == [(6, 9)]
+    seen: list[str] = []
+    getattr(chain[2], f"register_{kind}")(lambda *_: seen.append(kind))
+    chain(torch.randn(6, 7, dtype=torch.float64)).sum().backward()
+    assert seen == [kind]
+
+
+def test_hooks_on_all_modules_are_called() -> None:
+    chain = network("batchnorm").eval()
+    fuse_chains(chain)
+    seen: list[nn.Module] = []
+    with nn.modules.module.register_module_forward_hook(lambda layer, *_: seen.append(layer)):
+        chain(torch.randn(6, 7, dtype=torch.float64))
+    assert seen == [*chain, chain]
+
+
+def test_a_forward_put_on_a_layer_is_called() -> None:
+    chain = network("linear")
+    fuse_chains(chain)
+    layer = chain[0]
+    layer.forward = lambda x: torch.zeros(len(x), 9, dtype=x.dtype)
+    x = torch.randn(6, 7, dtype=torch.float64)
+    assert torch.equal(chain(x), chain(-x))
+
+
+def test_one_row_has_no_statistics() -> None:
+    for fuse in (False, True):
+        built = network("batchnorm").train()
+        if fuse:
+            fuse_chains(built)
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+            built(torch.randn(1, 7, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", ["batchnorm", "renorm"])
+def test_a_later_batch_does_not_change_the_gradient_of_an_earlier_one(kind: str) -> None:
+    gradients = []
+    for later in (False, True):
+        chain = network(kind).eval()
+        fuse_chains(chain)
+        torch.manual_seed(1)
+        output = chain(torch.randn(12, 7, dtype=torch.float64)).square().sum()
+        if later:
+            chain.train()(torch.randn(12, 7, dtype=torch.float64))
+        gradients.append(torch.autograd.grad(output, list(chain.parameters())))
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+@pytest.mark.skipif(not has_onednn(), reason="built without oneDNN")
+def test_what_is_not_a_number_stays_none_behind_onednns_products() -> None:
+    """oneDNN's own ReLU makes 0 of it, which would hide that learning has diverged."""
+    chain = nn.Sequential(nn.Linear(256, 256), nn.ReLU())
+    fuse_chains(chain)
+    assert chain(torch.full((256, 256), float("nan"))).isnan().all()
+
+
+def test_a_users_own_batch_renormalization_is_left_alone() -> None:
+    class Own(BatchRenorm1d):
+        """Perhaps with another forward."""
+
+    built = nn.Sequential(nn.Linear(7, 9), Own(9))
+    fuse_chains(built)
+    assert type(built) is nn.Sequential
 
 
 def test_a_gradient_of_a_gradient_is_refused() -> None:

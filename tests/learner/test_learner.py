@@ -107,6 +107,14 @@ def test_a_line_search_keeps_plain_networks() -> None:
     assert nn.Sequential in parts(model)
 
 
+def test_a_train_of_a_users_own_keeps_plain_networks() -> None:
+    """It may take gradients of gradients."""
+    model = build("SAC")
+    model.__class__ = type("MySAC", (SAC,), {"train": lambda self, *given, **named: None})
+    Learner(model, "onednn").attach()
+    assert Chain not in parts(model)
+
+
 def test_unknown_kernels_are_refused() -> None:
     with pytest.raises(MethodError, match=r"Unknown kernels 'mkl'\. There are: auto, torch, onednn, plain"):
         daft_rl.adapt(build("PPO"), kernels="mkl")

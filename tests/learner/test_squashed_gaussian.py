@@ -46,6 +46,20 @@ def test_an_actor_with_a_way_of_its_own_is_asked_itself(name: str) -> None:
     assert all(torch.equal(one, other) for one, other in zip(expected, act(model.actor, observations), strict=True))
 
 
+@pytest.mark.parametrize("name", ["get_action_dist_params", "action_log_prob"])
+def test_an_actor_with_a_method_put_on_the_object_is_asked_itself(name: str) -> None:
+    actor = build("SAC").policy.actor  # type: ignore[union-attr]
+    asked, method = [], getattr(actor, name)
+
+    def own(seen: torch.Tensor) -> Any:
+        asked.append(name)
+        return method(seen)
+
+    setattr(actor, name, own)
+    act(actor, torch.randn(4, 3))
+    assert asked == [name]
+
+
 def _halved(actor: torch.nn.Module, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, object]]:
     mean, log_std, further = type(actor).__mro__[1].get_action_dist_params(actor, observations)  # type: ignore[attr-defined]
     return mean / 2, log_std, further

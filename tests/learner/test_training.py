@@ -103,6 +103,102 @@ def test_the_gradient_of_ppos_loss_is_that_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(loss, given)
 
 
+@pytest.mark.parametrize("name", ["PPO", *LEARNERS])
+def test_a_part_that_is_frozen_after_it_has_learnt_rests(name: str) -> None:
+    """Its gradient is still there, and an optimizer steps whatever has one."""
+    model: Any = rollout() if name == "PPO" else prepared(name)
+    learner = Learner(model, "torch")
+    learner.attach()
+    assert learner.training is not None
+    owners = [model.policy] if name == "PPO" else [model.actor, model.critic]
+
+    def train() -> None:
+        if name == "PPO":
+            learner.training.train()  # type: ignore[union-attr]
+            return
+        batches = iter(minibatches())
+        model.replay_buffer.sample = lambda *_, **__: next(batches)
+        learner.training.train(gradient_steps=6, batch_size=BATCH)  # type: ignore[union-attr]
+
+    train()
+    frozen = [group["params"][0] for owner in owners for group in owner.optimizer.param_groups]
+    others = [group["params"][-1] for owner in owners for group in owner.optimizer.param_groups]
+    assert all(parameter.grad is not None for parameter in frozen)
+    before = [parameter.requires_grad_(False).clone() for parameter in frozen]
+    moved = [parameter.detach().clone() for parameter in others]
+    train()
+    assert all(torch.equal(parameter, old) for parameter, old in zip(frozen, before, strict=True))
+    assert not any(torch.equal(parameter, old) for parameter, old in zip(others, moved, strict=True))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-9, 1.0, float("nan")])
+def test_ppo_clips_gradients_as_pytorch_does(scale: float) -> None:
+    model = rollout(max_grad_norm=1e-6)
+    model.policy.optimizer = torch.optim.SGD(model.policy.parameters(), lr=1.0)
+    parameter = model.policy.value_net.bias
+    learner = Learner(model, "torch")
+    learner.attach()
+    learner.training._descend(scale * parameter.sum())  # type: ignore[union-attr]
+    found = parameter.grad.clone()
+    parameter.grad = torch.full_like(parameter, scale)
+    torch.nn.utils.clip_grad_norm_([parameter], 1e-6)
+    torch.testing.assert_close(found, parameter.grad, equal_nan=True)
+
+
+def test_a_shared_extractor_of_two_networks_is_called_once_as_by_sb3() -> None:
+    model = rollout(shared=True)
+    seen = []
+    model.policy.mlp_extractor.register_forward_hook(lambda *_: seen.append(1))
+    learner = Learner(model, "torch")
+    learner.attach()
+    learner.training.train()  # type: ignore[union-attr]
+    assert len(seen) == model.n_epochs * 3
+
+
+def test_early_stopping_is_told_as_by_sb3(capsys: pytest.CaptureFixture[str]) -> None:
+    told = []
+    for ours in (False, True):
+        model = rollout(target_kl=1e-6, verbose=1)
+        learner = Learner(model, "torch")
+        learner.attach()
+        capsys.readouterr()
+        trained(model, learner.training.train if ours and learner.training else model.train)
+        told.append(capsys.readouterr().out)
+    assert "Early stopping at step 0 due to reaching max kl" in told[0]
+    assert told[0] == told[1]
+
+
+def test_an_actor_that_gives_no_numbers_ends_ppos_update_as_by_sb3() -> None:
+    model = rollout()
+    learner = Learner(model, "torch")
+    learner.attach()
+    model.policy.action_net.bias.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="Expected parameter loc"):
+        learner.training.train()  # type: ignore[union-attr]
+
+
+def test_a_temperature_of_another_precision_than_the_policys_learns() -> None:
+    model = prepared("SAC")
+    step = Learner(model, "torch")
+    step.attach()
+    log_prob = torch.randn(BATCH, 1, dtype=torch.float64)
+    step.training._step._adjust_temperature(log_prob)  # type: ignore[union-attr]
+    expected = -(log_prob.mean() + model.target_entropy)
+    torch.testing.assert_close(model.log_ent_coef.grad, expected.float().reshape(1))
+
+
+def test_what_the_actor_learns_has_a_gradient_through_the_critic_too() -> None:
+    """A policy of a user's own may share layers between the two."""
+    model = prepared("SAC")
+    model.critic.encoder = model.actor.latent_pi
+    learner = Learner(model, "torch")
+    learner.attach()
+    with learner.training._step._constant(model.critic):  # type: ignore[union-attr]
+        assert all(parameter.requires_grad for parameter in model.actor.parameters())
+        assert not any(parameter.requires_grad for parameter in model.critic.qf0.parameters())
+    assert all(parameter.requires_grad for parameter in model.critic.parameters())
+
+
 def _categorical() -> BaseAlgorithm:
     return PPO("MlpPolicy", PointMass(discrete=True), n_steps=64, batch_size=32, device="cpu")
 
@@ -117,8 +213,31 @@ def _own_train() -> BaseAlgorithm:
     return model
 
 
+def _wrapped_policy() -> BaseAlgorithm:
+    model = rollout()
+    evaluate = model.policy.evaluate_actions
+    model.policy.evaluate_actions = lambda *given: evaluate(*given)
+    return model
+
+
+def _parameter_without_optimizer() -> BaseAlgorithm:
+    """By its gradient, which SB3 never sets back to zero, SB3 clips the others."""
+    model = rollout()
+    model.policy.scale = torch.nn.Parameter(torch.ones(1))
+    return model
+
+
 @pytest.mark.parametrize(
-    "make", [_categorical, _state_dependent, _own_train, lambda: build("A2C"), lambda: build("DQN")]
+    "make",
+    [
+        _categorical,
+        _state_dependent,
+        _own_train,
+        _wrapped_policy,
+        _parameter_without_optimizer,
+        lambda: build("A2C"),
+        lambda: build("DQN"),
+    ],
 )
 def test_what_we_have_no_update_for_is_left_to_sb3(make: Callable[[], BaseAlgorithm]) -> None:
     learner = Learner(make(), "torch")
