@@ -95,8 +95,10 @@ def blend(
 
     from daft_rl.archives import save_agent
     from daft_rl.run.environments import Environments
+    from daft_rl.run.vec_wrappers import VecWrappers
 
-    environments = Environments("auto" if settings.vec == "cuda" else settings.vec)
+    vec = "auto" if settings.vec == "cuda" else settings.vec
+    environments = Environments(vec, wrappers=VecWrappers(settings.env.vec_wrappers))
     try:
         path, returns = _play(settings, environments, domains, points, folder)
         alpha = _choose(take, returns, most_loss)
