@@ -34,7 +34,7 @@ def draw(runs: dict[str, list[dict[str, Any]]], title: str, path: Path) -> None:
     """One line per run, alphas beside the points of the first."""
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     for index, (name, group) in enumerate(runs.items()):
-        look = {key: values[index] for key, values in STYLES.items()}
+        look: Any = {key: values[index] for key, values in STYLES.items()}
         for number, run in enumerate(group):
             target, source = ([point[role]["mean"] for point in run["points"]] for role in ("target", "source"))
             axes.plot(target, source, label=name if number == 0 else None, markersize=5, alpha=0.8, **look)

@@ -43,7 +43,7 @@ KINDS: dict[str, type[RunSettings]] = {
 """Name of a configuration -> its settings."""
 
 
-FOR_EVERY_TASK = {"env": {"step_timeout": None, "vec_wrappers": []}}
+FOR_EVERY_TASK: dict[str, Any] = {"env": {"step_timeout": None, "vec_wrappers": []}}
 """Settings of a task that no task has a value for."""
 
 

@@ -130,17 +130,19 @@ class Method:
                 "use conversion=once or none."
             )
 
-    def resolve(self, bn_mode: str, scratch_conversion: str, decay: str) -> Method:
+    def resolve(self, bn_mode: str, scratch_conversion: str, decay: Literal["cosine", "constant"]) -> Method:
         """The same method with ``auto`` replaced by what an algorithm needs.
 
         :param bn_mode: the algorithm's mode of BatchNorm in updates, ``"eval"`` or ``"train"``
         :param scratch_conversion: the algorithm's conversion when it trains from random weights
         :param decay: of the algorithm's learning rates
         """
-        resolved: dict[str, Any] = {"bn_mode": bn_mode, "conversion": scratch_conversion}
-        resolved = {name: value for name, value in resolved.items() if getattr(self, name) == "auto"}
-        groups = {name: replace(group, decay=decay) for name, group in self.groups.items() if group.decay == "auto"}
-        return replace(self, **resolved, **groups)
+        own: dict[str, Any] = {"bn_mode": bn_mode, "conversion": scratch_conversion}
+        resolved = {name: value for name, value in own.items() if getattr(self, name) == "auto"}
+        for name, group in self.groups.items():
+            if group.decay == "auto":
+                resolved[name] = replace(group, decay=decay)
+        return replace(self, **resolved)
 
     @property
     def groups(self) -> dict[str, Group]:

@@ -28,7 +28,13 @@ IRRELEVANT = {
 }
 """Settings that returns do not depend on, or not on purpose."""
 
-LATER = {"realign": None, "adaptive_kl": None, "vecnormalize": "auto", "norm_reward": "auto", "vec_wrappers": []}
+LATER: dict[str, Any] = {
+    "realign": None,
+    "adaptive_kl": None,
+    "vecnormalize": "auto",
+    "norm_reward": "auto",
+    "vec_wrappers": [],
+}
 """Settings that came after results were published, and the values that change nothing."""
 
 

@@ -50,15 +50,15 @@ def test_every_number_lies_between_the_ends(alpha: float) -> None:
 
 
 def test_statistics_of_observations_are_on_the_path_too() -> None:
-    models = []
+    models: list[Any] = []
     for mean in (0.0, 4.0):
         model = build("PPO")
-        venv = VecNormalize(DummyVecEnv([PointMass]))
+        venv: Any = VecNormalize(DummyVecEnv([PointMass]))
         venv.obs_rms.mean += mean
         venv.ret_rms.var += mean
         model.set_env(venv)
         models.append(model)
-    normalizer = PolicyPath(*models).go_to(0.25).get_vec_normalize_env()
+    normalizer: Any = PolicyPath(*models).go_to(0.25).get_vec_normalize_env()
     assert normalizer is not None
     np.testing.assert_allclose(normalizer.obs_rms.mean, 1.0)
     np.testing.assert_allclose(normalizer.ret_rms.var, 2.0)

@@ -48,7 +48,7 @@ def _make() -> gym.Env:
 STD = 20.0
 
 
-def _agent(kind: type[BaseAlgorithm], scaled: bool) -> Any:
+def _agent(kind: type[Any], scaled: bool) -> Any:
     """An agent whose critic knows the returns, in which 150 is still to come, and statistics for evaluation."""
     venv: Any = VecNormalize(DummyVecEnv([_make] * 2), gamma=0.8, norm_reward=scaled)
     own: dict[str, Any] = {"n_steps": 8, "batch_size": 8} if kind is PPO else {"learning_starts": 10}
