@@ -16,7 +16,8 @@ from daft_rl.archives import load_agent
 from daft_rl.blend import Blend, main
 from daft_rl.errors import ConfigError
 from daft_rl.rollout.returns import Returns
-from tests.conftest import PointMass, build
+from tests.conftest import PointMass, build, parse
+from tests.envs.test_domain import OFF_POLICY, TINY
 from tests.test_resume import ON_POLICY_SETTINGS, SETTINGS
 
 
@@ -93,6 +94,15 @@ def test_a_gap_in_the_path_is_found() -> None:
 def test_what_cannot_be_is_refused(given: dict[str, Any], message: str, run: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         daft_rl.blend(run, **{"env": PointMass, "source_env": PointMass} | given)
+
+
+def test_batch_renormalization_computes_as_in_the_run(tmp_path: Path) -> None:
+    settings = parse([*TINY, *OFF_POLICY]) | {"evaluation.episodes": 2}
+    result = daft_rl.transfer(
+        PointMass, source=build("CrossQ"), total_timesteps=40, output_dir=tmp_path, settings=settings
+    )
+    played = daft_rl.blend(tmp_path, 1.0, alphas=[], env=PointMass).returns
+    assert played[1.0]["target"].returns == result.final["target"].returns
 
 
 def test_a_folder_without_a_finished_transfer_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
