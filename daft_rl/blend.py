@@ -145,7 +145,7 @@ def _check(take: str | float, alphas: Sequence[float], most_loss: float | None) 
 
 
 def _is_fraction(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= 1
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
 
 
 def _domains(
