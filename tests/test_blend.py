@@ -75,7 +75,7 @@ def test_the_policy_that_is_asked_for_is_taken(
     played = points(target=[10, 20, 40, 60, 65], source=[100, 98, 95, 85, 70])
     play = daft_rl.blend._play  # type: ignore[attr-defined]
     monkeypatch.setattr("daft_rl.blend._play", lambda *args: (play(*args)[0], played))
-    settings = {"env": PointMass, "source_env": PointMass, "episodes": 1, "alphas": [1.0]}
+    settings: dict[str, Any] = {"env": PointMass, "source_env": PointMass, "episodes": 1, "alphas": [1.0]}
     assert daft_rl.blend(run, take, most_loss=most_loss, **settings).alpha == expected
 
 
