@@ -21,7 +21,11 @@ from torch import Tensor, nn
 
 from daft_rl.agents.algorithms import ALGORITHMS
 
-__all__ = ["BatchNormPolicy", "add_batchnorm", "with_batchnorm"]
+__all__ = ["HAS_BATCHNORM", "BatchNormPolicy", "add_batchnorm", "with_batchnorm"]
+
+HAS_BATCHNORM = "has_inserted_batchnorm"
+"""Attribute of the classes that :func:`with_batchnorm` makes. SB3 writes it into archives as plain text, and nothing
+else there tells that BatchNorm was inserted into a policy of the user's."""
 
 _WEIGHTED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: nn.BatchNorm1d,
@@ -159,7 +163,8 @@ def with_batchnorm(policy: type[BasePolicy]) -> type[BasePolicy]:
         return policy
     published = next((name for name, cls in _published().items() if cls is policy), None)
     name, module = (published, __name__) if published else (f"BatchNorm{policy.__name__}", policy.__module__)
-    return type(name, (BatchNormPolicy, policy), {"__doc__": policy.__doc__, "__module__": module})
+    attributes = {"__doc__": policy.__doc__, "__module__": module, HAS_BATCHNORM: True}
+    return type(name, (BatchNormPolicy, policy), attributes)
 
 
 def without_batchnorm(policy: type[BasePolicy]) -> type[BasePolicy]:

@@ -28,29 +28,22 @@ def renormalize(layer: Any, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
     :return: normalized inputs, and what :func:`renormalize_backward` needs
     """
     eps, running_mean, running_var, n = layer.eps, layer.ra_mean, layer.ra_var, x.shape[0]
-    scale, bias = (
-        (layer.scale, layer.bias) if layer.affine else (torch.ones_like(running_mean), torch.zeros_like(running_mean))
-    )
+    scale, bias = (layer.scale, layer.bias) if layer.affine else (torch.ones_like(running_mean), 0)
     before, running_inverse = running_mean.clone(), (running_var + eps).rsqrt_()
     mean, var = torch.ops.aten.batch_norm_update_stats(x, running_mean, running_var, layer.momentum)
     var *= n / (n - 1)
-    warm = layer.steps > layer.warmup_steps
-    layer.steps.add_(1)
-    if x.device.type == "cpu" and not warm:  # elsewhere an `if` would wait for the device
-        inverse = (var + eps).rsqrt_()
-        slope = scale * inverse
-        by_var = (slope * inverse).mul_(inverse).mul_(1 / (n - 1))
-        return torch.addcmul(torch.addcmul(bias, slope, mean, value=-1), x, slope), (mean, slope, inverse, by_var)
     r = (var + eps).sqrt_().mul_(running_inverse).clamp_(1 / layer.rmax, layer.rmax)
     d = (mean - before).mul_(running_inverse).clamp_(-layer.dmax, layer.dmax)
-    r, d = torch.where(warm, r, 1.0), torch.where(warm, d, 0.0)
+    warm = layer.steps > layer.warmup_steps
+    r, d = torch.where(warm, r, 1.0), torch.where(warm, d, 0.0)  # an `if` would wait for a GPU
+    layer.steps.add_(1)
     inverse = torch.addcmul(var, r, r, value=eps).rsqrt_()
     std, by_scale = var.sqrt(), r * inverse
     slope, moved = scale * by_scale, (d * inverse).mul_(std)
     offset = torch.addcmul(bias + scale * moved, slope, mean, value=-1)
     by_var = (slope * inverse).mul_(inverse).mul_(1 / (n - 1))
     by_shift = (d * r).mul_(eps).div_(std.clamp_min_(TINY))
-    return torch.addcmul(offset, x, slope), (mean, slope, by_scale, by_var, moved, by_shift)
+    return torch.addcmul(offset, x, slope), (mean, slope, by_scale, moved, by_var, by_shift)
 
 
 def renormalize_backward(gradient: Tensor, x: Tensor, saved: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,20 +51,16 @@ def renormalize_backward(gradient: Tensor, x: Tensor, saved: Sequence[Tensor]) -
 
     :param gradient: of the output
     :param x: the input
-    :param saved: what :func:`renormalize` gave; without ``r`` and ``d`` the last two are left out
+    :param saved: what :func:`renormalize` gave
     """
-    mean, slope, by_scale, by_var, *shifts = saved
+    mean, slope, by_scale, moved, by_var, by_shift = saved
     total = gradient.sum(dim=0)
     product = torch.addcmul((gradient * x).sum(dim=0), mean, total, value=-1)  # sum of gradient * (x - mean)
     # the output is slope(var) * (x - mean) + scale * moved(var) + bias
-    along, to_scale = product.neg(), by_scale * product
-    if shifts:
-        moved, by_shift = shifts
-        along.addcmul_(by_shift, total)
-        to_scale.addcmul_(moved, total)
-    along *= by_var
+    along = torch.addcmul(-product, by_shift, total).mul_(by_var)
     offset = torch.addcmul((slope * total).mul_(-1 / len(x)), along, mean, value=-1)
-    return torch.addcmul(offset, x, along).addcmul_(gradient, slope), to_scale, total
+    to_x = torch.addcmul(offset, x, along).addcmul_(gradient, slope)
+    return to_x, torch.addcmul(by_scale * product, moved, total), total
 
 
 class Renormalize(torch.autograd.Function):

@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from daft_rl.callable_module import make_callable
@@ -90,17 +92,18 @@ def blend(
     settings = _read(folder, episodes, trust)
     points = _check(take, alphas, most_loss)
     domains = _domains(settings, env, source_env, folder)
-    if "source" not in domains and (take == "sum" or most_loss is not None):
+    needs_source = take == "sum" or most_loss is not None
+    if needs_source and "source" not in domains:
         raise ConfigError("The source is not known here: pass source_env, or take='target'.", arguments=("source_env",))
 
     from daft_rl.archives import save_agent
     from daft_rl.run.environments import Environments
     from daft_rl.run.vec_wrappers import VecWrappers
 
-    vec = "auto" if settings.vec == "cuda" else settings.vec
-    environments = Environments(vec, wrappers=VecWrappers(settings.env.vec_wrappers))
+    vec, wrappers = "auto" if settings.vec == "cuda" else settings.vec, VecWrappers(settings.env.vec_wrappers)
+    environments = Environments(vec, step_timeout=settings.env.step_timeout, wrappers=wrappers)
     try:
-        path, returns = _play(settings, environments, domains, points, folder)
+        path, returns = _play(settings, environments, domains, points, folder, needs_source)
         alpha = _choose(take, returns, most_loss)
         save_agent(path.go_to(alpha), folder / "blend.zip", prefix="blend_")
     finally:
@@ -119,20 +122,30 @@ def _read(folder: Path, episodes: int | None, trust: bool) -> TransferSettings:
         raise ConfigError(
             f"{folder} has no {missing[0]}: the transfer is not finished, learnt nothing, or is of an older version."
         )
+    try:
+        with TemporaryDirectory(dir=folder):  # now, not after minutes of play
+            pass
+    except OSError as error:
+        raise ConfigError(f"{folder}: blend.zip cannot be written there: {error}. Copy the folder.") from error
     evaluation = settings.evaluation if episodes is None else replace(settings.evaluation, episodes=episodes)
     return replace(settings, evaluation=evaluation, evaluate_in_background=False)
 
 
 def _check(take: str | float, alphas: Sequence[float], most_loss: float | None) -> list[float]:
     """The points to play at, in order. An alpha that is to be taken is one of them."""
-    if isinstance(take, str) and take not in ("target", "sum"):
+    named = take in ("target", "sum")
+    if not named and not _is_fraction(take):
         raise ConfigError(f"take={take!r}: expected 'target', 'sum', or a number from 0 to 1.")
-    points = sorted({float(alpha) for alpha in (*alphas, *([] if isinstance(take, str) else [take]))})
-    if not points or not all(0 <= alpha <= 1 for alpha in points):
-        raise ConfigError(f"alphas={points}: expected numbers from 0 (start) to 1 (final policy).")
-    if most_loss is not None and (isinstance(take, float) or not 0 <= most_loss <= 1):
-        raise ConfigError(f"most_loss={most_loss}: expected a fraction from 0 to 1, and take='target' or 'sum'.")
-    return points
+    numbers = isinstance(alphas, Collection) and all(_is_fraction(alpha) for alpha in alphas)
+    if not numbers or (named and len(alphas) == 0):
+        raise ConfigError(f"alphas={alphas!r}: expected a list of numbers from 0 (start) to 1 (final policy).")
+    if most_loss is not None and not (named and _is_fraction(most_loss)):
+        raise ConfigError(f"most_loss={most_loss!r}: expected a fraction from 0 to 1, and take='target' or 'sum'.")
+    return sorted({float(alpha) for alpha in (*alphas, *([] if named else [take]))})
+
+
+def _is_fraction(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
 
 
 def _domains(
@@ -140,6 +153,8 @@ def _domains(
 ) -> dict[str, Domain]:
     if env is not None:
         return user_domains(env, source_env)
+    if source_env is not None:
+        raise ConfigError("source_env goes with env. Pass both, or neither.", arguments=("source_env", "env"))
     try:
         return read_domains(vars(settings.env), settings.evaluation.elsewhere)
     except TaskError as error:
@@ -147,10 +162,15 @@ def _domains(
 
 
 def _play(
-    settings: TransferSettings, environments: Any, domains: dict[str, Domain], points: Sequence[float], folder: Path
+    settings: TransferSettings,
+    environments: Any,
+    domains: dict[str, Domain],
+    points: Sequence[float],
+    folder: Path,
+    needs_source: bool,
 ) -> tuple[PolicyPath, dict[float, dict[str, Returns]]]:
     """Play at each point in each domain."""
-    from daft_rl.run.agents import load_saved
+    from daft_rl.run.agents import domains_that_fit, load_saved
     from daft_rl.run.evaluator import Evaluator
     from daft_rl.run.path import PolicyPath
 
@@ -162,6 +182,10 @@ def _play(
             for name in ("start.zip", "final.zip")
         )
     path = PolicyPath(start, end)
+    if settings.agent.adapt_spaces:
+        domains = domains_that_fit(domains, end)
+        if needs_source and "source" not in domains:
+            raise ConfigError("The adapted agent does not play on the source. Pass take='target' without most_loss.")
     evaluator = Evaluator(path.model, settings, environments, {}, domains, folder)
     returns = {}
     for alpha in points:

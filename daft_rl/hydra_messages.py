@@ -18,12 +18,18 @@ ADVICE = ("To append to your", "See https://", "Either remove", "Or add a second
 """Lines of Hydra that do not help here: nothing would read a setting that was added."""
 
 
+def _hint_of_id(name: str) -> str:
+    """How the command line says an id of Gymnasium, or ``mujoco/ID`` as results and Python call it."""
+    if name.startswith("mujoco/"):
+        return f" For a MuJoCo environment of Gymnasium: env=mujoco env.id={name.removeprefix('mujoco/')}."
+    return f" For an id of Gymnasium: env=gymnasium env.id={name}."
+
+
 def explain_hydra(error: BaseException) -> str:
     """One line: what was wrong and what exists."""
     if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        hint = f" For an id of Gymnasium: env=gymnasium env.id={name}." if group == "env" else ""
-        return unknown_name(group, name, error.options) + hint
+        group, _, name = str(error.missing_cfg_file).partition("/")
+        return unknown_name(group, name, error.options) + (_hint_of_id(name) if group == "env" else "")
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override!r} cannot be read: {_first_line(error)}. Expected key=value; a value with spaces, commas "

@@ -210,6 +210,7 @@ def test_a_failed_cell_is_told_and_tried_again(tmp_path: Path, monkeypatch: pyte
     assert run_cell(cell(tmp_path, "method=zero_shot")[0])["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "daft_rl.benchmark", *CHEAP, "method=zero_shot", "seed=-1,0,1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from gymnasium.wrappers import TimeAwareObservation, TimeLimit
 from stable_baselines3 import PPO
 
 import daft_rl
@@ -16,7 +20,8 @@ from daft_rl.archives import load_agent
 from daft_rl.blend import Blend, main
 from daft_rl.errors import ConfigError
 from daft_rl.rollout.returns import Returns
-from tests.conftest import PointMass, build
+from tests.conftest import PointMass, build, parse
+from tests.envs.test_domain import OFF_POLICY, ON_POLICY, TINY
 from tests.test_resume import ON_POLICY_SETTINGS, SETTINGS
 
 
@@ -57,7 +62,7 @@ def test_a_point_between_is_written_and_shown(run: Path) -> None:
 
 def points(**by_role: list[float]) -> dict[float, dict[str, Returns]]:
     alphas = [index / 4 for index in range(5)]
-    return {a: {role: Returns([v[i]], [1]) for role, v in by_role.items()} for i, a in enumerate(alphas)}
+    return {a: {role: Returns([v[i]] * 2, [1, 1]) for role, v in by_role.items()} for i, a in enumerate(alphas)}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +75,7 @@ def test_the_policy_that_is_asked_for_is_taken(
     played = points(target=[10, 20, 40, 60, 65], source=[100, 98, 95, 85, 70])
     play = daft_rl.blend._play  # type: ignore[attr-defined]
     monkeypatch.setattr("daft_rl.blend._play", lambda *args: (play(*args)[0], played))
-    settings: Any = {"env": PointMass, "source_env": PointMass, "episodes": 1, "alphas": [1.0]}
+    settings: dict[str, Any] = {"env": PointMass, "source_env": PointMass, "episodes": 1, "alphas": [1.0]}
     assert daft_rl.blend(run, take, most_loss=most_loss, **settings).alpha == expected
 
 
@@ -87,12 +92,65 @@ def test_a_gap_in_the_path_is_found() -> None:
         ({"alphas": []}, "from 0"),
         ({"most_loss": 2}, "most_loss=2"),
         ({"source_env": None}, "source_env"),
-        ({"env": None}, "pass it: env"),
+        ({"env": None, "source_env": None}, "pass it: env"),
+        ({"env": None}, "source_env goes with env"),
+        ({"take": None}, "take=None"),
+        ({"take": True}, "take=True"),
+        ({"alphas": 0.5}, "alphas=0.5"),
+        ({"alphas": ["0.5"]}, "expected a list of numbers"),
+        ({"most_loss": "0.1"}, "most_loss='0.1'"),
+        ({"take": 1, "most_loss": 0.1}, "most_loss=0.1"),
     ],
 )
 def test_what_cannot_be_is_refused(given: dict[str, Any], message: str, run: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         daft_rl.blend(run, **{"env": PointMass, "source_env": PointMass} | given)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_played(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("daft_rl.blend.TemporaryDirectory", refuse)
+    with pytest.raises(ConfigError, match="Copy the folder"):
+        daft_rl.blend(run, env=PointMass, source_env=PointMass)
+
+
+def test_code_of_a_run_is_executed_only_by_ones_own_word(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["agent"]["trust"] = True
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ConfigError, match="executes code"):
+        daft_rl.blend(folder, env=PointMass, source_env=PointMass)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_adapted_agent_plays_where_its_spaces_fit(tmp_path: Path) -> None:
+    PPO("MlpPolicy", PointMass(), n_steps=64, device="cpu").save(tmp_path / "agent.zip")
+    run = tmp_path / "run"
+    settings = parse([*TINY, *ON_POLICY]) | {"agent.adapt_spaces": True, "evaluation.episodes": 1}
+    environments: Any = {"env": lambda: TimeAwareObservation(TimeLimit(PointMass(), 10)), "source_env": PointMass}
+    daft_rl.transfer(
+        source=tmp_path / "agent.zip", total_timesteps=64, output_dir=run, settings=settings, **environments
+    )
+    with pytest.raises(ConfigError, match="take='target'"):
+        daft_rl.blend(run, **environments)
+    played = daft_rl.blend(run, "target", alphas=[0.0, 1.0], **environments).returns
+    final = json.loads((run / "results.json").read_text())["final"]
+    assert played[1.0].keys() == {"target"}
+    assert played[1.0]["target"].returns == final["target"]["returns"]
+
+
+def test_batch_renormalization_computes_as_in_the_run(tmp_path: Path) -> None:
+    settings = parse([*TINY, *OFF_POLICY]) | {"evaluation.episodes": 2}
+    result = daft_rl.transfer(
+        PointMass, source=build("CrossQ"), total_timesteps=40, output_dir=tmp_path, settings=settings
+    )
+    played = daft_rl.blend(tmp_path, 1.0, alphas=[], env=PointMass).returns
+    assert played[1.0]["target"].returns == result.final["target"].returns
 
 
 def test_a_folder_without_a_finished_transfer_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,6 +39,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("method=nope", ["nope", "daft_paper", "lp_ft"]),
         ("env.shift.nope=1", ["env.shift.nope", "gravity", "joint_range"]),
         ("env=safety", ["env.name"]),
+        ("env=mujoco/Hopper-v5", ["Unknown env", "env=mujoco env.id=Hopper-v5"]),
         ("env.shift=gravty-0.5", ["gravity-0.5", "kinematic-easy"]),
         ("env.shift.mass=-1", ["shift.mass", "above 0"]),
         ("nope=1", ["nope", "total_timesteps"]),

@@ -100,7 +100,11 @@ def discrete() -> PointMass:
     return PointMass(discrete=True)
 
 
-@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+@pytest.mark.parametrize(
+    "name",
+    # what TQC and DDPG have is in SAC, TD3 and QRDQN too
+    [pytest.param(name, marks=[pytest.mark.slow] if name in ("TQC", "DDPG") else []) for name in sorted(ALGORITHMS)],
+)
 def test_every_algorithm_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env = discrete if name in DISCRETE else PointMass
     kind = OFF_POLICY_SETTINGS if name in OFF_POLICY else ON_POLICY_SETTINGS
@@ -205,7 +209,7 @@ def with_hindsight(**kwargs: Any) -> BaseAlgorithm:
     )
 
 
-@pytest.mark.parametrize("archive", [False, True], ids=["agent", "archive"])
+@pytest.mark.parametrize("archive", [pytest.param(False, marks=pytest.mark.slow), True], ids=["agent", "archive"])
 def test_hindsight_experience_replay_goes_on(archive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The buffer is full at the stop, and an episode goes on over its end."""
     settings = SETTINGS | OFF_POLICY_SETTINGS

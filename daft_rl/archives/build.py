@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_nor
 from torch import Tensor, nn
 
 from daft_rl.agents.algorithms import ALGORITHMS, Algorithm, find_algorithm
-from daft_rl.agents.policies import with_batchnorm
+from daft_rl.agents.policies import HAS_BATCHNORM, with_batchnorm
 from daft_rl.archives.architecture import infer_policy_kwargs, own_policy_kwargs, uses_sde
 from daft_rl.archives.buffers import choose_buffer
 from daft_rl.archives.checks import TRUST
@@ -234,9 +234,9 @@ def _find_policy(
     :param given: a class, a name like ``"MlpPolicy"``, or ``None``
     :raises AgentError: the archive's policy is of a class that is not SB3's, and none is given
     """
-    if given is not None and not isinstance(given, str):
-        return given
     stored = attributes.get("policy_class")
+    if given is not None and not isinstance(given, str):
+        return with_batchnorm(given) if isinstance(stored, dict) and HAS_BATCHNORM in stored else given
     module = stored.get("__module__") if isinstance(stored, dict) else None
     inserted = module == with_batchnorm.__module__
     aliases = cls.policy_aliases

@@ -35,11 +35,14 @@ def fold_normalization(model: BaseAlgorithm) -> list[str]:
 
     :param model: an agent in an environment with a ``VecNormalize``. Without one, nothing happens
     :return: names of the layers that were changed
-    :raises AgentError: observations are no vectors, or something other than such layers reads them
+    :raises AgentError: observations are no vectors, something other than such layers reads them, or other wrappers are
+        outside of the ``VecNormalize``
     """
     normalizer = model.get_vec_normalize_env()
     if normalizer is None or not normalizer.norm_obs:
         return []
+    if model.get_env() is not normalizer:
+        raise _refuse("other wrappers are outside of VecNormalize, between it and the policy.")
     statistics: Any = normalizer.obs_rms
     if isinstance(statistics, dict) or len(normalizer.observation_space.shape or ()) != 1:
         raise _refuse(f"observations should be vectors, got {normalizer.observation_space}.")

@@ -47,7 +47,12 @@ class Returns:
         return self.std / math.sqrt(len(self.returns)) if self.returns else 0.0
 
     def is_below(self, other: Returns) -> bool:
-        """Whether the mean is lower than another by more than two standard errors of the difference."""
+        """Whether the mean is lower than another by more than two standard errors of the difference.
+
+        A single episode tells nothing of its error: then the answer is no.
+        """
+        if min(len(self.returns), len(other.returns)) < 2:
+            return False
         return self.mean < other.mean - 2 * math.hypot(self.standard_error, other.standard_error)
 
     def as_dict(self) -> dict[str, Any]:

@@ -169,7 +169,10 @@ def load_saved(settings: TransferSettings, archive: Path, venv: VecEnv) -> BaseA
     """
     given = replace(settings.agent, activation=None, adapt_spaces=False, vecnormalize="auto")
     kind = algorithm_entry(settings.algo.name).cls
-    return _load_archive(replace(settings, agent=given), archive, kind, {}, venv, find_statistics(given, archive, venv))
+    chosen = find_statistics(given, archive, venv)
+    model = _load_archive(replace(settings, agent=given), archive, kind, {}, venv, chosen)
+    fuse_batch_renorm(model.policy)  # the run's policy computes so, to the last bit
+    return model
 
 
 def _collect_on_device(model: BaseAlgorithm) -> None:

@@ -75,7 +75,7 @@ def _registered_class(id: str) -> type[MujocoEnv] | None:
 
 def has_rules(id: str) -> bool:
     """Whether threads can step a registered environment."""
-    return _registered_class(id) in RULES
+    return _registered_class(id) in RULES and not find_registered(id).additional_wrappers
 
 
 def make_registered_mujoco(id: str, shift: MujocoShift, render_mode: str | None = None) -> gym.Env:

@@ -180,7 +180,7 @@ def test_dropped_and_swapped_members_raise_nothing_else(content: dict[str, bytes
     survive(pack(changed))
 
 
-@settings(FUZZ, max_examples=40)
+@settings(FUZZ, max_examples=15)
 @given(archives, st.data())
 def test_changed_attributes_raise_nothing_else(content: dict[str, bytes], data: st.DataObject) -> None:
     attributes = json.loads(content["data"])

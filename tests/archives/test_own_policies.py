@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.wrappers import FlattenObservation
 from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -20,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
-from daft_rl import load_agent
+from daft_rl import blend, load_agent
 from daft_rl.errors import AgentError
 from daft_rl.policy.anatomy import Anatomy
 from daft_rl.transfer import transfer
@@ -109,6 +110,22 @@ def test_a_policy_of_the_users_is_transferred(archive: Path, tmp_path: Path) -> 
     )  # fmt: skip
     assert result.timesteps >= 64
     assert isinstance(PPO.load(tmp_path / "run" / "final.zip", device="cpu").policy, OwnPolicy)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"net_arch": [8]}])
+def test_inserted_batchnorm_of_a_policy_of_the_users_is_loaded_and_blended(kwargs: Any, tmp_path: Path) -> None:
+    model = PPO(OwnPolicy, FlattenObservation(PointMass()), policy_kwargs=kwargs or None, n_steps=64, device="cpu")
+    model.save(tmp_path / "agent.zip")
+    own = {"agent.policy": "tests.archives.test_own_policies:OwnPolicy", "agent.policy_kwargs": kwargs or None}
+    own |= {"agent.head": ["action_net.*", "log_std", "value_net.*"], "agent.critic": ["value_net.*"]}
+    result = transfer(
+        PointMass, source=tmp_path / "agent.zip", total_timesteps=64, output_dir=tmp_path / "run",
+        settings=parse([*TINY, *ON_POLICY]) | own,
+    )  # fmt: skip
+    tuned = load_agent(tmp_path / "run" / "final.zip", policy=OwnPolicy, policy_kwargs=kwargs)
+    assert any(isinstance(module, nn.BatchNorm1d) for module in tuned.policy.modules())
+    played = blend(tmp_path / "run", 1.0, alphas=[], env=PointMass).returns
+    assert played[1.0]["target"].returns == result.final["target"].returns
 
 
 def test_a_subclass_with_the_usual_layers_needs_no_patterns(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from daft_rl.errors import TaskError
 from daft_rl.settings import TaskSettings
 
 WITH_RULES = ("Hopper-v5", "Walker2d-v5", "Swimmer-v5", "Humanoid-v5", "Ant-v5")
-OTHERS = ("Hopper-v4", "InvertedPendulum-v5", "Reacher-v5", "OwnHopper-v0", "Robot-v0")
+OTHERS = ("Hopper-v4", "InvertedPendulum-v5", "Reacher-v5", "OwnHopper-v0", "Robot-v0", "TimedHopper-v0")
 
 
 class OwnHopper(HopperEnv):
@@ -52,6 +52,8 @@ class Robot(gym.Env[Any, Any]):
 
 for _name in ("OwnHopper", "Robot"):
     gym.register(f"{_name}-v0", f"{__name__}:{_name}", max_episode_steps=100)
+_timed = gym.envs.registration.WrapperSpec("Time", "gymnasium.wrappers:TimeAwareObservation", {})
+gym.register("TimedHopper-v0", HopperEnv, max_episode_steps=100, additional_wrappers=(_timed,))
 
 
 @pytest.mark.parametrize("id", [*WITH_RULES, *OTHERS])

@@ -49,7 +49,7 @@ def steer(base: str, observation: NDArray[Any], step: int, rng: np.random.Genera
     [
         ("Door", {}, [0]),
         ("Wipe", {}, [0, 1]),
-        ("Door", {"latch": False, "robot": "Sawyer", "arm_mass": 1.5}, [0]),
+        pytest.param("Door", {"latch": False, "robot": "Sawyer", "arm_mass": 1.5}, [0], marks=pytest.mark.slow),
         ("Wipe", {"two_clusters": True, "markers": 30, "robot": "IIWA", "controller_gain": 0.5}, [0]),
     ],
 )

@@ -69,8 +69,10 @@ def source_of(algorithm: str, folder: Path) -> Path:
     return folder / "source.zip"
 
 
-@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
-@pytest.mark.parametrize("method", ["daft", "ft"])
+@pytest.mark.parametrize(
+    ("method", "algorithm"),
+    [("daft", "PPO"), ("ft", "PPO"), ("daft", "SAC"), pytest.param("ft", "SAC", marks=pytest.mark.slow)],
+)
 def test_two_lines_return_what_transfer_returns(algorithm: str, method: str, tmp_path: Path) -> None:
     """On an environment and with a policy that are not of this project."""
     source = source_of(algorithm, tmp_path)

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from torch import nn
 
 from daft_rl.agents import BatchNormExtractor
@@ -84,6 +84,13 @@ def test_layers_without_bias_are_refused() -> None:
     network: Any = model.policy.mlp_extractor.policy_net  # type: ignore[union-attr]
     network[0].bias = None
     with pytest.raises(AgentError, match="bias"):
+        fold_normalization(model)
+
+
+def test_wrappers_outside_of_the_statistics_are_refused() -> None:
+    venv = VecFrameStack(VecNormalize(DummyVecEnv([PointMass])), 2)
+    model = ALGORITHMS["PPO"]("MlpPolicy", venv, n_steps=64, device="cpu")
+    with pytest.raises(AgentError, match="outside of VecNormalize"):
         fold_normalization(model)
 
 

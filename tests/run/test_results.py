@@ -81,6 +81,7 @@ def test_the_printed_table_has_returns_costs_and_times(tmp_path: Path, capsys: p
         ([500.0] * 10, [500.0] * 10, False),
         ([100.0, 200.0] * 5, [100.0, 190.0] * 5, False),
         ([100.0, 200.0] * 5, [100.0, 300.0] * 5, False),
+        ([500.0], [19.0], False),  # a single episode tells nothing of its error
     ],
 )
 def test_a_policy_that_became_worse_is_named(
@@ -89,8 +90,8 @@ def test_a_policy_that_became_worse_is_named(
     curve = [{"timesteps": 0, "target": 480.0}, {"timesteps": 500, "target": 490.0}, {"timesteps": 900, "target": 20.0}]
     result = replace(
         make_result(tmp_path),
-        zero_shot={"target": Returns(before, [1] * 10)},
-        final={"target": Returns(after, [1] * 10)},
+        zero_shot={"target": Returns(before, [1] * len(before))},
+        final={"target": Returns(after, [1] * len(after))},
         curve=curve,
     )
     result.print()
