@@ -13,7 +13,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from daft_rl.checkpoint import CheckpointStore, LearningState, RandomState
 from daft_rl.errors import CheckpointError, DaftError, DaftWarning
 from daft_rl.run.episodes import RunningEpisodes
-from daft_rl.run.interruption import Interrupted, interruption
+from daft_rl.run.interruption import interruption
 from daft_rl.settings import Checkpoint
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Checkpoints(BaseCallback):
         if self.works:
             with suppress(DaftError):
                 self._save()
-        raise Interrupted
+        interruption.stop()
 
     def _is_due(self) -> bool:
         if not self.works or self.model.num_timesteps < self._next or time.perf_counter() < self._not_before:

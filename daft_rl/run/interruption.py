@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 __all__ = ["RESUMABLE", "Interrupted", "Interruption", "interruption"]
 
@@ -96,6 +97,12 @@ class Interruption:
                 # print would fail if the signal came while something was printed
                 os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nStopping with a checkpoint.\n")
             return
+        self.stop()
+
+    def stop(self) -> NoReturn:
+        """
+        :raises Interrupted: always
+        """
         self.raised = True
         raise Interrupted
 

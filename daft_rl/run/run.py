@@ -222,7 +222,7 @@ class Run:
         with interruption.deferred() if checkpoints.works else nullcontext(), watch.keeping_the_good():
             self.model.learn(self.settings.total_timesteps, callback=callbacks, progress_bar=self.settings.progress_bar)
         if interruption.requested:  # in the last rollout
-            raise Interrupted
+            interruption.stop()
 
     def check_folder(self) -> None:
         """

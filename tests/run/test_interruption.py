@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -17,7 +18,7 @@ from daft_rl.cli import one_message
 from daft_rl.errors import ConfigError
 from daft_rl.resume import read_run, resume_command, stoppable
 from daft_rl.run.folder import Identity, RunFolder
-from daft_rl.run.interruption import RESUMABLE, Interrupted, Interruption
+from daft_rl.run.interruption import RESUMABLE, Interrupted, Interruption, interruption
 from daft_rl.settings import TransferSettings
 from tests.conftest import PointMass, build
 from tests.test_resume import ON_POLICY_SETTINGS, SETTINGS, assert_equal_runs
@@ -156,19 +157,22 @@ def test_outside_of_learning_a_signal_stops_at_once() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def stop_and_fail(error: Exception) -> None:
+def stop_and_fail(error: Exception, learning: bool) -> None:
     """As joblib and OmegaConf do: they clean up, and fail at it."""
     with stoppable("daft_rl.benchmark"), one_message():
         try:
-            signal.raise_signal(signal.SIGTERM)
+            with interruption.deferred() if learning else nullcontext():
+                signal.raise_signal(signal.SIGTERM)
+            interruption.stop()  # as a run does after its checkpoint
         except Interrupted:
             raise error from None
 
 
+@pytest.mark.parametrize("learning", [False, True])
 @pytest.mark.parametrize("error", [AttributeError("half-made"), ConfigError("half-read")])
-def test_a_stop_stays_a_stop_where_a_library_answers_by_another_error(error: Exception) -> None:
+def test_a_stop_stays_a_stop_where_a_library_answers_by_another_error(error: Exception, learning: bool) -> None:
     with pytest.raises(SystemExit) as stop:
-        stop_and_fail(error)
+        stop_and_fail(error, learning)
     assert stop.value.code == RESUMABLE
     with pytest.raises(KeyError), stoppable("daft_rl.benchmark"):  # what comes later is an error again
         raise KeyError("of its own")
