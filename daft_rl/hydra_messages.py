@@ -28,7 +28,9 @@ def _hint_of_id(name: str) -> str:
 def explain_hydra(error: BaseException) -> str:
     """One line: what was wrong and what exists."""
     if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, name = str(error.missing_cfg_file).partition("/")
+        missing = str(error.missing_cfg_file)
+        # hydra/launcher is a group, and mujoco/Hopper-v5 is a name in the group env
+        group, _, name = missing.partition("/") if missing.startswith("env/") else missing.rpartition("/")
         return unknown_name(group, name, error.options) + (_hint_of_id(name) if group == "env" else "")
     if isinstance(error, OverrideParseException):
         return (
