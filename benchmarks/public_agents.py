@@ -113,14 +113,8 @@ def adapt(folder: Path, agent: PublicAgent, seed: int) -> dict[str, Any]:
             output_dir=run,
             settings=SMALL | {"evaluation.every": agent.steps // 3},
         )
-    return {
-        **{"agent": agent.archive, "task": agent.task, "shift": agent.shift, "seed": seed, "steps": agent.steps},
-        **{
-            when: {role: one.as_dict() for role, one in getattr(result, when).items()}
-            for when in ("zero_shot", "final")
-        },
-        **{"curve": result.curve, "worse_than_zero_shot": result.worse_than_zero_shot},
-    }
+    kept = {name: value for name, value in result.as_dict().items() if name in KEPT}
+    return {"agent": agent.archive, "task": agent.task, "shift": agent.shift, "steps": agent.steps} | kept
 
 
 def work(what: str, folder: Path) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:

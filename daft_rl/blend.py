@@ -141,7 +141,8 @@ def _check(take: str | float, alphas: Sequence[float], most_loss: float | None) 
         raise ConfigError(f"alphas={alphas!r}: expected a list of numbers from 0 (start) to 1 (final policy).")
     if most_loss is not None and not (named and _is_fraction(most_loss)):
         raise ConfigError(f"most_loss={most_loss!r}: expected a fraction from 0 to 1, and take='target' or 'sum'.")
-    return sorted({float(alpha) for alpha in (*alphas, *([] if named else [take]))})
+    further = [take] if not named else [] if most_loss is None else [0]  # a loss is measured from the start
+    return sorted({float(alpha) for alpha in (*alphas, *further)})
 
 
 def _is_fraction(value: Any) -> bool:

@@ -60,6 +60,11 @@ def test_a_point_between_is_written_and_shown(run: Path) -> None:
     assert middle.allclose(start + 0.3 * (final - start))
 
 
+def test_a_loss_is_measured_from_the_start(run: Path) -> None:
+    settings: dict[str, Any] = {"env": PointMass, "source_env": PointMass, "episodes": 1, "alphas": [0.5]}
+    assert list(daft_rl.blend(run, "target", most_loss=0.1, **settings).returns) == [0.0, 0.5]
+
+
 def points(**by_role: list[float]) -> dict[float, dict[str, Returns]]:
     alphas = [index / 4 for index in range(5)]
     return {a: {role: Returns([v[i]] * 2, [1, 1]) for role, v in by_role.items()} for i, a in enumerate(alphas)}

@@ -49,6 +49,12 @@ class Request:
     norm_reward: bool | None
     overrides: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        if self.norm_reward not in (None, True, False):
+            raise AgentError(
+                f"norm_reward={self.norm_reward!r}: expected True, False or None.", arguments=("norm_reward",)
+            )
+
 
 def choose_class(recognized: str | None, wanted: type[BaseAlgorithm] | None, path: Path) -> type[BaseAlgorithm]:
     """The class to build: SB3's, or the user's if it is that class or a subclass of it.

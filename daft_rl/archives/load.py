@@ -59,9 +59,8 @@ def load_agent(
     :func:`~daft_rl.archives.statistics_files.find_vecnormalize`) is part of the agent's function: ``env`` is wrapped in
     it, frozen. An ``env`` that has a ``VecNormalize`` keeps its own.
 
-    With an ``env`` to learn in, off-policy agents get an empty replay buffer of the size in the file
-    (``buffer_size=...`` changes it; its memory is used only as it fills). Without an ``env`` they get none, which is
-    enough for ``predict``. To learn, pass ``env`` here; ``set_env`` afterwards does not make a buffer.
+    With an ``env``, off-policy agents get an empty replay buffer of the file's size (or ``buffer_size``), whose memory
+    is used as it fills. Without one they can only ``predict``: ``set_env`` afterwards makes no buffer.
 
     A policy alone (from ``imitation``, or ``ActorCriticPolicy.load``) is put into a new agent, if ``algo`` and ``env``
     say into which one.
@@ -87,20 +86,12 @@ def load_agent(
     """
     if not isinstance(trust, bool):
         raise AgentError(f"trust={trust!r}: expected True or False.", arguments=("trust",))
-    if norm_reward not in (None, True, False):
-        raise AgentError(f"norm_reward={norm_reward!r}: expected True, False or None.", arguments=("norm_reward",))
     wanted = None if algo is None else find_algorithm(algo).cls  # refuses what the table does not have
     request = Request(
-        cls=algo if isinstance(algo, type) else wanted,
-        env=env,
-        device=device,
-        policy_kwargs=policy_kwargs,
-        activation=activation,
-        adapt_spaces=adapt_spaces,
-        vecnormalize=os.fspath(vecnormalize),
-        norm_reward=norm_reward,
-        overrides=overrides,
-    )
+        cls=algo if isinstance(algo, type) else wanted, env=env, device=device, policy_kwargs=policy_kwargs,
+        activation=activation, adapt_spaces=adapt_spaces, vecnormalize=os.fspath(vecnormalize),
+        norm_reward=norm_reward, overrides=overrides,
+    )  # fmt: skip
     if isinstance(path, BasePolicy):
         return wrap_policy(path, request)
     return (load_trusted if trust else _load_safely)(find_archive(path), request)
