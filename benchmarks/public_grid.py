@@ -126,7 +126,7 @@ def sb3_continue(folder: Path, agent: PublicAgent, shift: str, seed: int) -> dic
     model.learn(steps_of(agent))
     if normalizer is not None:
         normalizer.training = False
-    domains = {"target": make, "source": agent.make()}
+    domains: dict[str, Callable[[], gym.Env[Any, Any]]] = {"target": make, "source": agent.make()}
     played = {
         role: evaluate(model, DummyVecEnv([one] * 8), EPISODES, FIRST_SEED).returns for role, one in domains.items()
     }

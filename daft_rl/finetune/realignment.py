@@ -259,9 +259,11 @@ def realign(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int | None, be
     if not _clearly_above(returns, before):
         correction = {}
     inputs.apply(correction)
-    moved, moves = inputs.moved(correction), inputs.moves(correction)
-    kept = {"offset": inputs.offset(moves), "moves": moves} if moved else {}
-    return Realignment(inputs.size, moved, float(before.mean()), float(returns.mean()), **kept)
+    gained = float(before.mean()), float(returns.mean())
+    if not (moved := inputs.moved(correction)):
+        return Realignment(inputs.size, 0, *gained)
+    moves = inputs.moves(correction)
+    return Realignment(inputs.size, moved, *gained, inputs.offset(moves), moves)
 
 
 @contextmanager
@@ -272,8 +274,10 @@ def at_home(model: BaseAlgorithm, realigned: Realignment) -> Iterator[None]:
     :param realigned: what :func:`realign` did
     """
     normalizer = model.get_vec_normalize_env()
-    in_wrapper = normalizer is not None and normalizer.norm_obs
-    places: dict[str, Any] = _parts(normalizer.obs_rms) if in_wrapper else batchnorm_layers(model.policy)
+    if normalizer is not None and normalizer.norm_obs:
+        places: Mapping[str, Any] = _parts(normalizer.obs_rms)
+    else:
+        places = batchnorm_layers(model.policy)
     before = {}
     with torch.no_grad():
         for name, move in realigned.moves.items():
