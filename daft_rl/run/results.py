@@ -188,7 +188,7 @@ class TransferResult:
         if self.seconds_in_background >= 0.5:
             times += f"; meanwhile, in another process, evaluation {self.seconds_in_background:.0f}"
         if self.on_the_way is not None:
-            text = "on the way, the target returned {mean:.1f} in the mean, and at least {lowest:.1f} (step {timesteps})"
+            text = "on the way the target returned {mean:.1f} in the mean, at least {lowest:.1f} (step {timesteps})"
             yield text.format(**self.on_the_way)
         if self.worse_than_zero_shot:
             yield self._harm()

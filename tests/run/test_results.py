@@ -106,5 +106,5 @@ def test_what_learning_cost_on_the_way(tmp_path: Path, capsys: pytest.CaptureFix
     assert result.on_the_way == {"mean": (500 + 3000) / 400, "lowest": 0.0, "timesteps": 100}
     assert result.as_dict()["on_the_way"] == result.on_the_way
     result.print()
-    assert "the target returned 8.8 in the mean, and at least 0.0 (step 100)" in " ".join(capsys.readouterr().out.split())
+    assert "the target returned 8.8 in the mean, at least 0.0 (step 100)" in capsys.readouterr().out
     assert make_result(tmp_path).on_the_way is None
