@@ -130,6 +130,23 @@ def test_it_adapts_learns_and_leaves_an_ordinary_agent(algorithm: str, tmp_path:
     ALGORITHMS[algorithm].load(tmp_path / "agent.zip", device="cpu")
 
 
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "CrossQ", "DQN"])
+def test_what_the_user_froze_stays_frozen(algorithm: str) -> None:
+    """A part of a group, so that the rest of it learns."""
+    model = tiny(algorithm)
+    first = next(name for name, parameter in model.policy.named_parameters() if parameter.ndim == 2)
+    own = dict(model.policy.named_parameters())
+    own[first].requires_grad_(False)
+    trainable = {name: parameter.requires_grad for name, parameter in own.items()}
+    adaptation = daft_rl.adapt(model, "lp_ft", calibration_steps=64, seed=0)
+    before = {name: parameter.clone() for name, parameter in own.items()}
+    learn(model, callback=adaptation)
+    [group] = [names for names in adaptation.groups.values() if first in names]
+    assert torch.equal(own[first], before[first])
+    assert any(not torch.equal(own[name], before[name]) for name in group)
+    assert {name: parameter.requires_grad for name, parameter in own.items()} == trainable
+
+
 def _named(model: BaseAlgorithm, names: list[str]) -> list[torch.nn.Parameter]:
     own = dict(model.policy.named_parameters())
     return [own[name] for name in names]
