@@ -58,7 +58,8 @@ class Domain:
         """Whether :meth:`make_vec` makes a batch that steps in threads, where many environments cost little."""
         if vec != "auto" or self.maker is not None:
             return vec == "threads"
-        return fastest_kind(get_task(self.name), getattr(self.shift, "low", self.shift)) == "threads"
+        shift = self.shift.low if isinstance(self.shift, ShiftRange) else self.shift
+        return fastest_kind(get_task(self.name), shift) == "threads"
 
     def make_vec(
         self,

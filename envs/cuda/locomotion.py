@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-import gymnasium as gym
 import mujoco
 import torch
 from gymnasium.wrappers import TimeLimit
@@ -61,7 +60,7 @@ class LocomotionBlueprint(Blueprint):
     reset_noise: float
 
 
-def _entry_point(shift: Shift) -> Callable[..., gym.Env]:
+def _entry_point(shift: Shift) -> Callable[..., Any]:
     """What makes the environment of a shift."""
     if isinstance(shift, RegisteredMujocoShift):
         return make_registered_mujoco

@@ -100,7 +100,12 @@ def test_files_of_other_names_are_not_touched(tmp_path: Path, monkeypatch: pytes
     )
     looked_at: list[Path] = []
     stat = Path.stat
-    monkeypatch.setattr(Path, "stat", lambda path, **kwargs: looked_at.append(path) or stat(path, **kwargs))
+
+    def note(path: Path, **kwargs: Any) -> Any:
+        looked_at.append(path)
+        return stat(path, **kwargs)
+
+    monkeypatch.setattr(Path, "stat", note)
     assert find_vecnormalize(tmp_path / "x" / "agent.zip") is None
     assert {path.suffix for path in looked_at} <= {".pkl", ".json"}
     assert len(looked_at) < 10

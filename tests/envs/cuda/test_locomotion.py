@@ -14,8 +14,8 @@ pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
 from daft_rl.envs.cuda.build import make_blueprints
 from daft_rl.envs.cuda.build import make_worlds as make_worlds_of
 from daft_rl.envs.cuda.locomotion import LocomotionWorlds
+from daft_rl.envs.mujoco.shift import RegisteredMujocoShift
 from daft_rl.envs.registered import RegisteredShift
-from daft_rl.envs.registry import read_shift
 from daft_rl.errors import TaskError
 from tests.envs.cuda.locomotion_tasks import TASKS, Twins, blueprint, make_worlds, random_actions
 
@@ -140,7 +140,7 @@ def test_ids_of_gymnasium_take_keywords() -> None:
 
 
 def test_a_registered_environment_whose_model_is_shifted_is_that_task() -> None:
-    [plan] = make_blueprints("mujoco/HalfCheetah-v5", [read_shift("mujoco/HalfCheetah-v5", {"gravity": 0.5})])
+    [plan] = make_blueprints("mujoco/HalfCheetah-v5", [RegisteredMujocoShift(gravity=0.5)])
     ours: Any = blueprint("HalfCheetah", {"gravity": 0.5})
     assert _saved(plan.model) == _saved(ours.model)
     assert plan.time_limit == 1000
