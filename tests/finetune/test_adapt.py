@@ -81,10 +81,10 @@ def test_two_lines_return_what_transfer_returns(algorithm: str, method: str, tmp
         return Thermostat(loss=0.1, offset=3.0)
 
     result = daft_rl.transfer(
-        make, method, source, total_timesteps=256, seed=5, output_dir=tmp_path / "run",
+        make, method, source, total_timesteps=128, seed=5, output_dir=tmp_path / "run",
         settings={
             "num_envs": 2, "calibration": {"steps": 128, "held_out": 64},
-            "evaluation": {"episodes": 3, "episodes_during": 3, "every": 150},
+            "evaluation": {"episodes": 3, "episodes_during": 3, "every": 75},
             "algo": {"settings": SETTINGS[algorithm], "exploration_std": 0.3 if algorithm == "PPO" else None},
             "progress_bar": False,
         },
@@ -97,7 +97,7 @@ def test_two_lines_return_what_transfer_returns(algorithm: str, method: str, tmp
         model, method, calibration_steps=128, held_out_steps=64, seed=5,
         exploration_std=0.3 if algorithm == "PPO" else None,
     )  # fmt: skip
-    model.learn(256, callback=adaptation)
+    model.learn(128, callback=adaptation)
     assert evaluate(model, DummyVecEnv([make] * 3), 3, 10_000) == result.final["target"]
     assert bool(adaptation.inserted) is (method == "daft")
 
