@@ -64,7 +64,7 @@ def run(
     there, settings = agent.absolute() if isinstance(agent, Path) else agent, _with_absolute_statistics(settings)
     with Run(settings, Identity.of(there, vecnormalize=settings.agent.vecnormalize)) as current:
         domains = load_and_play(current, settings, domains, there, zero_shot_cache)
-        adapt_to_target(current, settings)
+        adapt_to_target(current, settings, there)
         if settings.method.learns:
             current.save_start()
             current.learn()
@@ -110,18 +110,20 @@ def load_and_play(
     return dict(domains)
 
 
-def adapt_to_target(current: Run, settings: TransferSettings) -> None:
+def adapt_to_target(current: Run, settings: TransferSettings, agent: Path | BaseAlgorithm) -> None:
     """Visit the target, insert or convert BatchNorm, group the optimizer's parameters; and set up monitoring."""
     from daft_rl.finetune import HELD_OUT_SEED, adapt
     from daft_rl.policy import Distortion
     from daft_rl.rollout.evaluation import visit
     from daft_rl.run.monitoring import Monitoring
+    from daft_rl.run.source_statistics import warn_of_normalized_inputs
 
     steps = settings.calibration
+    where = current.visited("target")
     adaptation = current.adaptation = adapt(
         current.model,
         settings.method,
-        env=current.visited("target"),
+        env=where,
         seed=settings.seed,
         calibration_steps=steps.steps,
         held_out_steps=steps.held_out,
@@ -135,6 +137,9 @@ def adapt_to_target(current: Run, settings: TransferSettings) -> None:
     )
     if settings.method.keep_source and adaptation.realigned is not None:
         current.evaluator.act_at_home(adaptation.realigned.offset)
+    if adaptation.distortion is not None:
+        seen = adaptation.distortion.observations
+        warn_of_normalized_inputs(agent, settings.agent, current.model, seen, where.num_envs)
     envs = current.evaluator.open_envs
     if "source" in envs:
         with current.profile("evaluation"):
