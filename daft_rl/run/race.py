@@ -284,7 +284,8 @@ class _Race:
 
     def _go_on(self) -> TransferSettings:
         winner, rung = self.state["winner"], self.state["rung"]
-        rule = plain_data(self.rule) | {"arms": self.arms, "rung": rung}
+        arms = {name: {key: arm[key] for key in arm if key != "seconds"} for name, arm in self.arms.items()}
+        rule = plain_data(self.rule) | {"arms": arms, "rung": rung}
         result = RaceResult(
             rung=rung,
             spent=rung * sum("returns" in arm for name, arm in self.arms.items() if name != winner),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from daft_rl.rollout.returns import Returns
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.logger import Logger
 
 __all__ = ["RaceResult", "race_table"]
 
@@ -32,6 +35,15 @@ class RaceResult:
     def axis(self, step: int) -> int:
         """Steps on the target until the winner had learnt from ``step`` of them, with those of the other arms."""
         return step if step <= self.rung else step + self.spent
+
+    def log(self, logger: Logger) -> None:
+        """Write what each arm returned at the rung, with standard errors, at the rung's step."""
+        for name, arm in self.summary["arms"].items():
+            for role, data in arm.get("returns", {}).items():
+                returns = Returns.from_dict(data)
+                logger.record(f"race/{name}_{role}_return", returns.mean)
+                logger.record(f"race/{name}_{role}_return_error", returns.standard_error)
+        logger.dump(self.rung)
 
 
 def race_table(race: dict[str, Any]) -> Table:

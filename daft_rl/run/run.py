@@ -14,6 +14,7 @@ from typing import IO, Any
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
@@ -262,6 +263,8 @@ class Run:
             self.model.learn(self.settings.total_timesteps, callback=callbacks, progress_bar=self.settings.progress_bar)
         if interruption.requested:  # in the last rollout
             interruption.stop()
+        if self.race is not None:
+            self.race.log(Logger(self.logger.dir, self.logger.output_formats))
 
     def check_folder(self) -> None:
         """
