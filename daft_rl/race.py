@@ -37,7 +37,7 @@ class Race:
         """
         return max(1, round(self.rung * total_timesteps if self.rung < 1 else self.rung))
 
-    def steps_of_winner(self, total_timesteps: int, arms: int, rung: int) -> int:
+    def steps_of_winner(self, total_timesteps: int, arms: int, rung: float) -> float:
         """The steps that the winner learns from in the end.
 
         :param total_timesteps: of the run
@@ -45,3 +45,12 @@ class Race:
         :param rung: steps of each arm before the comparison
         """
         return total_timesteps - (arms - 1) * rung if self.within else total_timesteps
+
+    def is_too_long(self, total_timesteps: int, arms: int) -> bool:
+        """Whether the winner would learn nothing after the rung.
+
+        :param total_timesteps: of the run
+        :param arms: how many of them learn
+        """
+        rung = self.rung * total_timesteps if self.rung < 1 else self.rung
+        return self.steps_of_winner(total_timesteps, arms, rung) <= rung

@@ -313,10 +313,9 @@ class TransferSettings(RunSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         race, arms = self.method.race, len(self.method.arms)
-        rung = 0 if race is None else race.rung_steps(self.total_timesteps)
-        if race is not None and race.steps_of_winner(self.total_timesteps, arms, rung) <= rung:
+        if race is not None and race.is_too_long(self.total_timesteps, arms):
             raise ConfigError(
-                f"{arms} arms that learn from {rung} steps each leave their winner nothing of total_timesteps="
+                f"rung={race.rung:g}: {arms} arms that learn so far leave their winner nothing of total_timesteps="
                 f"{self.total_timesteps}. Take fewer arms, a smaller rung, or more steps."
             )
 

@@ -68,7 +68,11 @@ def fingerprint_weights(agent: BaseAlgorithm) -> str:
 
 def _published(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without those that change nothing and that earlier results do not have."""
-    return {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
+    kept = {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
+    if kept.get("race") is not None:
+        arms = [_published(arm) if isinstance(arm, dict) else arm for arm in kept["race"]["arms"]]
+        kept["race"] = {**kept["race"], "arms": arms}
+    return kept
 
 
 def fingerprint_method(method: Method) -> str:

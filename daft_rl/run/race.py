@@ -24,7 +24,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from daft_rl.checkpoint import CheckpointStore
 from daft_rl.envs.domain import Domain
 from daft_rl.errors import CheckpointError, ConfigError, DivergenceError, MethodError
-from daft_rl.files import delete_files, sync, write_json
+from daft_rl.files import UNFINISHED, delete_files, sync, write_json
 from daft_rl.method import Method
 from daft_rl.rollout.returns import Returns
 from daft_rl.run.folder import RACE_FILE, RACE_FOLDER
@@ -124,9 +124,11 @@ class _Race:
         self._leave_out(signs, zero_shot)
         for name in [] if stays else self.left()[1:]:
             self.arms[name]["left_out"] = "vec='cuda' keeps no checkpoints of this algorithm to go on from"
-        self._settle_steps(signs.rollout)
+        self._settle_steps(signs)
         self.state["zero_shot"] = {role: returns.as_dict() for role, returns in zero_shot.items()}
         self._save()
+        for name in [name for name in self.methods if name not in self.left()]:
+            print(f"race: without {name}: {self.arms[name]['left_out']}")
 
     @contextmanager
     def _looking(self, arm: Method) -> Iterator[tuple[Run, TransferSettings]]:
@@ -147,71 +149,62 @@ class _Race:
         return replace(quiet, method=arm, total_timesteps=total, output_dir=folder)
 
     def _leave_out(self, signs: Signs, zero_shot: dict[str, Returns]) -> None:
-        """Note what speaks against arms. Of arms that only fell away for a sign, one stays if nothing else is left."""
+        """Note what speaks against arms. If nothing else is left, the first that only a sign speaks against stays."""
         problems: dict[str, str] = {}
         starts: dict[str, Played] = {}
         for name, arm in self.methods.items():
             if signs.misses_batch_statistics(arm):
                 problems[name] = f"{self.settings.algo.name} needs batch statistics in updates"
             elif signs.changes_start(arm):
-                self._look_at_start(arm, signs, zero_shot, starts, problems)
-        episodes = min(self.rule.episodes, self.settings.evaluation.episodes)
-        source = {role: returns.first(episodes) for role, returns in zero_shot.items()}
+                start = self._start(arm, signs, zero_shot)
+                if isinstance(start, str):
+                    problems[name] = start
+                elif start is not None:
+                    starts[name] = start
+        source = {role: returns.first(self.episodes_at_start) for role, returns in zero_shot.items()}
         problems |= start_problems(source, starts, self.rule.keep)
-        seen: dict[Method, str] = {}
-        for name, arm in self.methods.items():
-            essence = signs.essence(arm)
-            if name not in problems and name != seen.setdefault(essence, name):
-                problems[name] = f"does the same as {seen[essence]} here"
-        self._note(problems)
-
-    def _note(self, problems: dict[str, str]) -> None:
-        misfits = [name for name, arm in self.arms.items() if "left_out" in arm]
-        fallen = [name for name in self.methods if name in problems]
-        if len(fallen) + len(misfits) == len(self.methods) and fallen:
-            del problems[fallen[0]]
-        for name, problem in problems.items():
-            self.arms[name]["left_out"] = problem
+        fitting = {name: self.methods[name] for name in self.left()}
+        problems |= signs.same({name: arm for name, arm in fitting.items() if name not in problems})
+        spared = next(iter(problems), None) if problems.keys() == fitting.keys() else None
+        for name in problems.keys() - {spared}:
+            self.arms[name]["left_out"] = problems[name]
         self._refuse_none()
 
-    def _look_at_start(
-        self,
-        arm: Method,
-        signs: Signs,
-        zero_shot: dict[str, Returns],
-        starts: dict[str, Played],
-        problems: dict[str, str],
-    ) -> None:
-        """Play with the policy as an arm that changes it starts."""
-        steps, seed = self.settings.calibration.steps, self.settings.seed
-        episodes = min(self.rule.episodes, self.settings.evaluation.episodes)
+    @property
+    def episodes_at_start(self) -> int:
+        """The source has played no more than the settings say."""
+        return min(self.rule.episodes, self.settings.evaluation.episodes)
+
+    def _start(self, arm: Method, signs: Signs, zero_shot: dict[str, Returns]) -> Played | str | None:
+        """Play with the policy as an arm that changes it starts.
+
+        :return: what it played; or what speaks against the arm; or ``None`` if it does not fit the agent
+        """
         try:
             with self._looking(arm) as (run, settings):
                 run.take_zero_shot(zero_shot)
                 domains = self.load(run, settings)
                 self.adapt(run, settings)
-                realigned = run.adaptation.realigned if run.adaptation is not None else None
-                if realigned is not None and not realigned.moved:
-                    problems[arm.name] = "realignment moves no input"
-                    return
+                assert run.adaptation is not None
+                if run.adaptation.realigned is not None and not run.adaptation.realigned.moved:
+                    return "realignment moves no input"
                 if signs.refreshes(arm):
-                    refresh(run, steps, seed)
-                starts[arm.name] = run.evaluator.play({role: domains[role] for role in self.roles}, episodes)
-        except MethodError as error:  # the method does not fit the agent
+                    refresh(run, self.settings.calibration.steps, self.settings.seed)
+                return run.evaluator.play({role: domains[role] for role in self.roles}, self.episodes_at_start)
+        except MethodError as error:
             self.arms[arm.name]["left_out"] = str(error)
+            return None
 
-    def _settle_steps(self, rollout: int) -> None:
+    def _settle_steps(self, signs: Signs) -> None:
         """The rung in whole rollouts, so that all steps together are those of a run without a race."""
-        asked, count = self.settings.total_timesteps, len(self.left())
-        rung = 0 if count == 1 else max(1, self.rule.rung_steps(asked) // rollout) * rollout
-        total = self.rule.steps_of_winner(asked, count, rung)
-        if total <= rung:
-            raise ConfigError(
-                f"{count} arms that learn from a rollout of {rung} steps each leave their winner nothing of "
-                f"total_timesteps={asked}. Take fewer arms, or more steps.",
-                arguments=("total_timesteps",),
-            )
-        self.state |= {"rung": rung, "total": total}
+        asked, left = self.settings.total_timesteps, self.left()
+        rung = max(1, self.rule.rung_steps(asked) // signs.rollout) * signs.rollout
+        total = int(self.rule.steps_of_winner(asked, len(left), rung))
+        if total <= rung or rung <= signs.idle:
+            for name in left[1:]:
+                self.arms[name]["left_out"] = f"total_timesteps={asked} are too few to race"
+        alone = len(self.left()) == 1
+        self.state |= {"rung": 0, "total": asked} if alone else {"rung": rung, "total": total}
 
     # -- up to the rung -------------------------------------------------------------------------------
 
@@ -273,8 +266,9 @@ class _Race:
         for name in self.methods:
             folder = self.folder / plain(name)
             if name == self.state["winner"] and folder.is_dir():
-                for path in [path for path in folder.iterdir() if path.name not in OWN_FILES]:
-                    path.replace(self.current.folder / path.name)
+                for path in list(folder.iterdir()):
+                    if path.name not in OWN_FILES and not path.name.startswith(UNFINISHED):
+                        path.replace(self.current.folder / path.name)
                 sync(self.current.folder)
                 shutil.rmtree(folder)
             elif folder.is_dir():

@@ -31,6 +31,8 @@ class Signs:
 
     rollout: int
     """Steps between two places at which a run can stop."""
+    idle: int
+    """Steps before an off-policy algorithm begins to learn."""
     has_batchnorm: bool
     batch_statistics: bool
     """Whether the algorithm needs BatchNorm's batch statistics in updates, as CrossQ does."""
@@ -46,7 +48,8 @@ class Signs:
         """
         inserts = frozenset(arm.name for arm in methods if wants_batchnorm(model, arm, insert_batchnorm))
         layers, mode = bool(batchnorm_layers(model.policy)), find_algorithm(model).bn_mode
-        return cls(_rollout(model), layers, layers and mode == "train", inserts)
+        idle = getattr(model, "learning_starts", 0)
+        return cls(_rollout(model), idle, layers, layers and mode == "train", inserts)
 
     def changes_start(self, arm: Method) -> bool:
         """Whether the policy is another before it has learnt, in a way that may help or harm: inputs are realigned, or
@@ -72,6 +75,15 @@ class Signs:
         if bare or only_moves:
             arm = replace(arm, conversion="none", preserve_function=True)
         return replace(arm, name="any", bn_mode=mode)
+
+    def same(self, arms: Mapping[str, Method]) -> dict[str, str]:
+        """The arms that do the same as one before them.
+
+        :return: name -> what speaks against it
+        """
+        first: dict[Method, str] = {}
+        found = {name: first.setdefault(self.essence(arm), name) for name, arm in arms.items()}
+        return {name: f"does the same as {other} here" for name, other in found.items() if other != name}
 
 
 def _rollout(model: BaseAlgorithm) -> int:

@@ -31,7 +31,10 @@ class Lead:
         return self.mean > errors * self.error
 
     def __str__(self) -> str:
-        return f"{self.mean:.4g} ± {self.error:.2g}"
+        if not 0 < self.error < math.inf:
+            return f"{self.mean:.4g}"
+        decimals = max(0, 1 - math.floor(math.log10(self.error)))
+        return f"{self.mean:.{decimals}f} ± {self.error:.{decimals}f}"
 
 
 def scores(played: Played, keep: float) -> NDArray[np.float64]:
