@@ -124,7 +124,7 @@ class Monitoring(BaseCallback):
             self._take_up()
         if self._points:
             self._advance(wait=False)
-        if self.num_timesteps >= self._next_evaluation:
+        if self.axis(self.num_timesteps) >= self._next_evaluation:
             self._next_evaluation += self.evaluation.every
             self.evaluate()
         return True
@@ -136,6 +136,11 @@ class Monitoring(BaseCallback):
         constraint = find_constraint(self.training_env)
         if constraint is not None:
             self.logger.record("constraint/multiplier", constraint.multiplier)
+
+    def skip(self, until: int) -> None:
+        """Make no evaluations that were due up to this step: others learnt there."""
+        while self._next_evaluation <= until:
+            self._next_evaluation += self.evaluation.every
 
     def evaluate(self) -> None:
         """Finish the pending evaluations, then start one of the policy as it is now."""

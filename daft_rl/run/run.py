@@ -313,6 +313,8 @@ class Run:
         """Put the states of :meth:`state_dict` back."""
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
+        if self.race is not None:
+            self.monitoring.skip(self.race.rung + self.race.spent)
 
     def progress(self) -> Progress:
         """What a checkpoint keeps of the run beside its :meth:`state_dict`."""

@@ -71,11 +71,14 @@ def test_the_winner_learns_as_it_would_alone_from_the_steps_that_are_left(name: 
     assert left(result) == ["ft_eval", "slow"]
     rung = result.race["rung"]
     winner = {"ft_eval": "ft_eval", "slow": slow}[result.race["winner"]]
-    alone = run_race(tmp_path / "alone", build(name), winner, total_timesteps=512 - rung, **kind)
+    alone = run_race(
+        tmp_path / "alone", build(name), winner, total_timesteps=512 - rung, **kind, **{"evaluation.every": 24}
+    )
     assert result.final == alone.final
     assert result.distortion == alone.distortion
-    before, after = ([point for point in alone.curve if (point["timesteps"] > rung) is late] for late in (False, True))
-    assert result.curve == [*before, *(point | {"timesteps": point["timesteps"] + rung} for point in after)]
+    returned = {point["timesteps"]: point["target"] for point in alone.curve}
+    assert [point["timesteps"] for point in result.curve] == [0, 240, 360, 480]
+    assert [point["target"] for point in result.curve[1:]] == [returned[step - rung] for step in (240, 360, 480)]
     assert result.timesteps == 512
     for file in ("monitor.csv", "best.zip", "start.zip"):
         assert (tmp_path / "race" / file).exists()
