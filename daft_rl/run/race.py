@@ -135,7 +135,8 @@ class _Race:
         """A run of an arm that is not meant to learn, in a folder that goes."""
         folder = self.folder / LOOK_FOLDER
         shutil.rmtree(folder, ignore_errors=True)
-        few = replace(self.settings.calibration, held_out=1)
+        own = self.settings.calibration
+        few = replace(own, held_out=1, steps=2 if arm.realign is None else own.steps)  # nothing is converted for good
         settings = replace(self._settings_of(arm, folder), calibration=few)
         try:
             with Run(settings, self.identity) as run:
