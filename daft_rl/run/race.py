@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,13 +75,24 @@ class _Race:
         self.roles = ["target", "source"] if self.rule.keep else ["target"]
         self.folder = current.folder / RACE_FOLDER
         self._since = time.perf_counter()
-        self.state: dict[str, Any] = {"seconds": 0.0, "arms": {name: {} for name in self.methods}}
+        self.state = self._read() or {"seconds": 0.0, "arms": {name: {} for name in self.methods}}
+
+    def _read(self) -> dict[str, Any] | None:
+        """What an earlier process has found out.
+
+        :raises CheckpointError: the file is damaged
+        """
+        path = self.folder / RACE_FILE
         try:
-            with suppress(FileNotFoundError):
-                self.state = json.loads((self.folder / RACE_FILE).read_text("utf-8"))
-        except ValueError as error:
-            message = f"{self.folder / RACE_FILE} is damaged: {error}. Pass overwrite=True to begin anew."
+            found = json.loads(path.read_text("utf-8"))
+            if [*found["arms"]] != [*self.methods] or not {found.get("winner")} <= {None, *self.methods}:
+                raise ValueError("it is of another race")
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            message = f"{path} is damaged: {error}. Pass overwrite=True to begin anew."
             raise CheckpointError(message, arguments=("overwrite",)) from error
+        return dict(found)
 
     def hold(self) -> TransferSettings:
         """Look, learn, decide, and let the winner go on. Each of them is skipped if it is done."""

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 import daft_rl
 from daft_rl.benchmark import run_cell
 from daft_rl.cli import compose_settings
-from daft_rl.errors import ConfigError, MethodError
+from daft_rl.errors import CheckpointError, ConfigError, MethodError
 from daft_rl.run import race as racing
 from daft_rl.run.checkpoints import Checkpoints
 from daft_rl.run.evaluator import Evaluator
@@ -310,6 +310,11 @@ def test_another_race_in_the_folder_is_refused_and_overwriting_leaves_nothing_of
             run_race(tmp_path)
     with pytest.raises(ConfigError, match=r"unfinished run with another method\.race"):
         run_race(tmp_path, method=a_race("ft_eval"))
+    found = (tmp_path / "race" / "race.json").read_text()
+    for damaged in (found[:50], found.replace("lp_ft", "lp")):
+        (tmp_path / "race" / "race.json").write_text(damaged)
+        with pytest.raises(CheckpointError, match=r"race\.json is damaged.*overwrite=True"):
+            run_race(tmp_path)
     run_race(tmp_path, method=a_race("ft_eval"), overwrite=True)
     assert [path.name for path in (tmp_path / "race").iterdir()] == ["race.json"]
 
