@@ -174,6 +174,7 @@ def _play(
     from daft_rl.run.agents import domains_that_fit, load_saved
     from daft_rl.run.evaluator import Evaluator
     from daft_rl.run.path import PolicyPath
+    from daft_rl.run.results import RESULTS_FILE, TransferResult
 
     episodes = settings.evaluation.episodes_during
     with warnings.catch_warnings():
@@ -188,6 +189,9 @@ def _play(
         if needs_source and "source" not in domains:
             raise ConfigError("The adapted agent does not play on the source. Pass take='target' without most_loss.")
     evaluator = Evaluator(path.model, settings, environments, {}, domains, folder)
+    realigned = TransferResult.load(folder / RESULTS_FILE).realigned
+    if settings.method.keep_source and realigned:
+        evaluator.act_at_home(realigned.get("offset", {}))
     returns = {}
     for alpha in points:
         path.go_to(alpha)

@@ -99,6 +99,9 @@ class Method:
     realign: NonNegative | None = None
     """Before conversion, inputs whose mean is more than this many of the source's standard deviations from the source's
     mean take the target's mean, if that raises the reward (see :mod:`daft_rl.finetune.realignment`)."""
+    keep_source: Flag = True
+    """Whether a realigned policy acts by the source's means outside of the target, where sensors have no offset.
+    ``final_at_home.zip`` is the policy with these means."""
     l2_sp: NonNegative = 0.0
     """Coefficient of ``||w - w_start||^2 / 2``, added to the loss (L2-SP). It is applied after gradient clipping."""
     actor_encoder: Group = field(default_factory=Group)

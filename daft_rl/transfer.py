@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,6 +142,8 @@ def adapt_to_target(current: Run, settings: TransferSettings) -> None:
         kernels=settings.kernels,
         profile=current.profile,
     )
+    if settings.method.keep_source and adaptation.realigned is not None:
+        current.evaluator.act_at_home(adaptation.realigned.offset)
     envs = current.evaluator.open_envs
     if "source" in envs:
         with current.profile("evaluation"):
@@ -189,6 +192,9 @@ def measure_and_save(
         on_source = current.distortion_on_source.measure() if current.distortion_on_source else {}
     adaptation.detach()
     save_agent(current.model, current.folder / "final.zip")
+    if method.keep_source and adaptation.realigned and adaptation.realigned.moved:
+        with adaptation.at_home():
+            save_agent(current.model, current.folder / "final_at_home.zip", prefix="final_at_home_")
     result = TransferResult(
         task=domains["target"].name,
         source=str(agent) if isinstance(agent, Path) else type(agent).__name__,
@@ -243,12 +249,15 @@ def _render(current: Run, settings: TransferSettings, domains: Mapping[str, Doma
     """Write ``target.mp4`` and ``source.mp4``. If nothing can render, say so in one line and go on."""
     from daft_rl.run.video import offscreen_gl, record
 
+    assert current.adaptation is not None
+    at_home = settings.method.keep_source
     for role, domain in _during(domains).items():
         path = current.folder / f"{role}.mp4"
         try:
             offscreen_gl()
             env = domain.make("rgb_array")
-            record(current.model, env, path, settings.render_steps, settings.evaluation.seed)
+            with current.adaptation.at_home() if at_home and role != "target" else nullcontext():
+                record(current.model, env, path, settings.render_steps, settings.evaluation.seed)
         except Exception as error:  # an environment may raise anything, and the results are written
             print(f"render: no {path.name}. {error}", file=sys.stderr)
 

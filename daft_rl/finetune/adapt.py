@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from daft_rl.agents import fuse_batch_renorm
 from daft_rl.errors import AgentError, DaftWarning, MethodError
 from daft_rl.finetune.checks import check_adaptive_kl
-from daft_rl.finetune.realignment import Realignment, find_input_range, realign
+from daft_rl.finetune.realignment import Realignment, at_home, find_input_range, realign
 from daft_rl.finetune.target import Data, Target
 from daft_rl.finetune.tuner import Tuner, check_method, resolve_method
 from daft_rl.method import Method, find_method
@@ -86,6 +86,15 @@ class Adaptation(BaseCallback):
         """Convert BatchNorm to the statistics of this data, if the method converts."""
         if self.method.conversion != "none":
             self.converted = list(self.tuner.convert(*data))
+
+    @contextmanager
+    def at_home(self) -> Iterator[None]:
+        """Inside, a realigned policy acts by the source's means, as in an environment whose sensors have no offset.
+
+        Play there, or save an archive for there. Nothing is to be learnt inside.
+        """
+        with nullcontext() if self.realigned is None else at_home(self.model, self.realigned):
+            yield
 
     def detach(self) -> None:
         """Make the model an ordinary one again. It keeps what it has learnt."""

@@ -5,11 +5,16 @@ most: a small offset is many of their standard deviations. Realignment gives wha
 ``VecNormalize`` or BatchNorm layers, the target's means of such inputs, and changes nothing else. If that does not
 clearly raise the reward, the source's means stay. Realignment is no part of DAFT (issue #6; measured in
 ``benchmarks/README.md``).
+
+The sensors of the source have no offset, so a realigned policy acts there by the source's means: :func:`at_home`.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,10 +27,11 @@ from torch import Tensor
 
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.errors import MethodError
+from daft_rl.policy.anatomy import Anatomy
 from daft_rl.policy.networks import Networks
 from daft_rl.rollout.evaluation import visit
 
-__all__ = ["Realignment", "find_input_range", "realign"]
+__all__ = ["OffsetObservations", "Realignment", "at_home", "find_input_range", "realign"]
 
 TRIALS = 4
 """The source, then three corrections. Each one takes the means that the policy of the trial before saw."""
@@ -48,15 +54,46 @@ class Realignment:
     """Return of the source over the first steps of an episode, divided by their number."""
     after: float
     """Return of the policy with the best means, whether they were kept or not, likewise."""
+    offset: dict[str, list[float]] = field(default_factory=dict)
+    """What the policy takes the target's sensors to have added: key of the observation (``observation`` for a vector)
+    -> an entry for each of its entries. Empty if nothing was moved."""
+    moves: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    """For each place that normalizes, how far its means were moved."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self)
+        return {name: value for name, value in vars(self).items() if name != "moves"}
 
 
 def _parts(whole: Any) -> dict[str, Any]:
     """What belongs to each key of an observation: arrays, spaces, statistics."""
     return whole if isinstance(whole, dict) else {"observation": whole}
+
+
+class OffsetObservations(VecEnvWrapper):
+    """Raw observations with an offset: what a realigned policy would see at home if sensors were the target's.
+
+    :param venv: a batch of raw observations
+    :param offset: of a :class:`Realignment`
+    """
+
+    def __init__(self, venv: VecEnv, offset: Mapping[str, Any]) -> None:
+        super().__init__(venv)
+        self.offset = {key: np.asarray(part) for key, part in offset.items()}
+
+    def reset(self) -> Any:
+        return self._add(self.venv.reset())
+
+    def step_wait(self) -> Any:
+        observations, *rest = self.venv.step_wait()
+        return self._add(observations), *rest
+
+    def _add(self, observations: Any) -> Any:
+        added = {
+            key: (part + self.offset[key]).astype(part.dtype) if key in self.offset else part
+            for key, part in _parts(observations).items()
+        }
+        return added if isinstance(observations, dict) else added["observation"]
 
 
 class _TrialRecorder(VecEnvWrapper):
@@ -100,6 +137,9 @@ class _BatchNormRange:
         self.own = {name: self.layers[name].mean.double().clone() for name in self.online}
         self.source = {name: self.own[name] for name, online in self.online.items() if name == online}
         self.spread = {name: (self.layers[name].var.double() + self.layers[name].eps).sqrt() for name in self.source}
+        anatomy = Anatomy(model.policy)
+        acts = "actor" if any(anatomy.groups[name] for name in anatomy.groups if name.startswith("actor")) else "critic"
+        self.acting = [name for name in self.source if anatomy.group_of(f"{name}.").startswith(acts)]
 
     def moved(self, correction: Correction) -> int:
         """How many entries of the observation a correction moves. Several layers may read the same observation."""
@@ -115,6 +155,14 @@ class _BatchNormRange:
             own = self.own[name]
             far, means = correction.get(online, (torch.zeros_like(own, dtype=torch.bool), own))
             self.layers[name].mean.copy_(torch.where(far, means, own))
+
+    def moves(self, correction: Correction) -> dict[str, Tensor]:
+        """How far a correction moves the means of each layer, those of target networks among them."""
+        return {name: _move(correction.get(online), self.own[name]) for name, online in self.online.items()}
+
+    def offset(self, moves: Mapping[str, Tensor]) -> dict[str, list[float]]:
+        """What these moves say of the target's sensors. The layer tells that the network which acts reads with."""
+        return {"observation": moves[self.acting[0]][: self.size].tolist()} if self.acting else {}
 
 
 class _VecNormalizeRange:
@@ -145,6 +193,14 @@ class _VecNormalizeRange:
         for key, own in self.source.items():
             far, means = correction.get(key, (torch.zeros_like(own, dtype=torch.bool), own))
             self.statistics[key].mean = torch.where(far, means, own).numpy().copy()
+
+    def moves(self, correction: Correction) -> dict[str, Tensor]:
+        """How far a correction moves the means of each part."""
+        return {key: _move(correction.get(key), own) for key, own in self.source.items()}
+
+    def offset(self, moves: Mapping[str, Tensor]) -> dict[str, list[float]]:
+        """What these moves say of the target's sensors."""
+        return {key: move.tolist() for key, move in moves.items()}
 
 
 def find_input_range(model: BaseAlgorithm, beyond: float) -> _BatchNormRange | _VecNormalizeRange:
@@ -203,7 +259,40 @@ def realign(model: BaseAlgorithm, venv: VecEnv, steps: int, seed: int | None, be
     if not _clearly_above(returns, before):
         correction = {}
     inputs.apply(correction)
-    return Realignment(inputs.size, inputs.moved(correction), float(before.mean()), float(returns.mean()))
+    gained = float(before.mean()), float(returns.mean())
+    if not (moved := inputs.moved(correction)):
+        return Realignment(inputs.size, 0, *gained)
+    moves = inputs.moves(correction)
+    return Realignment(inputs.size, moved, *gained, inputs.offset(moves), moves)
+
+
+@contextmanager
+def at_home(model: BaseAlgorithm, realigned: Realignment) -> Iterator[None]:
+    """Inside, the policy acts by the source's means: there, sensors have no offset.
+
+    :param model: was realigned, and may have been converted and have learnt since
+    :param realigned: what :func:`realign` did
+    """
+    normalizer = model.get_vec_normalize_env()
+    if normalizer is not None and normalizer.norm_obs:
+        places: Mapping[str, Any] = _parts(normalizer.obs_rms)
+    else:
+        places = batchnorm_layers(model.policy)
+    before = {}
+    with torch.no_grad():
+        for name, move in realigned.moves.items():
+            mean = places[name].mean
+            before[name] = copy.deepcopy(mean)
+            mean[:] = mean - (move.numpy() if isinstance(mean, np.ndarray) else move.to(mean))
+        try:
+            yield
+        finally:
+            for name, mean in before.items():
+                places[name].mean[:] = mean
+
+
+def _move(correction: tuple[Tensor, Tensor] | None, own: Tensor) -> Tensor:
+    return torch.zeros_like(own) if correction is None else torch.where(correction[0], correction[1] - own, 0.0)
 
 
 def _clearly_above(returns: NDArray[Any], before: NDArray[Any]) -> bool:

@@ -18,6 +18,7 @@ from daft_rl.envs.batch.workers import WorkerVecEnv
 from daft_rl.envs.cores import usable_cores
 from daft_rl.envs.domain import Domain
 from daft_rl.errors import ConfigError
+from daft_rl.finetune.realignment import OffsetObservations
 from daft_rl.rollout.evaluation import evaluate, evaluate_all
 from daft_rl.rollout.returns import Returns
 from daft_rl.run.background import BackgroundCall
@@ -53,6 +54,8 @@ class Evaluator:
     ) -> None:
         self.model, self.settings, self.environments = model, settings, environments
         self.open_envs, self.domains, self.folder = dict(open_envs), dict(domains), folder
+        self.offset: Mapping[str, Any] = {}
+        """Added to observations outside of the target, see :meth:`act_at_home`."""
         self.in_background = self._choose()
         self._calls: list[BackgroundCall[Any]] = []
         self._seconds = 0.0
@@ -118,6 +121,21 @@ class Evaluator:
         self._seconds += sum(call.seconds for call in ended)
         self.in_background = self.in_background and not any(call.killed for call in ended)
 
+    def act_at_home(self, offset: Mapping[str, Any]) -> None:
+        """From now on, show a realigned policy what it would see outside of the target if sensors were the target's.
+
+        :param offset: of its :class:`~daft_rl.finetune.realignment.Realignment`. Without effect where wrappers outside
+            of ``VecNormalize`` see no raw observations
+        """
+        self.offset = {} if self.environments.wrappers.outside else offset
+        self.open_envs = {role: self._as_at_home(role, venv) for role, venv in self.open_envs.items()}
+
+    def _open(self, role: str, domain: Domain, num_envs: int, stack: ExitStack) -> VecEnv:
+        return self._as_at_home(role, self.environments.open(domain, num_envs, stack, model=self.model))
+
+    def _as_at_home(self, role: str, venv: VecEnv) -> VecEnv:
+        return OffsetObservations(venv, self.offset) if self.offset and role != "target" else venv
+
     @property
     def background_seconds(self) -> float:
         """How long background processes have evaluated."""
@@ -139,7 +157,7 @@ class Evaluator:
         episodes = evaluation.episodes if episodes is None else episodes
         with ExitStack() as stack:
             threaded = {
-                role: self.environments.open(domain, episodes, stack, model=self.model)
+                role: self._open(role, domain, episodes, stack)
                 for role, domain in domains.items()
                 if domain.steps_in_threads(vec)
             }
@@ -148,7 +166,7 @@ class Evaluator:
             with ExitStack() as stack:
                 venv = self.open_envs.get(role)
                 if venv is None:
-                    venv = self.environments.open(domains[role], evaluation.episodes_during, stack, model=self.model)
+                    venv = self._open(role, domains[role], evaluation.episodes_during, stack)
                 returns[role] = evaluate(self.model, venv, episodes, evaluation.seed)
         return {role: returns[role] for role in domains}
 

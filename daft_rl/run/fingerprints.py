@@ -30,6 +30,7 @@ IRRELEVANT = {
 
 LATER: dict[str, Any] = {
     "realign": None,
+    "keep_source": False,
     "adaptive_kl": None,
     "vecnormalize": "auto",
     "norm_reward": "auto",
@@ -68,6 +69,8 @@ def fingerprint_weights(agent: BaseAlgorithm) -> str:
 
 def _published(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without those that change nothing and that earlier results do not have."""
+    if settings.get("realign") is None:
+        settings = settings | {"keep_source": False}
     kept = {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
     if kept.get("race") is not None:
         arms = [_published(arm) if isinstance(arm, dict) else arm for arm in kept["race"]["arms"]]

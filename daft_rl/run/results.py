@@ -13,6 +13,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -105,12 +106,27 @@ class TransferResult:
         """Whether the policy returns less on the target than the source did, beyond the noise of episodes."""
         return self.final["target"].is_below(self.zero_shot["target"])
 
+    @property
+    def on_the_way(self) -> dict[str, float] | None:
+        """What learning cost while it went on: the ``mean`` return on the target over all steps (the area under the
+        curve, divided by its length), and the ``lowest`` one with its ``timesteps``. ``None`` without a curve."""
+        if len(self.curve) < 2:
+            return None
+        steps, returns = (np.array([point[name] for point in self.curve], float) for name in ("timesteps", "target"))
+        area = ((returns[1:] + returns[:-1]) / 2 * np.diff(steps)).sum()
+        lowest = int(returns.argmin())
+        return {
+            "mean": float(area / (steps[-1] - steps[0])),
+            "lowest": float(returns[lowest]),
+            "timesteps": int(steps[lowest]),
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as in ``results.json``. On one machine, runs with equal seeds differ in times only."""
         data = {JSON_NAMES.get(name, name): value for name, value in vars(self).items() if name != "folder"}
         for when in ("zero_shot", "final"):
             data[when] = {role: returns.as_dict() for role, returns in data[when].items()}
-        return data | {"worse_than_zero_shot": self.worse_than_zero_shot}
+        return data | {"worse_than_zero_shot": self.worse_than_zero_shot, "on_the_way": self.on_the_way}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], folder: Path) -> TransferResult:
@@ -177,6 +193,9 @@ class TransferResult:
         )
         if self.seconds_in_background >= 0.5:
             times += f"; meanwhile, in another process, evaluation {self.seconds_in_background:.0f}"
+        if self.on_the_way is not None:
+            text = "on the way the target returned {mean:.1f} in the mean, at least {lowest:.1f} (step {timesteps})"
+            yield text.format(**self.on_the_way)
         if self.worse_than_zero_shot:
             yield self._harm()
         yield f"{self.timesteps} target steps in {self.wall_seconds:.0f} s ({times})"

@@ -20,11 +20,13 @@ from torch import Tensor
 from daft_rl import load_agent
 from daft_rl.archives import find_agent
 from daft_rl.batchnorm import batchnorm_layers
+from daft_rl.blend import blend
 from daft_rl.envs import make_vec
 from daft_rl.errors import MethodError
-from daft_rl.finetune.realignment import _TrialRecorder, realign
+from daft_rl.finetune.realignment import _TrialRecorder, at_home, realign
 from daft_rl.method import GROUPS
 from daft_rl.policy.networks import Networks
+from daft_rl.run.results import TransferResult
 from daft_rl.transfer import transfer
 from tests.conftest import ALGORITHMS, DISCRETE, PointMass, build, parse
 
@@ -184,14 +186,73 @@ def test_a_critic_keeps_the_means_of_its_actions() -> None:
         assert torch.equal(before[name][3:], after[name][3:])
 
 
-def test_a_transfer_begins_with_it(tmp_path: Path) -> None:
-    method = {"name": "mine", "realign": 1.5, **{name: {"scale": 0.0} for name in GROUPS}}
-    tiny = ["num_envs=4", "calibration.steps=2048", "evaluation.episodes=1", "progress_bar=false"]
-    result = transfer("Ant-shifted", method, shift=OFFSET, output_dir=tmp_path, settings=parse(tiny))
-    assert result.realigned is not None
-    assert result.realigned["moved"] > 0
-    assert result.final["target"].mean > 0 > result.zero_shot["target"].mean
-    assert json.loads((tmp_path / "results.json").read_text())["realigned"] == result.realigned
+def policy_on(model: Any, observations: NDArray[Any]) -> NDArray[Any]:
+    """Actions, of which the last bits depend on the order of sums."""
+    normalizer = model.get_vec_normalize_env()
+    seen = observations if normalizer is None else normalizer.normalize_obs(observations)
+    return np.asarray(model.predict(seen.astype(np.float32), deterministic=True)[0])
+
+
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "VecNormalize"])
+def test_at_home_the_policy_acts_as_on_observations_with_the_offset(algorithm: str) -> None:
+    """Also after conversion, which moves the means once more; and outside of the block nothing has changed."""
+    if algorithm == "VecNormalize":
+        venv: Any = VecNormalize(DummyVecEnv([Paid]))
+        venv.obs_rms.mean, venv.obs_rms.var = np.full(3, 2.0), np.full(3, 4.0)
+        model: Any = PPO("MlpPolicy", venv, n_steps=8, batch_size=8, device="cpu", seed=0)
+    else:
+        model = build(algorithm)
+    discrete = isinstance(model.action_space, spaces.Discrete)
+    found = realign(model, DummyVecEnv([lambda: Paid(discrete=discrete)] * 2), 160, 0, 0.0)
+    networks, seen = Networks(model.policy), np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+    networks.apply(networks.measure(networks.batches(seen, None)), True)
+    before, offset = state(model), np.array(found.offset["observation"])
+    assert (offset != 0).all()
+    with_offset = policy_on(model, seen + offset)
+    with at_home(model, found):
+        np.testing.assert_allclose(policy_on(model, seen), with_offset, atol=1e-5)
+    assert not differing(before, state(model))
+    if not discrete:
+        assert not np.allclose(policy_on(model, seen), with_offset, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def realigned_run(tmp_path_factory: pytest.TempPathFactory) -> TransferResult:
+    """A transfer that realigns, and learns next to nothing."""
+    method = {"name": "mine", "realign": 1.5, **{name: {"scale": 1e-9} for name in GROUPS}}
+    tiny = ["num_envs=4", "calibration.steps=2048", "evaluation.episodes=2", "evaluation.episodes_during=1"]
+    tiny += ["progress_bar=false", "total_timesteps=64", "evaluation.every=64", "algo.settings.n_steps=16"]
+    tiny += ["algo.settings.batch_size=64"]
+    folder = tmp_path_factory.mktemp("realigned")
+    return transfer("Ant-shifted", method, shift=OFFSET, output_dir=folder, settings=parse(tiny))
+
+
+def test_a_transfer_begins_with_it(realigned_run: TransferResult) -> None:
+    assert realigned_run.realigned is not None
+    assert realigned_run.realigned["moved"] > 0
+    assert realigned_run.final["target"].mean > 0 > realigned_run.zero_shot["target"].mean
+    results = json.loads((realigned_run.folder / "results.json").read_text())
+    assert results["realigned"] == realigned_run.realigned
+
+
+def test_the_source_is_kept(realigned_run: TransferResult) -> None:
+    """With the target's means the policy falls on the source; in the source it is the source, and so is its archive."""
+    known = batchnorm_layers(load_agent(find_agent("Ant", "ppo"), device="cpu").policy)["features_extractor.net.1"]
+    seen = (known.mean + known.var.sqrt() * torch.randn(64, 105, generator=torch.Generator().manual_seed(0))).numpy()
+    source, final, at_home = (
+        policy_on(load_agent(path, device="cpu"), seen)
+        for path in (
+            find_agent("Ant", "ppo"),
+            realigned_run.folder / "final.zip",
+            realigned_run.folder / "final_at_home.zip",
+        )
+    )
+    np.testing.assert_allclose(at_home, source, atol=1e-4)
+    assert np.abs(final - source).mean() > 0.1
+    assert realigned_run.curve[-1]["source"] > 1000
+    assert realigned_run.final["source"].mean > 1000
+    again = blend(realigned_run.folder, alphas=[1.0]).returns[1.0]["source"]
+    assert again.mean == pytest.approx(realigned_run.final["source"].mean, rel=1e-3)
 
 
 def observed(change: Any, space: spaces.Space[Any]) -> Any:

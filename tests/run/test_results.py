@@ -98,3 +98,13 @@ def test_a_policy_that_became_worse_is_named(
     printed = capsys.readouterr().out
     assert result.as_dict()["worse_than_zero_shot"] == result.worse_than_zero_shot == worse
     assert ("best.zip is the policy of step 500, which returned 490.0" in printed) == worse
+
+
+def test_what_learning_cost_on_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    curve = [{"timesteps": 0, "target": 10.0}, {"timesteps": 100, "target": 0.0}, {"timesteps": 400, "target": 20.0}]
+    result = replace(make_result(tmp_path), curve=curve)
+    assert result.on_the_way == {"mean": (500 + 3000) / 400, "lowest": 0.0, "timesteps": 100}
+    assert result.as_dict()["on_the_way"] == result.on_the_way
+    result.print()
+    assert "the target returned 8.8 in the mean, at least 0.0 (step 100)" in capsys.readouterr().out
+    assert make_result(tmp_path).on_the_way is None
