@@ -80,7 +80,7 @@ def run(
         result = measure_and_save(current, settings, domains, agent)
         current.finish()
         if settings.render:
-            _render(current, settings, domains)
+            _render(current, chosen, domains)
     return result
 
 

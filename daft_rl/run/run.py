@@ -222,7 +222,7 @@ class Run:
         :param learnt: whether the winner has learnt already, so that there is a checkpoint
         """
         self.settings, self.race = settings, race
-        self._started = time.perf_counter()
+        self._started, self.profile = time.perf_counter(), Profile()
         self._begin(learnt or self._opened.goes_on)
         # later checkpoints count the seconds of the race themselves
         self._earlier = replace(self._earlier, seconds=max(self._earlier.seconds, race.seconds))

@@ -188,6 +188,7 @@ def test_realignment_races_only_where_it_helps(env: Any, races: bool, skilled: P
         assert result.race is not None
         assert result.race["winner"] == "daft_realign"
         assert result.realigned is not None
+        assert daft_rl.blend(tmp_path, env=env, source_env=PointMass, alphas=[0.0, 1.0]).returns[1.0] == result.final
     else:
         assert why_left_out(result, "daft_realign") == "realignment moves no input"
 
