@@ -175,7 +175,7 @@ class Offset(PointMass):
 def skilled() -> PPO:
     """Knows a little, and depends on its inputs."""
     venv = VecNormalize(DummyVecEnv([PointMass] * 4), gamma=0.9)
-    return PPO("MlpPolicy", venv, n_steps=64, gamma=0.9, seed=1, device="cpu", learning_rate=3e-3).learn(2048)
+    return PPO("MlpPolicy", venv, n_steps=64, gamma=0.9, seed=1, device="cpu", learning_rate=3e-3).learn(8192)
 
 
 @pytest.mark.parametrize(("env", "races"), [(PointMass, False), (Offset, True)])
@@ -276,16 +276,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "stop",
     [
-        pytest.param(in_call(racing, "refresh"), id="while it looks"),
+        pytest.param(in_call(racing, "refresh"), id="while it looks", marks=pytest.mark.slow),
         pytest.param(in_step("ft_eval", 20), id="in the first arm, before a checkpoint"),
         pytest.param(in_step("lp_ft", 80), id="in the second arm, after a checkpoint"),
-        pytest.param(in_call(Evaluator, "play", 3), id="at the rung, before it is measured"),
+        pytest.param(in_call(Evaluator, "play", 3), id="at the rung, before it is measured", marks=pytest.mark.slow),
         pytest.param(in_call(racing._Race, "_learn_one", 2), id="between two arms"),
-        pytest.param(in_call(racing, "judge"), id="before the decision"),
+        pytest.param(in_call(racing, "judge"), id="before the decision", marks=pytest.mark.slow),
         pytest.param(in_call(racing._Race, "_promote"), id="after the decision"),
         pytest.param(in_move(2), id="while files move"),
         pytest.param(in_step("run", 110), id="in the winner, before another checkpoint"),
-        pytest.param(in_step("run", 290), id="in the winner, later"),
+        pytest.param(in_step("run", 290), id="in the winner, later", marks=pytest.mark.slow),
     ],
 )
 def test_a_race_that_was_stopped_ends_as_one_that_was_not(
