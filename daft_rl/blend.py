@@ -189,9 +189,11 @@ def _play(
         if needs_source and "source" not in domains:
             raise ConfigError("The adapted agent does not play on the source. Pass take='target' without most_loss.")
     evaluator = Evaluator(path.model, settings, environments, {}, domains, folder)
-    realigned = TransferResult.load(folder / RESULTS_FILE).realigned
-    if settings.method.keep_source and realigned:
-        evaluator.act_at_home(realigned.get("offset", {}))
+    result = TransferResult.load(folder / RESULTS_FILE)
+    winner = settings.method.name if result.race is None else result.race["winner"]
+    (method,) = (arm for arm in settings.method.arms if arm.name == winner)
+    if method.keep_source and result.realigned:
+        evaluator.act_at_home(result.realigned.get("offset", {}))
     returns = {}
     for alpha in points:
         path.go_to(alpha)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from daft_rl.errors import MethodError
+from daft_rl.race import Race
 from daft_rl.validation import Flag, Fraction, NonNegative, Text, checked, plain_data, unknown_name
 
 __all__ = ["GROUPS", "Group", "Method", "find_method", "methods"]
@@ -107,6 +108,8 @@ class Method:
     actor_head: Group = field(default_factory=Group)
     critic_encoder: Group = field(default_factory=Group)
     critic_head: Group = field(default_factory=Group)
+    race: Race | None = None
+    """The methods that race, if this is a race and not a method. All other fields are theirs then."""
 
     def __post_init__(self) -> None:
         if (
@@ -132,6 +135,8 @@ class Method:
                 "l2_sp needs fixed weights to stay close to, and conversion=each_rollout rewrites them: "
                 "use conversion=once or none."
             )
+        if self.race is not None:
+            _check_race(self)
 
     def resolve(self, bn_mode: str, scratch_conversion: str, decay: Literal["cosine", "constant"]) -> Method:
         """The same method with ``auto`` replaced by what an algorithm needs.
@@ -140,12 +145,20 @@ class Method:
         :param scratch_conversion: the algorithm's conversion when it trains from random weights
         :param decay: of the algorithm's learning rates
         """
+        if self.race is not None:
+            arms = tuple(arm.resolve(bn_mode, scratch_conversion, decay).as_dict() for arm in self.arms)
+            return replace(self, race=replace(self.race, arms=arms))
         own: dict[str, Any] = {"bn_mode": bn_mode, "conversion": scratch_conversion}
         resolved = {name: value for name, value in own.items() if getattr(self, name) == "auto"}
         for name, group in self.groups.items():
             if group.decay == "auto":
                 resolved[name] = replace(group, decay=decay)
         return replace(self, **resolved)
+
+    @property
+    def arms(self) -> tuple[Method, ...]:
+        """The methods that race; of any other method, itself."""
+        return (self,) if self.race is None else tuple(find_method(arm) for arm in self.race.arms)
 
     @property
     def groups(self) -> dict[str, Group]:
@@ -170,7 +183,7 @@ class Method:
     @property
     def learns(self) -> bool:
         """Whether learning ever changes a parameter."""
-        return not all(group.always_frozen for group in self.groups.values())
+        return self.race is not None or not all(group.always_frozen for group in self.groups.values())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as in a YAML file."""
@@ -188,6 +201,26 @@ class Method:
             raise MethodError("method.name is missing: results of different methods are told apart by name.")
         # a group left empty in YAML is a group with its defaults
         return cls(**{str(key): {} if key in GROUPS and value is None else value for key, value in values.items()})
+
+
+def _check_race(method: Method) -> None:
+    """
+    :raises MethodError: an arm is no method that learns, two have one name, or fields stand outside of the arms
+    """
+    plain = Method(name=method.name)
+    given = [part.name for part in fields(Method) if getattr(method, part.name) != getattr(plain, part.name)]
+    outside = [name for name in given if name != "race"]
+    if outside:
+        raise MethodError(f"'{method.name}' is a race of methods: {outside[0]} belongs into its arms.")
+    names = [arm.name for arm in method.arms]
+    if not names:
+        raise MethodError("method.race.arms is empty: name methods, the preferred one first.")
+    for arm in method.arms:
+        if names.count(arm.name) > 1:
+            raise MethodError(f"method.race.arms: '{arm.name}' is there twice. Give each arm a name of its own.")
+        if arm.race is not None or not arm.learns:
+            problem = "is a race itself" if arm.race is not None else "learns nothing"
+            raise MethodError(f"method.race.arms: '{arm.name}' {problem}. Name methods that learn.")
 
 
 def methods() -> list[str]:

@@ -316,6 +316,15 @@ class TransferSettings(RunSettings):
     render_steps: Count = 200
     """Steps of each video."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        race, arms = self.method.race, len(self.method.arms)
+        if race is not None and race.is_too_long(self.total_timesteps, arms):
+            raise ConfigError(
+                f"rung={race.rung:g}: {arms} arms that learn so far leave their winner nothing of total_timesteps="
+                f"{self.total_timesteps}. Take fewer arms, a smaller rung, or more steps."
+            )
+
 
 @checked()
 class Recipe:
@@ -352,6 +361,8 @@ class PretrainSettings(RunSettings):
         check_hyperparameters(self.algo.name, self.recipe.settings, "recipe.settings")
         _check_adaptive_kl(self.algo.name, self.recipe.adaptive_kl)
         _check_samples(self.algo.name, self.recipe.settings, self.num_envs, "recipe.settings")
+        if self.method.race is not None:
+            raise ConfigError(f"'{self.method.name}' is a race of methods, for transfers. Name one method here.")
         if NORMALIZE in self.env.vec_wrappers:
             raise ConfigError(
                 f"vec_wrappers: '{NORMALIZE}' marks the statistics of an agent, and a pretraining has none.",

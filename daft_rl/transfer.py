@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,16 +63,25 @@ def run(
 
     # an environment may change the working directory
     there, settings = agent.absolute() if isinstance(agent, Path) else agent, _with_absolute_statistics(settings)
-    with Run(settings, Identity.of(there, vecnormalize=settings.agent.vecnormalize)) as current:
-        domains = load_and_play(current, settings, domains, there, zero_shot_cache)
-        adapt_to_target(current, settings, there)
-        if settings.method.learns:
+    identity = Identity.of(there, vecnormalize=settings.agent.vecnormalize)
+    with Run(settings, identity) as current:
+        chosen = settings
+        if settings.method.race is not None:
+            from daft_rl.run.race import hold_race
+
+            def prepare(arm: Run, of_arm: TransferSettings) -> dict[str, Domain]:
+                return load_and_play(arm, of_arm, domains, there, zero_shot_cache)
+
+            chosen = hold_race(current, settings, identity, prepare, partial(adapt_to_target, agent=there))
+        domains = load_and_play(current, chosen, domains, there, zero_shot_cache)
+        adapt_to_target(current, chosen, there)
+        if chosen.method.learns:
             current.save_start()
             current.learn()
         result = measure_and_save(current, settings, domains, agent)
         current.finish()
         if settings.render:
-            _render(current, settings, domains)
+            _render(current, chosen, domains)
     return result
 
 
@@ -157,6 +167,7 @@ def adapt_to_target(current: Run, settings: TransferSettings, agent: Path | Base
         adaptation.distortion,
         adaptation.drift,
         current.zero_shot if same and played else None,
+        current.axis,
     )
 
 
@@ -166,13 +177,16 @@ def measure_and_save(
     domains: Mapping[str, Domain],
     agent: Path | BaseAlgorithm,
 ) -> TransferResult:
-    """Play the final episodes, save the agent and ``results.json``."""
+    """Play the final episodes, save the agent and ``results.json``.
+
+    :param settings: of the run; if its method is a race, those of ``current`` are the winner's
+    """
     from daft_rl.archives import save_agent
     from daft_rl.run.fingerprints import fingerprint_method, fingerprint_settings
     from daft_rl.run.results import TransferResult, machine
 
     current.check_folder()
-    adaptation, method = current.adaptation, settings.method
+    adaptation, method = current.adaptation, current.settings.method
     assert adaptation is not None
     assert current.zero_shot is not None
     with current.profile("evaluation"):
@@ -190,23 +204,24 @@ def measure_and_save(
     result = TransferResult(
         task=domains["target"].name,
         source=str(agent) if isinstance(agent, Path) else type(agent).__name__,
-        method=method.name,
+        method=settings.method.name,
         algo=settings.algo.name,
         seed=settings.seed,
-        timesteps=current.model.num_timesteps if method.learns else 0,
+        timesteps=current.axis(current.model.num_timesteps) if method.learns else 0,
         wall_seconds=current.seconds,
-        seconds_by_activity=current.profile.as_dict(),
+        seconds_by_activity=current.seconds_by_activity(),
         seconds_in_background=current.seconds_in_background,
         shift=domains["target"].changes,
         zero_shot=current.zero_shot.result(),
         final=final,
         statistics=None if current.statistics is None else vars(current.statistics),
         realigned=adaptation.realigned.as_dict() if adaptation.realigned else None,
+        race=None if current.race is None else current.race.summary,
         curve=current.monitoring.curve,
         distortion=distortion,
         distortion_on_source=on_source,
         settings_fingerprint=fingerprint_settings(settings, without=("method", "seed")),
-        method_fingerprint=fingerprint_method(method),
+        method_fingerprint=fingerprint_method(settings.method),
         machine=machine(),
         folder=current.folder,
     )

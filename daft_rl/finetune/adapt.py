@@ -227,8 +227,11 @@ def adapt(
         insert_batchnorm=insert_batchnorm, actor_scale=actor_scale, adaptive_kl=adaptive_kl,
         kernels=kernels, exploration_std=exploration_std,
     )  # fmt: skip
+    chosen = find_method(method)
+    if chosen.race is not None:
+        raise MethodError(f"'{chosen.name}' is a race of methods, which daft_rl.transfer holds. Name one method here.")
     target = Target(model, env, experience, seed)
-    return _prepare(model, resolve_method(model, find_method(method)), target, options, profile or Profile())
+    return _prepare(model, resolve_method(model, chosen), target, options, profile or Profile())
 
 
 def _prepare(model: BaseAlgorithm, method: Method, target: Target, options: Options, profile: Profile) -> Adaptation:

@@ -83,10 +83,13 @@ def learning_curves(cells: list[Cell]) -> Figure:
         drawn = [cell.curve for cell in group if len(cell.curve[0]) > 1]
         if not drawn:
             continue
-        steps, returns = drawn[0][0] / 1000, np.array([returns for _, returns in drawn])
+        evaluated = np.unique(np.concatenate([steps for steps, _ in drawn]))  # after a race runs may lack some
+        steps, returns = evaluated / 1000, np.array([np.interp(evaluated, *curve) for curve in drawn])
         (line,) = axes.plot(steps, returns.mean(0), label=method, **_look(index, method))
         if method in BANDED:
-            axes.fill_between(steps, returns.min(0), returns.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
+            axes.fill_between(
+                steps / 1000, returns.min(0), returns.max(0), color=line.get_color(), alpha=0.15, linewidth=0
+            )
     zero_shot = float(np.mean([cell.mean(when="zero_shot") for cell in cells]))
     axes.axhline(zero_shot, color="0.4", linewidth=0.8, label="zero-shot")
     axes.set(xlabel="target steps (thousands)", ylabel="return on the target", title=cells[0].target)

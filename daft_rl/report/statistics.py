@@ -105,16 +105,18 @@ def aggregate(matrices: Mapping[str, Floats], metric: Metric = metrics.aggregate
 def efficiency(cells: list[Cell], scales: Mapping[str, Scale]) -> tuple[Floats, dict[str, list[Estimate]]] | None:
     """Sample efficiency: interquartile means at each evaluation during learning.
 
-    :return: target steps, and method -> an estimate at each of them; ``None`` if runs evaluated at different steps
+    :return: target steps at which all runs evaluated, and method -> an estimate at each of them; ``None`` if there are
+        none but the first
     """
     learning = [cell for cell in cells if len(cell.result.curve) > 1]
-    if len({tuple(cell.curve[0]) for cell in learning}) != 1:
+    common = sorted(set.intersection(*({*cell.curve[0]} for cell in learning))) if learning else []
+    if len(common) < 2:
         return None
-    matrices = _matrices(learning, scales, lambda cell: cell.curve[1])
+    matrices = _matrices(learning, scales, lambda cell: cell.curve[1][np.isin(cell.curve[0], common)])
     estimates = _intervals(
         matrices, lambda x: stats.trim_mean(x.reshape(-1, x.shape[-1]), 0.25, axis=0), BAND_REPETITIONS
     )
-    return learning[0].curve[0], estimates
+    return np.array(common), estimates
 
 
 def difference(

@@ -19,7 +19,11 @@ from daft_rl.settings import Checkpoint
 if TYPE_CHECKING:
     from daft_rl.run.run import Run
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "RungReached"]
+
+
+class RungReached(Exception):  # noqa: N818
+    """The run has learnt as far as it should for now, and a checkpoint is written."""
 
 
 class Checkpoints(BaseCallback):
@@ -32,13 +36,20 @@ class Checkpoints(BaseCallback):
     :param settings: how often
     :param store: where they go
     :param restored: the state to go on from, if there is one
+    :param until: the step at which a checkpoint is written in any case, and :class:`RungReached` is raised
     """
 
     def __init__(
-        self, run: Run, settings: Checkpoint, store: CheckpointStore, restored: dict[str, Any] | None = None
+        self,
+        run: Run,
+        settings: Checkpoint,
+        store: CheckpointStore,
+        restored: dict[str, Any] | None = None,
+        until: int | None = None,
     ) -> None:
         super().__init__()
         self.run, self.settings, self.store, self.restored = run, settings, store, restored
+        self.until = until
         self.works = settings.every is not None
         if self.works and run.environments.has_worlds and isinstance(run.model, OffPolicyAlgorithm):
             message = (
@@ -59,6 +70,10 @@ class Checkpoints(BaseCallback):
         self.run.check_folder()
         if interruption.requested:
             self._stop()
+        elif self.until is not None and self.model.num_timesteps >= self.until:
+            if self.model.num_timesteps not in self.store.steps():
+                self.store.write(self.model, self._state())
+            raise RungReached
         elif self._is_due():
             self._save()
 

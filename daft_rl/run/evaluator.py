@@ -130,6 +130,9 @@ class Evaluator:
         self.offset = {} if self.environments.wrappers.outside else offset
         self.open_envs = {role: self._as_at_home(role, venv) for role, venv in self.open_envs.items()}
 
+    def _open(self, role: str, domain: Domain, num_envs: int, stack: ExitStack) -> VecEnv:
+        return self._as_at_home(role, self.environments.open(domain, num_envs, stack, model=self.model))
+
     def _as_at_home(self, role: str, venv: VecEnv) -> VecEnv:
         return OffsetObservations(venv, self.offset) if self.offset and role != "target" else venv
 
@@ -139,34 +142,32 @@ class Evaluator:
         self._forget_ended()
         return self._seconds
 
-    def play(self, domains: Mapping[str, Domain] | None = None) -> dict[str, Returns]:
+    def play(self, domains: Mapping[str, Domain] | None = None, episodes: int | None = None) -> dict[str, Returns]:
         """The evaluations before and after learning.
 
         With threads all episodes are played at once. Other environments are slow to make, so the open batches play, and
         one domain after the other.
 
         :param domains: some of the run's domains; ``None`` plays in all
+        :param episodes: how many in each; ``None`` is as many as the settings say
         :return: role -> returns
         """
         domains = self.domains if domains is None else domains
         evaluation, vec = self.settings.evaluation, self.environments.vec
+        episodes = evaluation.episodes if episodes is None else episodes
         with ExitStack() as stack:
             threaded = {
-                role: self._as_at_home(
-                    role, self.environments.open(domain, evaluation.episodes, stack, model=self.model)
-                )
+                role: self._open(role, domain, episodes, stack)
                 for role, domain in domains.items()
                 if domain.steps_in_threads(vec)
             }
-            returns = evaluate_all(self.model, threaded, evaluation.episodes, evaluation.seed)
+            returns = evaluate_all(self.model, threaded, episodes, evaluation.seed)
         for role in [role for role in domains if role not in returns]:
             with ExitStack() as stack:
                 venv = self.open_envs.get(role)
                 if venv is None:
-                    venv = self._as_at_home(
-                        role, self.environments.open(domains[role], evaluation.episodes_during, stack, model=self.model)
-                    )
-                returns[role] = evaluate(self.model, venv, evaluation.episodes, evaluation.seed)
+                    venv = self._open(role, domains[role], evaluation.episodes_during, stack)
+                returns[role] = evaluate(self.model, venv, episodes, evaluation.seed)
         return {role: returns[role] for role in domains}
 
     def close(self) -> None:

@@ -35,6 +35,7 @@ LATER: dict[str, Any] = {
     "vecnormalize": "auto",
     "norm_reward": "auto",
     "vec_wrappers": [],
+    "race": None,
 }
 """Settings that came after results were published, and the values that change nothing."""
 
@@ -70,7 +71,11 @@ def _published(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without those that change nothing and that earlier results do not have."""
     if settings.get("realign") is None:
         settings = settings | {"keep_source": False}
-    return {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
+    kept = {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
+    if kept.get("race") is not None:
+        arms = [_published(arm) if isinstance(arm, dict) else arm for arm in kept["race"]["arms"]]
+        kept["race"] = {**kept["race"], "arms": arms}
+    return kept
 
 
 def fingerprint_method(method: Method) -> str:

@@ -24,7 +24,10 @@ from daft_rl.run.lock import FolderLock
 from daft_rl.run.names import make_folder, make_new_folder
 from daft_rl.settings import RunSettings
 
-__all__ = ["MONITOR_FILE", "START_FILE", "TENSORBOARD_FOLDER", "RunFolder", "note_traceback"]
+__all__ = [
+    *("MONITOR_FILE", "RACE_FILE", "RACE_FOLDER", "START_FILE", "TENSORBOARD_FOLDER"),
+    *("RunFolder", "note_traceback"),
+]
 
 CONFIG_FILE, ERROR_FILE, TRACEBACK_FILE = "config.yaml", "error.json", "error.txt"
 MONITOR_FILE, TENSORBOARD_FOLDER = "monitor.csv", "tensorboard"
@@ -39,6 +42,8 @@ OF_TRANSFERS = (
 )
 OTHER_FILES = ("agent.zip", "README.md", "error.txt", "last_good.zip", *(f"last_good_{name}" for name in SIDE_FILES))
 CHECKPOINTS_FOLDER = "checkpoints"
+RACE_FOLDER, RACE_FILE = "race", "race.json"
+"""Where the arms of a race learn, each in a run folder of its own; and in there, what the race has found out."""
 
 
 class RunFolder:
@@ -125,7 +130,7 @@ class RunFolder:
             changed.append("agent")
         if not changed and not kept.is_of_settings(self.settings):
             changed.append(f"{CONFIG_FILE}, which was edited meanwhile")
-        if changed and self._checkpoints().steps():
+        if changed and (self._checkpoints().steps() or (self.path / RACE_FOLDER / RACE_FILE).exists()):
             raise ConfigError(
                 f"{self.path} holds an unfinished run with another {', '.join(changed)}. Name another folder, or pass "
                 "overwrite=True to delete it.",
@@ -143,7 +148,8 @@ class RunFolder:
         """
         :raises ConfigError: the run would overwrite what no run of ours has left
         """
-        taken = [name for name in (*sorted(self._names()), CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER) if self._has(name)]
+        folders = (CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER, RACE_FOLDER)
+        taken = [name for name in (*sorted(self._names()), *folders) if self._has(name)]
         if taken:
             raise ConfigError(
                 f"output_dir={self.path} holds {taken[0]}, which no run of daft_rl has left. Name another folder.",
@@ -170,6 +176,13 @@ class RunFolder:
                 (self.path / name).unlink(missing_ok=True)
             self._checkpoints().clear()
             delete_files(self.path / TENSORBOARD_FOLDER, "events.*")
+            self._clear_race()
+
+    def _clear_race(self) -> None:
+        for arm in (self.path / RACE_FOLDER).glob("*"):
+            if (arm / IDENTITY_FILE).exists():
+                shutil.rmtree(arm, ignore_errors=True)
+        delete_files(self.path / RACE_FOLDER, RACE_FILE, f"{UNFINISHED}*")
 
     def _clear_unfinished(self) -> None:
         """Delete what a process was writing when it was killed."""

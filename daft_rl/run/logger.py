@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,15 +65,23 @@ class SparseLogger(Logger):
     :param folder: where the files are
     :param output_formats: what writes them
     :param every: steps of an interval
+    :param axis: the step at which a step of the model is shown
     """
 
-    def __init__(self, folder: str, output_formats: list[KVWriter], every: int) -> None:
+    def __init__(
+        self,
+        folder: str,
+        output_formats: list[KVWriter],
+        every: int,
+        axis: Callable[[int], int] = lambda step: step,
+    ) -> None:
         super().__init__(folder, output_formats)
-        self.every = every
+        self.every, self.axis = every, axis
         self._next: dict[str, int] = {}
 
     def dump(self, step: int = 0) -> None:
         """Write of what was recorded what is due, and drop the rest."""
+        step = self.axis(step)
         for name in list(self.name_to_value):
             if step >= self._next.get(name, 0):
                 self._next[name] = step - step % self.every + self.every

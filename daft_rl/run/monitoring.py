@@ -73,6 +73,7 @@ class Monitoring(BaseCallback):
     :param drift: measures how far running statistics have moved
     :param initial: returns of the policy that learning begins with, by role, for at least ``episodes_during`` of the
         same episodes; the first evaluation takes them and plays nothing
+    :param axis: the step at which a step of the model is shown
     """
 
     def __init__(
@@ -85,8 +86,10 @@ class Monitoring(BaseCallback):
         distortion: Distortion | None = None,
         drift: StatisticsDrift | None = None,
         initial: Call | None = None,
+        axis: Callable[[int], int] = lambda step: step,
     ) -> None:
         super().__init__()
+        self.axis = axis
         self.envs, self.evaluation = dict(envs), evaluation
         self.best_path, self.best = best_path, (False, -float("inf"))
         self.profile = profile
@@ -121,7 +124,7 @@ class Monitoring(BaseCallback):
             self._take_up()
         if self._points:
             self._advance(wait=False)
-        if self.num_timesteps >= self._next_evaluation:
+        if self.axis(self.num_timesteps) >= self._next_evaluation:
             self._next_evaluation += self.evaluation.every
             self.evaluate()
         return True
@@ -133,6 +136,11 @@ class Monitoring(BaseCallback):
         constraint = find_constraint(self.training_env)
         if constraint is not None:
             self.logger.record("constraint/multiplier", constraint.multiplier)
+
+    def skip(self, until: int) -> None:
+        """Make no evaluations that were due up to this step: others learnt there."""
+        while self._next_evaluation <= until:
+            self._next_evaluation += self.evaluation.every
 
     def evaluate(self) -> None:
         """Finish the pending evaluations, then start one of the policy as it is now."""
@@ -228,7 +236,8 @@ class Monitoring(BaseCallback):
         return False, -cost
 
     def _log(self, timesteps: int, distances: Mapping[str, float], returns: Mapping[str, Returns]) -> None:
-        point: dict[str, Any] = {"timesteps": timesteps}
+        shown = self.axis(timesteps)
+        point: dict[str, Any] = {"timesteps": shown}
         logger = Logger(self.logger.dir, self.logger.output_formats)  # the model's own holds values of another step
         for role, result in returns.items():
             point[role] = result.mean
@@ -242,7 +251,7 @@ class Monitoring(BaseCallback):
             logger.record(f"{group}/{rest}", value)
         for phase, seconds in self.profile.as_dict().items():
             logger.record(f"time/{phase}_seconds", seconds)
-        logger.dump(timesteps)
+        logger.dump(shown)
         self.curve.append(point | dict(distances))
 
     def state_dict(self) -> dict[str, Any]:

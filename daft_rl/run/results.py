@@ -19,6 +19,7 @@ from rich.table import Table
 
 from daft_rl.files import write_json
 from daft_rl.rollout.returns import Returns, ReturnSummary
+from daft_rl.run.race_result import race_table
 
 __all__ = ["RESULTS_FILE", "TransferResult", "machine"]
 
@@ -81,6 +82,9 @@ class TransferResult:
     scales rewards (``norm_reward``)."""
     realigned: dict[str, Any] | None = None
     """Data of :class:`~daft_rl.finetune.realignment.Realignment`, if the method realigns."""
+    race: dict[str, Any] | None = None
+    """If the method is a race: its rule, ``rung`` in steps (0 if one arm was left, and none learnt for nothing), what
+    each of ``arms`` returned there or why it was ``left_out``, ``winner``, and ``why``."""
     curve: list[dict[str, Any]]
     """Evaluations during learning: ``timesteps``, and mean returns and distances at that step."""
     distortion: dict[str, dict[str, float]]
@@ -160,6 +164,8 @@ class TransferResult:
     def print(self) -> None:
         """Print returns, times and where the files are."""
         console = Console()
+        if self.race is not None:
+            console.print(race_table(self.race))
         console.print(self._table())
         for line in self._lines():
             console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -13,6 +14,7 @@ from typing import IO, Any
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
@@ -28,7 +30,7 @@ from daft_rl.rollout.lagrangian import Lagrangian
 from daft_rl.rollout.profile import Profile, TimedVecEnv
 from daft_rl.rollout.returns import Returns
 from daft_rl.run.background import BackgroundCall
-from daft_rl.run.checkpoints import Checkpoints
+from daft_rl.run.checkpoints import Checkpoints, RungReached
 from daft_rl.run.divergence import DivergenceWatch, refused_distribution
 from daft_rl.run.environments import Environments
 from daft_rl.run.evaluator import Evaluator
@@ -37,6 +39,7 @@ from daft_rl.run.identity import Identity
 from daft_rl.run.interruption import Interrupted, interruption
 from daft_rl.run.logger import ScalarFile, SparseLogger, interval
 from daft_rl.run.monitoring import Monitoring
+from daft_rl.run.race_result import RaceResult
 from daft_rl.run.source_statistics import SourceStatistics
 from daft_rl.run.state import Progress, Stateful, stateful_wrappers
 from daft_rl.run.vec_wrappers import VecWrappers
@@ -68,6 +71,8 @@ class Run:
     statistics: SourceStatistics | None = None
     """Of the source's ``VecNormalize``."""
     distortion_on_source: Distortion | None = None
+    race: RaceResult | None = None
+    """Of the race that this run is the winner of."""
 
     def __init__(self, settings: RunSettings, identity: Identity | None = None) -> None:
         self.settings = settings
@@ -101,9 +106,14 @@ class Run:
     def _prepare(self) -> None:
         self._stack.callback(self.environments.close)
         self.store = CheckpointStore(self.folder / "checkpoints", self.settings.checkpoint.keep)
-        self._restored = self.store.read() if self._opened.goes_on else None
+        if self.settings.method.race is None:  # a race tells first who goes on
+            self._begin(self._opened.goes_on)
+
+    def _begin(self, goes_on: bool) -> None:
+        """Begin, or go on from the last checkpoint."""
+        self._restored = self.store.read() if goes_on else None
         if self._restored is None:
-            if self._opened.goes_on:
+            if goes_on:
                 print(f"{self.folder} has no checkpoint that can be read: its run begins anew.")
             self.store.clear()
         self._earlier = Progress.of(self._restored)
@@ -204,25 +214,57 @@ class Run:
         """Save the policy that learning starts from, for :mod:`daft_rl.blend`."""
         save_agent(self.model, self.folder / START_FILE, prefix="start_")
 
-    def learn(self) -> None:
-        """Learn with the adaptation and with monitoring, and with TensorBoard files in the run folder."""
+    def become_winner(self, settings: RunSettings, race: RaceResult, learnt: bool) -> None:
+        """Go on as the winner of a race that was held in this run's folder.
+
+        :param settings: of the winner
+        :param race: how it went
+        :param learnt: whether the winner has learnt already, so that there is a checkpoint
+        """
+        self.settings, self.race = settings, race
+        self._started, self.profile = time.perf_counter(), Profile()
+        self._begin(learnt or self._opened.goes_on)
+        # later checkpoints count the seconds of the race themselves
+        self._earlier = replace(self._earlier, seconds=max(self._earlier.seconds, race.seconds))
+
+    def axis(self, step: int) -> int:
+        """Steps on the target until the policy had learnt from ``step`` of them, with those of other arms of a race."""
+        return step if self.race is None else self.race.axis(step)
+
+    def take_zero_shot(self, known: dict[str, Returns]) -> None:
+        """Take the source's returns from another run, and play nothing for them."""
+        self._earlier = replace(self._earlier, zero_shot=known)
+
+    def note_learning(self) -> None:
+        """From now on there is something to lose: an error no longer deletes what lies in the folder."""
         self._opened.began = True
+
+    def learn(self, until: int | None = None) -> None:
+        """Learn with the adaptation and with monitoring, and with TensorBoard files in the run folder.
+
+        :param until: stop there, at the start of a rollout, with a checkpoint. The run can go on, in this folder or in
+            another to which everything was moved. ``None`` learns from all steps of the settings
+        """
+        self.note_learning()
         folder = self.folder / TENSORBOARD_FOLDER
         every = interval(self.settings.tensorboard.every, self.settings.total_timesteps)
-        self.logger = SparseLogger(str(folder), [ScalarFile(folder)], every)
+        self.logger = SparseLogger(str(folder), [ScalarFile(folder)], every, self.axis)
         self._stack.callback(_close, self.logger)
         self.model.set_logger(self.logger)
         if self._restored is not None:  # before it evaluates what it has evaluated
             self.monitoring.load_state_dict(self._restored["run"]["monitoring"])
-        checkpoints = Checkpoints(self, self.settings.checkpoint, self.store, self._restored)
+        checkpoints = Checkpoints(self, self.settings.checkpoint, self.store, self._restored, until)
         self._restored = None
         watch = DivergenceWatch(self.folder / "last_good.zip")
         parts = (watch, self.adaptation, self.monitoring, checkpoints)
         callbacks: list[BaseCallback] = [part for part in parts if part is not None]
-        with interruption.deferred() if checkpoints.works else nullcontext(), watch.keeping_the_good():
+        stops = suppress(RungReached)
+        with stops, interruption.deferred() if checkpoints.works else nullcontext(), watch.keeping_the_good():
             self.model.learn(self.settings.total_timesteps, callback=callbacks, progress_bar=self.settings.progress_bar)
         if interruption.requested:  # in the last rollout
             interruption.stop()
+        if self.race is not None:
+            self.race.log(Logger(self.logger.dir, self.logger.output_formats))
 
     def check_folder(self) -> None:
         """
@@ -239,6 +281,11 @@ class Run:
     def seconds(self) -> float:
         """How long the run has taken, without the time between its processes."""
         return self._earlier.seconds + time.perf_counter() - self._started
+
+    def seconds_by_activity(self) -> dict[str, float]:
+        """Seconds by activity. What other arms of a race took is the activity ``race``."""
+        own = self.profile.as_dict()
+        return own if self.race is None else own | {"race": self.race.seconds_of_others}
 
     @property
     def seconds_in_background(self) -> float:
@@ -266,6 +313,8 @@ class Run:
         """Put the states of :meth:`state_dict` back."""
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
+        if self.race is not None:
+            self.monitoring.skip(self.race.rung + self.race.spent)
 
     def progress(self) -> Progress:
         """What a checkpoint keeps of the run beside its :meth:`state_dict`."""

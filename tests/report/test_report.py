@@ -18,7 +18,7 @@ from hypothesis.extra.numpy import arrays
 from rliable import metrics
 
 from daft_rl.errors import ReportError
-from daft_rl.report import statistics
+from daft_rl.report import figures, statistics
 from daft_rl.report.__main__ import main
 from daft_rl.report.cells import Cell, Floats, target_name
 from daft_rl.report.comparable import check_comparable
@@ -158,8 +158,17 @@ def test_sample_efficiency_at_each_evaluation(grid: Path) -> None:
     ]
     assert estimates["daft"][2].value == pytest.approx(metrics.aggregate_iqm(np.array(at_the_end)))
     assert estimates["daft"][2].low < estimates["daft"][2].value < estimates["daft"][2].high
+
+
+def test_runs_that_lack_an_evaluation_are_compared_at_the_others(grid: Path) -> None:
+    cells = read_grid(grid)
     cells[0].result.curve.pop(1)
-    assert statistics.efficiency(cells, SCALES) is None, "one run evaluated at other steps"
+    found = statistics.efficiency(cells, SCALES)
+    assert found is not None
+    assert found[0].tolist() == [0, 1000]
+    assert figures.learning_curves([cell for cell in cells if cell.target == cells[0].target]).axes
+    cells[1].result.curve.pop(2)
+    assert statistics.efficiency(cells, SCALES) is None, "nothing in common but the start"
 
 
 @settings(deadline=None)

@@ -1,0 +1,126 @@
+"""Cheap signs about the arms of a race, before anything is learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+
+from daft_rl.agents.algorithms import find_algorithm
+from daft_rl.batchnorm import batchnorm_layers
+from daft_rl.method import Method
+from daft_rl.policy.insertion import wants_batchnorm
+from daft_rl.rollout.evaluation import visit
+from daft_rl.run.run import Run
+from daft_rl.run.verdict import Played, lead
+
+__all__ = ["Signs", "refresh", "start_problems"]
+
+SURE = 3.0
+"""Standard errors by which an arm that changes the policy before it learns has to start above the source, as in
+:mod:`daft_rl.finetune.realignment`."""
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What an agent tells about methods."""
+
+    rollout: int
+    """Steps between two places at which a run can stop."""
+    idle: int
+    """Steps before an off-policy algorithm begins to learn."""
+    has_batchnorm: bool
+    batch_statistics: bool
+    """Whether the algorithm needs BatchNorm's batch statistics in updates, as CrossQ does."""
+    inserts: frozenset[str]
+    """Methods that insert BatchNorm."""
+
+    @classmethod
+    def of(cls, model: BaseAlgorithm, methods: Iterable[Method], insert_batchnorm: str | bool) -> Signs:
+        """
+        :param model: the source, loaded for learning
+        :param methods: the arms
+        :param insert_batchnorm: of the agent's settings
+        """
+        inserts = frozenset(arm.name for arm in methods if wants_batchnorm(model, arm, insert_batchnorm))
+        layers, mode = bool(batchnorm_layers(model.policy)), find_algorithm(model).bn_mode
+        idle = getattr(model, "learning_starts", 0)
+        return cls(_rollout(model), idle, layers, layers and mode == "train", inserts)
+
+    def changes_start(self, arm: Method) -> bool:
+        """Whether the policy is another before it has learnt, in a way that may help or harm: inputs are realigned, or
+        updates see batch statistics without conversion."""
+        return arm.realign is not None or self.refreshes(arm)
+
+    def refreshes(self, arm: Method) -> bool:
+        """Whether updates see another function than rollouts, because batch statistics take the source's place."""
+        return arm.bn_mode == "train" and arm.conversion == "none" and self.has_batchnorm
+
+    def misses_batch_statistics(self, arm: Method) -> bool:
+        """Whether the algorithm needs batch statistics, and the method's updates have none."""
+        return self.batch_statistics and arm.bn_mode == "eval"
+
+    def essence(self, arm: Method) -> Method:
+        """The method without what has no effect on this agent: two arms of one essence do the same.
+
+        A conversion that preserves the function is no difference where updates use running statistics.
+        """
+        bare = not self.has_batchnorm and arm.name not in self.inserts
+        mode = "eval" if bare else arm.bn_mode
+        only_moves = arm.conversion == "once" and arm.preserve_function and not arm.l2_sp and mode == "eval"
+        if bare or only_moves:
+            arm = replace(arm, conversion="none", preserve_function=True)
+        return replace(arm, name="any", bn_mode=mode)
+
+    def same(self, arms: Mapping[str, Method]) -> dict[str, str]:
+        """The arms that do the same as one before them.
+
+        :return: name -> what speaks against it
+        """
+        first: dict[Method, str] = {}
+        found = {name: first.setdefault(self.essence(arm), name) for name, arm in arms.items()}
+        return {name: f"does the same as {other} here" for name, other in found.items() if other != name}
+
+
+def _rollout(model: BaseAlgorithm) -> int:
+    if isinstance(model, OnPolicyAlgorithm):
+        return model.n_steps * model.n_envs
+    frequency = model.train_freq if isinstance(model, OffPolicyAlgorithm) else None
+    by_steps = isinstance(frequency, TrainFreq) and frequency.unit == TrainFrequencyUnit.STEP
+    return (frequency.frequency if by_steps else 1) * model.n_envs  # type: ignore[union-attr]
+
+
+def refresh(run: Run, steps: int, seed: int) -> None:
+    """Let the policy of an adapted run act as updates with batch statistics see it.
+
+    :param run: it learns nothing afterwards
+    :param steps: target states from which statistics are measured
+    :param seed: of the first episode
+    """
+    assert run.adaptation is not None
+    run.adaptation.tuner.convert(*visit(run.model, run.visited("target"), steps, seed), preserve_function=False)
+
+
+def start_problems(source: Played, starts: Mapping[str, Played], keep: float) -> dict[str, str]:
+    """The arms that do not start clearly above the source, or start clearly below another one that does.
+
+    :param source: what the source played
+    :param starts: name -> what an arm that changes the policy played before it learnt, the same episodes
+    :param keep: what the source's return counts
+    :return: name -> what speaks against it
+    """
+    found = {}
+    for name, played in starts.items():
+        gain = lead(played, source, keep)
+        if not gain.is_beyond(SURE):
+            found[name] = f"does not start clearly above the source: {gain}"
+    above = [name for name in starts if name not in found]
+    for name in above:
+        better = next((other for other in above if lead(starts[other], starts[name], keep).is_beyond(SURE)), None)
+        if better is not None:
+            found[name] = f"starts clearly below {better}: {lead(starts[name], starts[better], keep)}"
+    return found

@@ -1,0 +1,347 @@
+"""A race: cheap signs first, then arms that learn to a rung, and the winner goes on as the run itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+import daft_rl
+from daft_rl.benchmark import run_cell
+from daft_rl.cli import compose_settings
+from daft_rl.errors import CheckpointError, ConfigError, MethodError
+from daft_rl.run import race as racing
+from daft_rl.run.checkpoints import Checkpoints
+from daft_rl.run.evaluator import Evaluator
+from tests.conftest import PointMass, build
+from tests.test_resume import (
+    OFF_POLICY_SETTINGS,
+    ON_POLICY_SETTINGS,
+    SETTINGS,
+    StoppedError,
+    assert_equal_runs,
+    curves,
+)
+
+ARMS = ["ft_eval", "lp_ft", "ft"]
+RUNG = 96
+"""A fifth of 512 steps, in rollouts of 32."""
+
+
+def a_race(*arms: Any, **rule: Any) -> dict[str, Any]:
+    return {"name": "mine", "race": {"arms": arms or ARMS, "episodes": 4, "margin": 0.0, **rule}}
+
+
+def run_race(folder: Path, source: Any = None, method: Any = None, **settings: Any) -> daft_rl.TransferResult:
+    return daft_rl.transfer(
+        PointMass,
+        method or a_race(),
+        source or build("PPO"),
+        source_env=PointMass,
+        output_dir=folder,
+        settings=SETTINGS | ON_POLICY_SETTINGS | {"checkpoint.every": 50, "evaluation.episodes": 4} | settings,
+    )
+
+
+def left(result: daft_rl.TransferResult) -> list[str]:
+    assert result.race is not None
+    return [name for name, arm in result.race["arms"].items() if "left_out" not in arm]
+
+
+def why_left_out(result: daft_rl.TransferResult, name: str) -> str:
+    assert result.race is not None
+    return str(result.race["arms"][name]["left_out"])
+
+
+# -- the winner ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["PPO", "SAC"])
+def test_the_winner_learns_as_it_would_alone_from_the_steps_that_are_left(name: str, tmp_path: Path) -> None:
+    kind = OFF_POLICY_SETTINGS if name == "SAC" else {}
+    slow = {"name": "slow", "actor_encoder": {"scale": 0.1}}
+    result = run_race(tmp_path / "race", build(name), a_race("ft_eval", slow), **kind)
+    assert result.race is not None
+    assert left(result) == ["ft_eval", "slow"]
+    rung = result.race["rung"]
+    winner = {"ft_eval": "ft_eval", "slow": slow}[result.race["winner"]]
+    alone = run_race(
+        tmp_path / "alone", build(name), winner, total_timesteps=512 - rung, **kind, **{"evaluation.every": 24}
+    )
+    assert result.final == alone.final
+    assert result.distortion == alone.distortion
+    returned = {point["timesteps"]: point["target"] for point in alone.curve}
+    assert [point["timesteps"] for point in result.curve] == [0, 240, 360, 480]
+    assert [point["target"] for point in result.curve[1:]] == [returned[step - rung] for step in (240, 360, 480)]
+    assert result.timesteps == 512
+    for file in ("monitor.csv", "best.zip", "start.zip"):
+        assert (tmp_path / "race" / file).exists()
+    lines = [(tmp_path / folder / "monitor.csv").read_text().splitlines()[2:] for folder in ("race", "alone")]
+    assert [line.split(",")[0] for line in lines[0]] == [line.split(",")[0] for line in lines[1]]
+
+
+def test_a_race_may_come_on_top_of_the_steps(tmp_path: Path) -> None:
+    result = run_race(tmp_path, method=a_race("ft_eval", "lp_ft", within=False))
+    assert result.timesteps == 512 + RUNG
+
+
+def test_what_was_tried_stands_in_results_and_tensorboard_and_nothing_heavy_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run_race(tmp_path, method=a_race(*ARMS, keep=0.5))
+    told = json.loads((tmp_path / "results.json").read_text())["race"]
+    assert told == result.race
+    winner = told["arms"][told["winner"]]
+    assert len(winner["returns"]["target"]["returns"]) == len(winner["returns"]["source"]["returns"]) == 4
+    assert winner["score"] == max(arm["score"] for arm in told["arms"].values() if "score" in arm)
+    shown = curves(tmp_path)
+    assert shown["race/ft_eval_target_return"] == [
+        (RUNG, pytest.approx(told["arms"]["ft_eval"]["returns"]["target"]["mean"]))
+    ]
+    assert max(step for step, _ in shown["rollout/ep_rew_mean"]) == 512
+    result.print()
+    printed = capsys.readouterr().out
+    assert f"race to step {RUNG}, 4 episodes" in printed
+    assert "won:" in printed
+    loser = next(name for name in left(result) if name != told["winner"])
+    assert {path.name for path in (tmp_path / "race" / loser).iterdir()} == {
+        *("config.yaml", "run.json", "run.lock", "monitor.csv", "tensorboard"),
+    }
+    assert {path.name for path in (tmp_path / "race").iterdir()} == {loser, "race.json"}
+
+
+def test_zero_shot_episodes_are_played_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plays: list[int | None] = []
+    play = Evaluator.play
+
+    def counted(self: Evaluator, domains: Any = None, episodes: int | None = None) -> Any:
+        plays.append(episodes)
+        return play(self, domains, episodes)
+
+    monkeypatch.setattr(Evaluator, "play", counted)
+    run_race(tmp_path)
+    assert plays == [None, 4, 4, 4, None]  # the source, the start of ft, two arms at the rung, the end
+
+
+# -- signs --------------------------------------------------------------------------------------------------
+
+
+def test_arms_that_do_the_same_on_this_agent_are_one(tmp_path: Path) -> None:
+    plain = PPO("MlpPolicy", PointMass(), n_steps=32, batch_size=32, seed=1, device="cpu")
+    result = run_race(tmp_path / "race", plain, "auto")
+    assert left(result) == ["ft_eval"]
+    assert why_left_out(result, "ft") == why_left_out(result, "daft") == "does the same as ft_eval here"
+    assert "nothing normalizes" in why_left_out(result, "daft_realign")
+    assert result.race is not None
+    assert (result.race["rung"], result.race["why"]) == (0, "the only arm left")
+    alone = run_race(tmp_path / "alone", plain, "ft_eval")
+    assert (result.final, result.curve) == (alone.final, alone.curve)
+    assert "race" not in {tag.partition("/")[0] for tag in curves(tmp_path / "race")}
+
+
+def test_conversion_is_no_difference_with_running_statistics_but_is_one_with_batch_statistics(tmp_path: Path) -> None:
+    result = run_race(tmp_path, method=a_race("ft_eval", "daft", "daft_conversion_only"))
+    assert left(result) == ["ft_eval", "daft_conversion_only"]
+
+
+def test_crossq_races_with_batch_statistics_only(tmp_path: Path) -> None:
+    result = run_race(tmp_path, build("CrossQ"), a_race("ft_eval", "daft"), **OFF_POLICY_SETTINGS)
+    assert left(result) == ["daft"]
+    assert why_left_out(result, "ft_eval") == "crossq needs batch statistics in updates"
+
+
+OFFSET = np.array([0, 50, 0], np.float32)
+
+
+class Offset(PointMass):
+    """A sensor far from where it was."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        observation, info = super().reset(**kwargs)
+        return observation + OFFSET, info
+
+    def step(self, action: Any) -> Any:
+        observation, *rest = super().step(action)
+        return observation + OFFSET, *rest
+
+
+@pytest.fixture(scope="module")
+def skilled() -> PPO:
+    """Knows a little, and depends on its inputs."""
+    venv = VecNormalize(DummyVecEnv([PointMass] * 4), gamma=0.9)
+    return PPO("MlpPolicy", venv, n_steps=64, gamma=0.9, seed=1, device="cpu", learning_rate=3e-3).learn(8192)
+
+
+@pytest.mark.parametrize(("env", "races"), [(PointMass, False), (Offset, True)])
+def test_realignment_races_only_where_it_helps(env: Any, races: bool, skilled: PPO, tmp_path: Path) -> None:
+    settings = SETTINGS | ON_POLICY_SETTINGS | {"num_envs": 8, "calibration.steps": 800, "evaluation.episodes": 8}
+    method = a_race("ft_eval", "daft_realign")
+    result = daft_rl.transfer(env, method, skilled, source_env=PointMass, output_dir=tmp_path, settings=settings)
+    assert left(result) == (["ft_eval", "daft_realign"] if races else ["ft_eval"])
+    if races:
+        assert result.race is not None
+        assert result.race["winner"] == "daft_realign"
+        assert result.realigned is not None
+        assert daft_rl.blend(tmp_path, env=env, source_env=PointMass, alphas=[0.0, 1.0]).returns[1.0] == result.final
+    else:
+        assert why_left_out(result, "daft_realign") == "realignment moves no input"
+
+
+def test_the_last_arm_stays_whatever_its_sign(tmp_path: Path, skilled: PPO) -> None:
+    result = run_race(tmp_path, skilled, a_race("daft_realign"))
+    assert left(result) == ["daft_realign"]
+
+
+def test_arms_that_diverge_or_do_not_fit_fall_away(tmp_path: Path) -> None:
+    wild = {"name": "wild", "actor_head": {"scale": 1e30}}
+    result = run_race(tmp_path / "one", method=a_race(wild, "ft_eval", "lp_ft"))
+    assert "wild" not in left(result)
+    assert "diverged" in why_left_out(result, "wild") or "PyTorch refuses" in why_left_out(result, "wild")
+    plain = PPO("MlpPolicy", PointMass(), n_steps=32, batch_size=32, seed=1, device="cpu")
+    with pytest.raises(MethodError, match=r"no arm that can go on.*daft_realign: .*nothing normalizes"):
+        run_race(tmp_path / "other", plain, a_race("daft_realign"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_keep_needs_a_source(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"keep=0\.3 counts the return on the source"):
+        daft_rl.transfer(PointMass, a_race(keep=0.3), build("PPO"), output_dir=tmp_path, settings=SETTINGS)
+
+
+# -- stopping and going on ----------------------------------------------------------------------------------
+
+
+def in_step(folder: str, step: int) -> Callable[[pytest.MonkeyPatch], None]:
+    """Stop in the middle of a rollout of the run in a folder of this name."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        def raise_there(self: Checkpoints) -> bool:
+            if self.run.folder.name == folder and self.model.num_timesteps >= step:
+                raise StoppedError
+            return True
+
+        monkeypatch.setattr(Checkpoints, "_on_step", raise_there)
+
+    return patch
+
+
+def in_call(owner: Any, name: str, calls: int = 1) -> Callable[[pytest.MonkeyPatch], None]:
+    """Stop instead of the n-th call of a function."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        function, count = getattr(owner, name), [0]
+
+        def raise_there(*args: Any, **kwargs: Any) -> Any:
+            count[0] += 1
+            if count[0] == calls:
+                raise StoppedError
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, raise_there)
+
+    return patch
+
+
+def in_move(number: int) -> Callable[[pytest.MonkeyPatch], None]:
+    """Stop before the n-th file of the winner is moved."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        replace, moved = Path.replace, []
+
+        def raise_there(self: Path, target: Path) -> Path:
+            if self.parent.parent.name == "race" and not self.name.startswith("."):
+                moved.append(self)
+                if len(moved) == number:
+                    raise StoppedError
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", raise_there)
+
+    return patch
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run_race(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        pytest.param(in_call(racing, "refresh"), id="while it looks", marks=pytest.mark.slow),
+        pytest.param(in_step("ft_eval", 20), id="in the first arm, before a checkpoint"),
+        pytest.param(in_step("lp_ft", 80), id="in the second arm, after a checkpoint"),
+        pytest.param(in_call(Evaluator, "play", 3), id="at the rung, before it is measured", marks=pytest.mark.slow),
+        pytest.param(in_call(racing._Race, "_learn_one", 2), id="between two arms"),
+        pytest.param(in_call(racing, "judge"), id="before the decision", marks=pytest.mark.slow),
+        pytest.param(in_call(racing._Race, "_promote"), id="after the decision"),
+        pytest.param(in_move(2), id="while files move"),
+        pytest.param(in_step("run", 110), id="in the winner, before another checkpoint"),
+        pytest.param(in_step("run", 290), id="in the winner, later", marks=pytest.mark.slow),
+    ],
+)
+def test_a_race_that_was_stopped_ends_as_one_that_was_not(
+    stop: Callable[[pytest.MonkeyPatch], None], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop(patch)
+        with pytest.raises(StoppedError):
+            run_race(folder)
+    daft_rl.transfer(resume=folder, env=PointMass, source_env=PointMass, source=build("PPO"))
+    assert_equal_runs(folder, whole)
+    assert curves(folder) == curves(whole)
+    assert not (folder / "checkpoints").exists()
+
+
+def test_another_race_in_the_folder_is_refused_and_overwriting_leaves_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        in_step("lp_ft", 20)(patch)
+        with pytest.raises(StoppedError):
+            run_race(tmp_path)
+    with pytest.raises(ConfigError, match=r"unfinished run with another method\.race"):
+        run_race(tmp_path, method=a_race("ft_eval"))
+    found = (tmp_path / "race" / "race.json").read_text()
+    for damaged in (found[:50], found.replace("lp_ft", "lp")):
+        (tmp_path / "race" / "race.json").write_text(damaged)
+        with pytest.raises(CheckpointError, match=r"race\.json is damaged.*overwrite=True"):
+            run_race(tmp_path)
+    run_race(tmp_path, method=a_race("ft_eval"), overwrite=True)
+    assert [path.name for path in (tmp_path / "race").iterdir()] == ["race.json"]
+
+
+def test_a_folder_named_race_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "race").mkdir()
+    (tmp_path / "race" / "laps.csv").touch()
+    with pytest.raises(ConfigError, match="holds race, which no run of daft_rl has left"):
+        run_race(tmp_path)
+    assert (tmp_path / "race" / "laps.csv").exists()
+
+
+# -- where races run ----------------------------------------------------------------------------------------
+
+
+def test_a_grid_holds_races(tmp_path: Path) -> None:
+    overrides = [
+        *("env=HalfCheetah-shifted", "preset=smoke", "method=auto", "method.race.arms=[ft_eval,lp_ft]"),
+        *("method.race.episodes=2", "total_timesteps=512", "num_envs=2", "algo.settings.n_steps=32"),
+        *("calibration={steps: 64, held_out: 16}", "vec=threads", f"benchmark.folder={tmp_path}"),
+        *("evaluation={episodes: 1, episodes_during: 1, every: 256, elsewhere: []}",),
+    ]
+    settings = compose_settings("benchmark", overrides)
+    cell = run_cell(settings)
+    assert cell["status"] == "finished", cell
+    (results,) = tmp_path.rglob("results.json")
+    told = json.loads(results.read_text())
+    assert (told["method"], told["timesteps"], told["race"]["rung"]) == ("auto", 512, 64)
+    assert run_cell(settings) == cell
