@@ -256,7 +256,7 @@ def _render(current: Run, settings: TransferSettings, domains: Mapping[str, Doma
     from daft_rl.run.video import offscreen_gl, record
 
     assert current.adaptation is not None
-    at_home = settings.method.keep_source
+    at_home = current.settings.method.keep_source
     for role, domain in _during(domains).items():
         path = current.folder / f"{role}.mp4"
         try:
