@@ -69,10 +69,8 @@ def run(
         if settings.method.race is not None:
             from daft_rl.run.race import hold_race
 
-            def prepare(arm: Run, of_arm: TransferSettings) -> dict[str, Domain]:
-                return load_and_play(arm, of_arm, domains, there, zero_shot_cache)
-
-            chosen = hold_race(current, settings, identity, prepare, partial(adapt_to_target, agent=there))
+            load = partial(load_and_play, domains=domains, agent=there, cache=zero_shot_cache)
+            chosen = hold_race(current, settings, identity, load, partial(adapt_to_target, agent=there))
         domains = load_and_play(current, chosen, domains, there, zero_shot_cache)
         adapt_to_target(current, chosen, there)
         if chosen.method.learns:
