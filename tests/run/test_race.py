@@ -23,12 +23,13 @@ from tests.conftest import PointMass, build
 from tests.test_resume import (
     OFF_POLICY_SETTINGS,
     ON_POLICY_SETTINGS,
-    SETTINGS,
     StoppedError,
     assert_equal_runs,
     curves,
 )
+from tests.test_resume import SETTINGS as OF_ONE
 
+SETTINGS = OF_ONE | {"total_timesteps": 512, "evaluation.every": 120}
 ARMS = ["ft_eval", "lp_ft", "ft"]
 RUNG = 96
 """A fifth of 512 steps, in rollouts of 32."""
