@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,10 +69,8 @@ def run(
         if settings.method.race is not None:
             from daft_rl.run.race import hold_race
 
-            def prepare(arm: Run, of_arm: TransferSettings) -> dict[str, Domain]:
-                return load_and_play(arm, of_arm, domains, there, zero_shot_cache)
-
-            chosen = hold_race(current, settings, identity, prepare, adapt_to_target)
+            load = partial(load_and_play, domains=domains, agent=there, cache=zero_shot_cache)
+            chosen = hold_race(current, settings, identity, load, adapt_to_target)
         domains = load_and_play(current, chosen, domains, there, zero_shot_cache)
         adapt_to_target(current, chosen)
         if chosen.method.learns:
