@@ -33,7 +33,7 @@ from daft_rl.consent import has_foreign_files, refuse_hydra, refuse_unsaid
 from daft_rl.errors import ConfigError, DaftError, DaftWarning
 from daft_rl.files import refused_by_disk
 from daft_rl.hydra_messages import explain_hydra
-from daft_rl.overrides import axes_of_sweep, expand, first_of_sweep, quoted
+from daft_rl.overrides import axes_of_sweep, expand, first_of_sweep, quoted, refuse_fields_beside_axis
 from daft_rl.plan import check_plan
 from daft_rl.run.interruption import RESUMABLE, Interrupted, interruption
 from daft_rl.run.lock import LOCK_FILE
@@ -179,7 +179,9 @@ def _check_sweep(name: str, overrides: Sequence[str]) -> None:
         compose_parts(name, first_of_sweep(overrides, {}), with_hydra=True).hydra, resolve=False
     )
     refuse_hydra(name, hydra_part, overrides)
-    axes = axes_of_sweep(overrides, hydra_part["sweeper"].get("params") or {})
+    params = hydra_part["sweeper"].get("params") or {}
+    refuse_fields_beside_axis(overrides, params)
+    axes = axes_of_sweep(overrides, params)
     if has_foreign_files(overrides):
         _check_hydra_of_jobs(name, axes, overrides)
     first = [values[0] for values in axes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,7 +17,7 @@ from daft_rl.hydra_messages import explain_hydra
 from daft_rl.settings import cuda_names
 from daft_rl.validation import unknown_name
 
-__all__ = ["axes_of_sweep", "expand", "first_of_sweep", "quoted"]
+__all__ = ["axes_of_sweep", "expand", "first_of_sweep", "quoted", "refuse_fields_beside_axis"]
 
 GROUPS = ("algo", "cuda", "env", "method", "preset", "recipe")
 """Groups of the configuration, of which one file is chosen by name."""
@@ -159,6 +159,29 @@ def axes_of_sweep(overrides: Sequence[str], params: Mapping[str, str]) -> list[l
     named = {parsed.get_key_element() for parsed in given}
     given += [_parse(f"{key}={value}") for key, value in params.items() if key not in named]
     return [_values_of_axis(parsed) for parsed in given]
+
+
+def refuse_fields_beside_axis(overrides: Sequence[str], params: Mapping[str, str]) -> None:
+    """
+    :param overrides: expanded, of the command line
+    :param params: see :func:`axes_of_sweep`
+    :raises ConfigError: fields of a shift, and an axis that replaces the whole shift
+    """
+    given = [_parse(item) for item in overrides]
+    fields = [parsed for parsed in given if parsed.get_key_element().lstrip("+").startswith("env.shift.")]
+    if not fields or "env.shift" not in params or any(parsed.get_key_element() == "env.shift" for parsed in given):
+        return
+    values = [[_as_entry(item) for item in _values_of_axis(parsed)] for parsed in fields]
+    shifts = ",".join(f"{{{','.join(entries)}}}" for entries in product(*values))
+    raise ConfigError(
+        f"{fields[0].input_line}: the grid has an axis env.shift={params['env.shift']}, which replaces the whole shift."
+        f' Give that axis: "env.shift={shifts}"'
+    )
+
+
+def _as_entry(override: str) -> str:
+    """``env.shift.gravity=0.5`` in a mapping: ``gravity:0.5``."""
+    return override.lstrip("+").removeprefix("env.shift.").replace("=", ":", 1)
 
 
 def first_of_sweep(overrides: Sequence[str], params: Mapping[str, str]) -> list[str]:

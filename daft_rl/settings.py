@@ -24,6 +24,7 @@ from daft_rl.validation import (
     Count,
     Flag,
     NonNegative,
+    PathText,
     Positive,
     Seed,
     Text,
@@ -58,7 +59,7 @@ NORMALIZE = "VecNormalize"
 class AgentSettings:
     """Which source policy to load, and how to read it."""
 
-    path: Text | None = None
+    path: PathText | None = None
     """An SB3 archive, the name of a shipped source, or ``hf://ORG/REPO/FILE.zip``. ``None`` takes the shipped source of
     task and algorithm."""
     trust: Flag = False
@@ -75,7 +76,7 @@ class AgentSettings:
     """Patterns over the names of the critic's parameters, likewise."""
     adapt_spaces: Flag = False
     """Whether the target may have other sizes of observation or action vectors."""
-    vecnormalize: Text = "auto"
+    vecnormalize: PathText = "auto"
     """Path of the statistics of the agent's ``VecNormalize``. ``auto`` finds them where SB3, rl-zoo and the hub keep
     them; ``none`` is for an agent that needs none."""
     norm_reward: Literal["auto"] | Flag = "auto"
@@ -161,7 +162,12 @@ class TaskSettings:
 
     def __post_init__(self) -> None:
         if not (self.name or self.id):
-            raise ConfigError("env.name is missing: name a task, or an id that is registered with Gymnasium.")
+            example = "mujoco/Hopper-v5" if self.simulator else "Pendulum-v1"
+            raise ConfigError(
+                f"The environment has no name: expected a task (env='Ant-shifted'), or an id that is registered with "
+                f"Gymnasium (env='{example}').",
+                arguments=("id",),
+            )
         named = f"{self.simulator}/{self.id}" if self.simulator and self.id else self.id
         if named and self.name not in ("", named):
             raise ConfigError(f"env.id={self.id} and env.name={self.name}: name one of them.")

@@ -70,9 +70,9 @@ def run(
             from daft_rl.run.race import hold_race
 
             load = partial(load_and_play, domains=domains, agent=there, cache=zero_shot_cache)
-            chosen = hold_race(current, settings, identity, load, adapt_to_target)
+            chosen = hold_race(current, settings, identity, load, partial(adapt_to_target, agent=there))
         domains = load_and_play(current, chosen, domains, there, zero_shot_cache)
-        adapt_to_target(current, chosen)
+        adapt_to_target(current, chosen, there)
         if chosen.method.learns:
             current.save_start()
             current.learn()
@@ -118,18 +118,20 @@ def load_and_play(
     return dict(domains)
 
 
-def adapt_to_target(current: Run, settings: TransferSettings) -> None:
+def adapt_to_target(current: Run, settings: TransferSettings, agent: Path | BaseAlgorithm) -> None:
     """Visit the target, insert or convert BatchNorm, group the optimizer's parameters; and set up monitoring."""
     from daft_rl.finetune import HELD_OUT_SEED, adapt
     from daft_rl.policy import Distortion
     from daft_rl.rollout.evaluation import visit
     from daft_rl.run.monitoring import Monitoring
+    from daft_rl.run.source_statistics import warn_of_normalized_inputs
 
     steps = settings.calibration
+    where = current.visited("target")
     adaptation = current.adaptation = adapt(
         current.model,
         settings.method,
-        env=current.visited("target"),
+        env=where,
         seed=settings.seed,
         calibration_steps=steps.steps,
         held_out_steps=steps.held_out,
@@ -143,6 +145,9 @@ def adapt_to_target(current: Run, settings: TransferSettings) -> None:
     )
     if settings.method.keep_source and adaptation.realigned is not None:
         current.evaluator.act_at_home(adaptation.realigned.offset)
+    if adaptation.distortion is not None:
+        seen = adaptation.distortion.observations
+        warn_of_normalized_inputs(agent, settings.agent, current.model, seen, where.num_envs)
     envs = current.evaluator.open_envs
     if "source" in envs:
         with current.profile("evaluation"):
@@ -249,7 +254,7 @@ def _render(current: Run, settings: TransferSettings, domains: Mapping[str, Doma
     from daft_rl.run.video import offscreen_gl, record
 
     assert current.adaptation is not None
-    at_home = settings.method.keep_source
+    at_home = current.settings.method.keep_source
     for role, domain in _during(domains).items():
         path = current.folder / f"{role}.mp4"
         try:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from functools import wraps
+from os import PathLike, fspath
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
@@ -21,7 +22,7 @@ from typing_extensions import dataclass_transform
 from daft_rl.errors import ConfigError, DaftError
 
 __all__ = [
-    *("Count", "Flag", "Fraction", "NonNegative", "Number", "Positive", "Seed", "Text", "Whole"),
+    *("Count", "Flag", "Fraction", "NonNegative", "Number", "PathText", "Positive", "Seed", "Text", "Whole"),
     *("checked", "did_you_mean", "plain_data", "unknown_name"),
 ]
 
@@ -32,6 +33,8 @@ PLAIN = BeforeValidator(lambda value: value.item() if isinstance(value, np.gener
 """NumPy's scalars are as good as Python's."""
 Flag = Annotated[StrictBool, PLAIN]
 Text = StrictStr
+PathText = Annotated[StrictStr, BeforeValidator(lambda value: fspath(value) if isinstance(value, PathLike) else value)]
+"""The text of a path, which Python may give as a ``Path``."""
 Number = StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)]
 """A finite number."""
 Positive = Annotated[Number, Field(gt=0), PLAIN]

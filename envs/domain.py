@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 from daft_rl.envs.dependencies import require_installed
-from daft_rl.envs.factory import make, make_vec
+from daft_rl.envs.factory import fastest_kind, make, make_vec
 from daft_rl.envs.randomization import ShiftRange
 from daft_rl.envs.registered import RegisteredShift
 from daft_rl.envs.registry import get_task, read_shift, source_of
@@ -56,7 +56,10 @@ class Domain:
 
     def steps_in_threads(self, vec: str) -> bool:
         """Whether :meth:`make_vec` makes a batch that steps in threads, where many environments cost little."""
-        return vec == "threads" or (vec == "auto" and self.maker is None and get_task(self.name).vec == "threads")
+        if vec != "auto" or self.maker is not None:
+            return vec == "threads"
+        shift = self.shift.low if isinstance(self.shift, ShiftRange) else self.shift
+        return fastest_kind(get_task(self.name), shift) == "threads"
 
     def make_vec(
         self,

@@ -91,7 +91,8 @@ def make_vec(
     if isinstance(env, str):
         task = get_task(env)
         require_installed(task.package)  # raises here instead of in a child process
-        makers, fastest = [_maker(env, drawn) for drawn in _bank(env, shift, num_envs)], _fastest_kind(task)
+        bank = _bank(env, shift, num_envs)
+        makers, fastest = [_maker(env, drawn) for drawn in bank], fastest_kind(task, bank[0])
     elif shift is None:
         makers, fastest = [env], "dummy"
     else:
@@ -143,8 +144,11 @@ def _replayable(make_one: Callable[[], gym.Env], number: int) -> Callable[[], gy
     return make_replayable
 
 
-def _fastest_kind(task: Task) -> str:
-    return "dummy" if task.vec == "workers" and usable_cores() < task.workers_from else task.vec
+def fastest_kind(task: Task, shift: Shift | None) -> str:
+    """What ``vec="auto"`` means: wrappers of others see one environment at a time."""
+    if getattr(shift, "wrappers", ()) or (task.vec == "workers" and usable_cores() < task.workers_from):
+        return "dummy"
+    return task.vec
 
 
 def _batch(env_fns: list[Callable[[], gym.Env]], kind: str, step_timeout: float | None) -> VecEnv:

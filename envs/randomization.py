@@ -62,6 +62,13 @@ def read_shift_or_range(shift_type: type[Shift], values: Mapping[str, Any]) -> S
     return found
 
 
+def widen_shift(shift: Shift | ShiftRange, shift_type: type[Shift]) -> Shift | ShiftRange:
+    """The same changes as a shift of a derived class."""
+    if isinstance(shift, ShiftRange):
+        return ShiftRange(*(shift_type.from_dict(vars(side)) for side in (shift.low, shift.high)))
+    return shift_type.from_dict(vars(shift))
+
+
 def draw_shifts(shift: Shift | ShiftRange, count: int, seed: int = 0) -> list[Shift]:
     """Draw shifts from a distribution. A plain shift is drawn as it is.
 

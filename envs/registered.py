@@ -18,7 +18,7 @@ from daft_rl.errors import DaftError, TaskError
 from daft_rl.imports import load_object
 from daft_rl.validation import Text, checked
 
-__all__ = ["RegisteredShift", "find_registered", "make_registered"]
+__all__ = ["RegisteredShift", "find_registered", "make_registered", "make_with", "make_with_wrappers"]
 
 
 @checked(TaskError, "shift")
@@ -136,9 +136,23 @@ def make_registered(id: str, shift: RegisteredShift, render_mode: str | None = N
     :param render_mode: passed on unless it is ``None``
     :raises TaskError: a wrapper cannot be imported or fails, or the environment does not take the keywords
     """
+    return make_with_wrappers(id, shift, render_mode)
+
+
+def make_with_wrappers(
+    registered: str | gym.envs.registration.EnvSpec,
+    shift: RegisteredShift,
+    render_mode: str | None,
+    keywords: Mapping[str, Any] | None = None,
+) -> gym.Env:
+    """As :func:`make_registered`.
+
+    :param registered: see :func:`make_with`
+    :param keywords: further ones for the constructor
+    """
     wrappers = {path: _load_wrapper(path) for path in shift.wrappers}
-    keywords: dict[str, Any] = {**shift.kwargs, **({"render_mode": render_mode} if render_mode else {})}
-    env = make_with(id, keywords, disable_env_checker=True)
+    given: dict[str, Any] = {**shift.kwargs, **({"render_mode": render_mode} if render_mode else {})}
+    env = make_with(registered, given, disable_env_checker=True, **(keywords or {}))
     if shift.wrappers:
         env = TaskReturns(env)
     for path in shift.wrappers:

@@ -18,7 +18,7 @@ import gymnasium as gym
 import yaml
 
 from daft_rl.envs.dependencies import require_installed
-from daft_rl.envs.randomization import ShiftRange, draw_shifts, read_shift_or_range
+from daft_rl.envs.randomization import ShiftRange, draw_shifts, read_shift_or_range, widen_shift
 from daft_rl.envs.registered import find_registered
 from daft_rl.envs.shift import Shift
 from daft_rl.errors import TaskError
@@ -126,10 +126,10 @@ def _any_mujoco(id: str) -> Task:
     return replace(
         registered,
         entry_point="daft_rl.envs.mujoco.environment:make_registered_mujoco",
-        shift_type="daft_rl.envs.mujoco:MujocoShift",
+        shift_type="daft_rl.envs.mujoco.shift:RegisteredMujocoShift",
         family="mujoco",
         vec="threads" if has_rules else registered.vec,
-        worlds=None,
+        worlds=LOCOMOTION if has_rules else None,
         package="mujoco",
     )
 
@@ -216,9 +216,12 @@ def read_shift(name: str, shift: Shift | ShiftRange | Mapping[str, Any] | str | 
     :return: a :class:`~daft_rl.envs.randomization.ShiftRange` if there is a range
     :raises TaskError: a level or field does not exist, or a value is impossible; the message lists what exists
     """
-    shift_type: type[Shift] = load_object(get_task(name).shift_type)
+    task = get_task(name)
+    shift_type: type[Shift] = load_object(task.shift_type)
     if isinstance(shift, Shift | ShiftRange):
         given = shift if isinstance(shift, Shift) else shift.low
+        if task.registered and issubclass(shift_type, type(given)):  # a shift of its model is one of the whole too
+            return widen_shift(shift, shift_type)
         if not isinstance(given, shift_type):
             raise TaskError(f"shift: task '{name}' takes a {shift_type.__name__}, got a {type(given).__name__}.")
         return shift

@@ -72,7 +72,7 @@ def build(name: str, *, shared: bool = False, **settings: Any) -> BaseAlgorithm:
     off_policy = name in OFF_POLICY
     kwargs: dict[str, Any] = dict(EXTRACTOR)
     if name in DISCRETE:
-        kwargs["net_arch"] = [16]
+        kwargs |= {"net_arch": [16]} | ({"n_quantiles": 20} if name == "QRDQN" else {})
     elif off_policy:
         kwargs["net_arch"] = [16]
         kwargs["share_features_extractor"] = shared

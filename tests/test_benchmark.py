@@ -191,7 +191,7 @@ def test_every_cell_of_a_preset_can_be_composed(preset: str, tmp_path: Path) -> 
     folders = set()
     for env in axes.pop("env"):
         for axis, values in axes.items():
-            for value in values:
+            for value in values[:2] if axis == "seed" else values:
                 first = [f"env.shift={shift}" for shift in axes.get("env.shift", ())[:1] if axis != "env.shift"]
                 overrides = [f"preset={preset}", f"env={env}", f"{axis}={value}", f"benchmark.folder={tmp_path}"]
                 settings = compose_settings("benchmark", [*overrides, *first])

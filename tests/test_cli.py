@@ -17,9 +17,9 @@ from hydra.core.global_hydra import GlobalHydra
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from daft_rl.archives import find_agent
-from daft_rl.cli import compose_config, compose_settings, explain, hints_on_warnings, run_command
+from daft_rl.cli import check_command, compose_config, compose_settings, explain, hints_on_warnings, run_command
 from daft_rl.errors import AgentError, ConfigError, DaftWarning
-from daft_rl.overrides import quoted
+from daft_rl.overrides import axes_of_sweep, expand, quoted
 from daft_rl.pretrain import run as pretrain
 from daft_rl.run.interruption import RESUMABLE
 from daft_rl.transfer import run
@@ -70,6 +70,30 @@ def test_mistakes_are_one_message(
     assert "Traceback" not in told
     for message in messages:
         assert message in told
+
+
+@pytest.mark.parametrize(
+    ("fields", "shifts"),
+    [
+        (["env.shift.gravity=0.6"], [{"gravity": 0.6}]),
+        (["env.shift.gravity=0.6,0.7", "env.shift.wind=[1,0,0]", "env.shift.density=1.2"], None),
+        (["env.shift.mass={torso:2}"], [{"mass": {"torso": 2}}]),
+    ],
+)
+def test_fields_of_a_shift_beside_the_grids_axis_are_told_how(
+    fields: list[str], shifts: list[dict[str, Any]] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(*overrides: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["benchmark", *expand(["preset=smoke", "env=Ant-shifted", *overrides])])
+        check_command("benchmark", lambda _: None)
+        return sys.argv[1:]
+
+    with pytest.raises(ConfigError, match=r"axis env.shift=gravity-0.5, which replaces the whole shift") as caught:
+        check(*fields)
+    [*_, axis] = axes_of_sweep(check(str(caught.value).split('"')[1]), {})
+    found = [compose_settings("transfer", ["env=Ant-shifted", "output_dir=out", shift]).env.shift for shift in axis]
+    wanted = shifts or [{"gravity": gravity, "wind": [1, 0, 0], "density": 1.2} for gravity in (0.6, 0.7)]
+    assert [{name: shift[name] for name in fields} for shift, fields in zip(found, wanted, strict=True)] == wanted
 
 
 @pytest.mark.parametrize(

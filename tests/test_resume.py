@@ -26,16 +26,16 @@ from daft_rl.errors import ConfigError, DaftError, DaftWarning
 from daft_rl.run.checkpoints import Checkpoints
 from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, build
 
-STOP = 290
-"""Between the checkpoints, and after an evaluation."""
+STEPS, STOP = 256, 150
+"""The end, and a step between the checkpoints, after an evaluation. Buffers are full then."""
 SETTINGS: dict[str, Any] = {
-    **{"total_timesteps": 512, "num_envs": 2, "progress_bar": False, "evaluate_in_background": False},
-    **{"calibration.steps": 64, "calibration.held_out": 32, "checkpoint.every": 100, "checkpoint.share": 1},
-    **{"evaluation.episodes": 2, "evaluation.episodes_during": 2, "evaluation.every": 120},
+    **{"total_timesteps": STEPS, "num_envs": 2, "progress_bar": False, "evaluate_in_background": False},
+    **{"calibration.steps": 64, "calibration.held_out": 32, "checkpoint.every": 50, "checkpoint.share": 1},
+    **{"evaluation.episodes": 2, "evaluation.episodes_during": 2, "evaluation.every": 60},
 }
 ON_POLICY_SETTINGS = {"algo.settings.n_steps": 16}
 OFF_POLICY_SETTINGS = {
-    **{"algo.settings.learning_starts": 64, "algo.settings.buffer_size": 256},
+    **{"algo.settings.learning_starts": 32, "algo.settings.buffer_size": 128},
     **{"algo.settings.train_freq": 4, "algo.settings.gradient_steps": 1},
 }
 
@@ -90,10 +90,14 @@ def assert_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: dic
     assert "StoppedError" in json.loads((folder / "cut" / "error.json").read_text())["error"]
     objects = {name: arguments[name] for name in ("env", "source", "source_env") if name in arguments}
     result = daft_rl.transfer(resume=folder / "cut", **objects)
-    assert result.timesteps >= 512
+    assert result.timesteps >= STEPS
     assert_equal_runs(folder / "whole", folder / "cut")
     assert not (folder / "cut" / "checkpoints").exists()
     assert not (folder / "cut" / "error.json").exists()
+
+
+SLOW = ("A2C", "DDPG", "QRDQN", "TQC")
+"""What these have is in PPO and A2C with gSDE, TD3, DQN and SAC too."""
 
 
 def discrete() -> PointMass:
@@ -102,8 +106,7 @@ def discrete() -> PointMass:
 
 @pytest.mark.parametrize(
     "name",
-    # what TQC and DDPG have is in SAC, TD3 and QRDQN too
-    [pytest.param(name, marks=[pytest.mark.slow] if name in ("TQC", "DDPG") else []) for name in sorted(ALGORITHMS)],
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in sorted(ALGORITHMS)],
 )
 def test_every_algorithm_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env = discrete if name in DISCRETE else PointMass
@@ -120,19 +123,23 @@ def test_tensorboard_shows_each_point_once(every: Any, tmp_path: Path, monkeypat
     assert curves(tmp_path / "cut") == curves(tmp_path / "whole")
 
 
+SMALL = {"net_arch": [16]}
+"""Arguments of a policy. SB3 adds to what it gets."""
+
+
 def with_vecnormalize() -> BaseAlgorithm:
     venv = VecNormalize(DummyVecEnv([PointMass]))
-    return PPO("MlpPolicy", venv, n_steps=32, batch_size=32, seed=1, device="cpu").learn(64)
+    return PPO("MlpPolicy", venv, n_steps=32, batch_size=32, seed=1, device="cpu", policy_kwargs={**SMALL}).learn(64)
 
 
 def with_state_dependent_exploration(kind: type[BaseAlgorithm]) -> BaseAlgorithm:
     settings: Any = {"learning_starts": 20} if kind is SAC else {"n_steps": 32}
-    return kind("MlpPolicy", PointMass(), use_sde=True, seed=1, device="cpu", **settings)
+    return kind("MlpPolicy", PointMass(), use_sde=True, seed=1, device="cpu", policy_kwargs={**SMALL}, **settings)
 
 
 def with_drifting_noise() -> BaseAlgorithm:
     noise = OrnsteinUhlenbeckActionNoise(np.zeros(2), np.full(2, 0.3))
-    return TD3("MlpPolicy", PointMass(), action_noise=noise, seed=1, device="cpu")
+    return TD3("MlpPolicy", PointMass(), action_noise=noise, seed=1, device="cpu", policy_kwargs={**SMALL})
 
 
 @pytest.mark.parametrize(
@@ -202,8 +209,8 @@ def with_hindsight(**kwargs: Any) -> BaseAlgorithm:
         GoalMass(),
         replay_buffer_class=HerReplayBuffer,
         replay_buffer_kwargs=kwargs,
-        policy_kwargs={"net_arch": [16]},
-        learning_starts=64,
+        policy_kwargs={**SMALL},
+        learning_starts=32,
         seed=1,
         device="cpu",
     )
@@ -222,8 +229,8 @@ def test_hindsight_experience_replay_goes_on(archive: bool, tmp_path: Path, monk
 
 
 def test_a_buffer_that_keeps_infos_has_no_checkpoints_and_says_so(tmp_path: Path) -> None:
-    settings = SETTINGS | OFF_POLICY_SETTINGS | {"total_timesteps": 160}
-    with pytest.warns(DaftWarning, match="No checkpoint at step 104: A HerReplayBuffer cannot be kept"):
+    settings = SETTINGS | OFF_POLICY_SETTINGS | {"total_timesteps": 80}
+    with pytest.warns(DaftWarning, match="No checkpoint at step 56: A HerReplayBuffer cannot be kept"):
         daft_rl.transfer(GoalMass, "ft", with_hindsight(copy_info_dict=True), settings=settings, output_dir=tmp_path)
 
 
@@ -274,8 +281,8 @@ def test_an_environment_that_cannot_be_replayed_starts_new_episodes(
             daft_rl.transfer(**arguments, output_dir=tmp_path)
     with pytest.warns(DaftWarning, match="start new episodes: played again, an episode gave other rewards"):
         result = daft_rl.transfer(env=Moody, source=arguments["source"], resume=tmp_path)
-    assert result.timesteps == 512
-    assert [point["timesteps"] for point in result.curve] == [0, 120, 240, 360, 480]
+    assert result.timesteps == STEPS
+    assert [point["timesteps"] for point in result.curve] == [0, 60, 120, 180, 240]
 
 
 def test_a_folder_that_was_moved_is_told_and_goes_on_from_there(
@@ -294,7 +301,7 @@ def test_a_folder_that_was_moved_is_told_and_goes_on_from_there(
         with pytest.raises(ConfigError, match="was moved or deleted"):
             daft_rl.transfer(**arguments, settings=SETTINGS | ON_POLICY_SETTINGS, output_dir=folder)
     assert not folder.exists()
-    assert daft_rl.transfer(**arguments, resume=moved).timesteps == 512
+    assert daft_rl.transfer(**arguments, resume=moved).timesteps == STEPS
 
 
 def test_checkpoints_change_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +316,7 @@ def test_checkpoints_change_no_result(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(CheckpointStore, "write", refuse)
-    with pytest.warns(DaftWarning, match="No checkpoint at step 104: .*No space left"):
+    with pytest.warns(DaftWarning, match="No checkpoint at step 56: .*No space left"):
         daft_rl.transfer(PointMass, source=source, settings=settings, output_dir=full)
     assert_equal_runs(without, with_some)
     assert_equal_runs(without, full)
@@ -368,4 +375,4 @@ def test_an_archive_may_lie_elsewhere_when_its_run_goes_on(tmp_path: Path, monke
             daft_rl.transfer(PointMass, "ft", one, settings=settings, output_dir=folder)
     one.rename(other)
     folder = folder.rename(tmp_path / "moved")
-    assert daft_rl.transfer(PointMass, source=other, resume=folder).timesteps == 512
+    assert daft_rl.transfer(PointMass, source=other, resume=folder).timesteps == STEPS

@@ -55,6 +55,20 @@ def test_what_a_run_writes_reads_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(settings.output_dir, Path)
 
 
+def test_a_path_may_be_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"agent.path": Path("my") / "agent.zip", "agent.vecnormalize": Path("my") / "statistics.pkl"}
+    agent = settings_of(monkeypatch, "Ant-shifted", settings=given).agent
+    assert (agent.path, agent.vecnormalize) == ("my/agent.zip", "my/statistics.pkl")
+
+
+@pytest.mark.parametrize("env", ["mujoco", "gymnasium"])
+def test_a_family_of_environments_needs_an_id(env: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"env='(mujoco/Hopper|Pendulum)-v\d'") as caught:
+        settings_of(monkeypatch, env)
+    example = str(caught.value).rpartition("env='")[2].partition("'")[0]
+    assert settings_of(monkeypatch, example).env.name == example
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

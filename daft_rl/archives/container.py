@@ -28,7 +28,7 @@ from daft_rl.archives.text import read_space
 from daft_rl.archives.train_freq import read_train_freq
 from daft_rl.errors import AgentError
 
-__all__ = ["ArchiveContents", "find_archive", "read_archive", "read_attributes", "refuse_jax"]
+__all__ = ["ArchiveContents", "find_archive", "read_archive", "read_attributes", "read_pickles", "refuse_jax"]
 
 MAX_BYTES = 2 * 1024**3
 """All members together, unpacked."""
@@ -117,7 +117,7 @@ def _checked_members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.
     return members
 
 
-def _read_attributes(raw: bytes, path: Path) -> dict[str, Any]:
+def _read_entries(raw: bytes, path: Path) -> dict[str, Any]:
     items = sum(raw.count(sign) for sign in (b"{", b"[", b","))
     if items > MAX_JSON_ITEMS:
         raise AgentError(f"{path}: 'data' has {items} items, more than {MAX_JSON_ITEMS}. SB3 writes some thousand.")
@@ -125,6 +125,11 @@ def _read_attributes(raw: bytes, path: Path) -> dict[str, Any]:
         entries = json.loads(raw.decode("utf-8"))
     if not isinstance(entries, dict):
         raise AgentError(f"{path}: 'data' should be a JSON object, got {type(entries).__name__}.")
+    return entries
+
+
+def _read_attributes(raw: bytes, path: Path) -> dict[str, Any]:
+    entries = _read_entries(raw, path)
     if "train_freq" in entries:
         entries["train_freq"] = read_train_freq(entries["train_freq"])
     return {
@@ -177,12 +182,28 @@ def read_attributes(file: Path) -> dict[str, Any]:
         return _attributes_in(archive, members, file)
 
 
+def read_pickles(file: Path, names: Iterable[str]) -> dict[str, str]:
+    """The pickles of some attributes, in base64, as far as they are there.
+
+    :raises AgentError: as :func:`read_attributes`
+    """
+    with _opened(file) as (archive, members):
+        entries = _read_entries(_data_in(archive, members, file), file)
+    given = {name: entries.get(name) for name in names}
+    found = {name: value.get(":serialized:") for name, value in given.items() if isinstance(value, dict)}
+    return {name: text for name, text in found.items() if isinstance(text, str)}
+
+
 def _attributes_in(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], file: Path) -> dict[str, Any]:
+    return _read_attributes(_data_in(archive, members, file), file)
+
+
+def _data_in(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], file: Path) -> bytes:
     if "data" not in members:
         raise _no_agent(file, members)
     if members["data"].file_size > MAX_JSON_BYTES:
         raise AgentError(f"{file}: 'data' has {members['data'].file_size} bytes, more than {MAX_JSON_BYTES}.")
-    return _read_attributes(archive.read("data"), file)
+    return archive.read("data")
 
 
 def _no_agent(file: Path, members: Iterable[str]) -> AgentError:

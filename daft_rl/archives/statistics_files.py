@@ -7,6 +7,7 @@ that it is of another agent is left alone.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from contextlib import suppress
@@ -21,6 +22,7 @@ STANDARD = ("vecnormalize.pkl", "vec_normalize.pkl")
 PICKLE = re.compile(
     r"(.*?)vec[-_ ]?norm(?:ali[sz]e[dr]?)?(?:[-_ ]?(?:env|stats|statistics))?(?![a-z])(.*)\.(?:pkl|pickle)"
 )
+PICKLES = (".pkl", ".pickle")
 OF_CALLBACKS = re.compile(r"(best|final|last)([-_ ]?model)?|model|(.+[-_])?\d+[-_]steps")
 """Names of archives that SB3's callbacks and rl-zoo give, whatever the agent is."""
 PART_OF_RUN = re.compile(r"(best|eval|evaluation|checkpoint|model|save|saved|log)s?([-_ ]?(model|log|checkpoint)s?)?")
@@ -99,8 +101,7 @@ def _one_folder_up(archive: Path) -> list[Candidate]:
         return []
     is_part = bool(OF_CALLBACKS.fullmatch(archive.stem.lower()) or PART_OF_RUN.fullmatch(folder.name.lower()))
     above = _Folder(folder.parent, archive.stem, None)
-    of_run = [one for one in above.of_run() if above.is_named_after(one.path.parent)]
-    found = [*above.of_this_name(), *above.of_no_name(), *of_run, *above.of_other_names()]
+    found = [*above.of_this_name(), *above.of_no_name(), *above.of_named_run(), *above.of_other_names()]
     return [
         Candidate(one.path, is_certain=one.is_certain and is_part) for one in found if folder not in one.path.parents
     ]
@@ -131,13 +132,13 @@ class _Folder:
     def __init__(self, path: Path, stem: str, own: str | None) -> None:
         self.path, self.words = path, _words(stem)
         self.is_of_callback = OF_CALLBACKS.fullmatch(stem.lower()) is not None
-        self._entries: list[Path] = []
+        names: list[str] = []
         with suppress(OSError):
-            self._entries = sorted(path.iterdir())
-        self.others = [_words(one.stem) for one in self._entries if one.suffix == ".zip" and one.name != own]
+            names = sorted(one.name for one in path.iterdir())
+        self.others = [_words(name[: -len(".zip")]) for name in names if name.endswith(".zip") and name != own]
         """Words of the names of other archives here."""
-        named = [(one, PICKLE.fullmatch(one.name.lower())) for one in self._entries]
-        self.pickles = [(one, _words(f"{name[1]} {name[2]}")) for one, name in named if name and one.is_file()]
+        matches = [(path / name, PICKLE.fullmatch(name.lower())) for name in names if name.lower().endswith(PICKLES)]
+        self.pickles = [(one, _words(f"{match[1]} {match[2]}")) for one, match in matches if match and one.is_file()]
         """Files of statistics, and the words in their names that tell whose they are."""
 
     def of_this_name(self) -> list[Candidate]:
@@ -159,16 +160,26 @@ class _Folder:
 
     def of_run(self) -> list[Candidate]:
         """rl-zoo's folder with the name of the environment, which also holds the run's settings, and no archive."""
-        folders = [path for path in self._entries if path.is_dir()][:MOST_FOLDERS]
-        found = [path / name for path in folders for name in STANDARD if (path / name).is_file()]
-        found = [path for path in found if not any(path.parent.glob("*.zip"))]
+        folders: list[str] = []
+        with suppress(OSError), os.scandir(self.path) as entries:
+            folders = sorted(entry.name for entry in entries if entry.is_dir())[:MOST_FOLDERS]
+        return self._of_folders(folders)
+
+    def of_named_run(self) -> list[Candidate]:
+        """The same, if this is a run of rl-zoo, ``ENV-ID_1``, and the folder is ``ENV-ID``."""
+        return self._of_folders([self._environment] if self._environment else [])
+
+    @property
+    def _environment(self) -> str | None:
+        run = re.fullmatch(r"(.+)_\d+", self.path.name)
+        return run[1] if run else None
+
+    def _of_folders(self, names: list[str]) -> list[Candidate]:
+        found = [self.path / name / standard for name in names for standard in STANDARD]
+        found = [path for path in found if path.is_file() and not any(path.parent.glob("*.zip"))]
         found = [path for path in found if self.is_of_callback or _words(path.parent.name) not in self.others]
         only = self.is_of_callback and len(found) == 1
-        return [Candidate(path, is_certain=only or self.is_named_after(path.parent)) for path in found]
-
-    def is_named_after(self, folder: Path) -> bool:
-        """Whether this is a run of rl-zoo, ``ENV-ID_1``, and ``folder`` is ``ENV-ID``."""
-        return re.fullmatch(re.escape(folder.name) + r"_\d+", self.path.name) is not None
+        return [Candidate(path, is_certain=only or path.parent.name == self._environment) for path in found]
 
     def of_other_names(self) -> list[Candidate]:
         """Files with other words. The only one is taken, unless a word or a number says that it is another's."""

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from daft_rl.archives.checks import wrap_errors
 from daft_rl.errors import AgentError
 
-__all__ = ["RunningMoments", "VecNormalizeStatistics", "read_vecnormalize"]
+__all__ = ["RunningMoments", "VecNormalizeStatistics", "read_array", "read_vecnormalize"]
 
 MAX_BYTES = 256 * 1024**2
 """The file also holds the last observations of all environments, which may be images."""
@@ -191,6 +191,18 @@ def _last_observations(state: dict[str, Any]) -> NDArray[np.float64] | None:
         if found.ndim == 2 and np.isfinite(found).all():
             return found.astype(np.float64)
     return None
+
+
+def read_array(raw: bytes) -> NDArray[Any]:
+    """A pickled array of numbers, without running anything of the pickle.
+
+    :raises AgentError: it is damaged, or something else
+    """
+    if len(raw) > MAX_BYTES:
+        raise AgentError(f"An array of {len(raw)} bytes; at most {MAX_BYTES} are read.")
+    with wrap_errors("It is damaged, or no pickle of an array"):
+        _check_opcodes(raw)
+        return _numbers(_Reader(raw).load())
 
 
 def read_vecnormalize(path: str | os.PathLike[str]) -> VecNormalizeStatistics:

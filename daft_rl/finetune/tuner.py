@@ -94,6 +94,8 @@ class Tuner:
             name: (module, self.anatomy.group_of(name + "."))
             for name, module in self.anatomy.batchnorm_modules().items()
         }
+        self._fixed: set[nn.Parameter] = set()
+        """Parameters that were frozen before :meth:`attach`, which stay so."""
         self._pinned: set[nn.Module] = set()
         self._hooks: list[Any] = []
         before_step = self._pull_to_start if self.method.l2_sp else None
@@ -115,11 +117,15 @@ class Tuner:
         if self.attached:
             return
         _refuse_second_tuner(self.model)
+        self._fixed = {parameter for parameter in self._parameters() if not parameter.requires_grad}
         self._hooks = [module.register_forward_pre_hook(self._pin) for module in self._called_modules()]
         self.optimizers.group()
         self.learner.attach()
         hook(self.model, self)
         self.attached = True
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.anatomy.groups.values() for parameter in group.values()]
 
     def _called_modules(self) -> list[nn.Module]:
         """What to hook in at so that BatchNorm's modes are right: the ``Sequential`` around a layer, or the layer."""
@@ -128,14 +134,13 @@ class Tuner:
         return list(dict.fromkeys(p if isinstance(p, nn.Sequential) else layers[name] for name, p in parents.items()))
 
     def detach(self) -> None:
-        """Make the model an ordinary one: no hooks, every parameter trainable, one-group optimizers."""
+        """Make the model an ordinary one: no hooks, parameters as trainable as they were, one-group optimizers."""
         if not self.attached:
             return
         for handle in self._hooks:
             handle.remove()
-        for group in self.anatomy.groups.values():
-            for parameter in group.values():
-                parameter.requires_grad_(True)
+        for parameter in self._parameters():
+            parameter.requires_grad_(parameter not in self._fixed)
         self.optimizers.ungroup()
         unhook(self.model)
         self.learner.detach()
@@ -247,7 +252,7 @@ class Tuner:
     def _freeze_and_log(self) -> None:
         for name, parameters in self.anatomy.groups.items():
             for parameter in parameters.values():
-                parameter.requires_grad_(name not in self.frozen)
+                parameter.requires_grad_(name not in self.frozen and parameter not in self._fixed)
             if parameters:
                 self.model.logger.record(f"learning_rate/{name}", self.rates[name])
 

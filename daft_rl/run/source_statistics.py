@@ -10,15 +10,19 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.archives import ChosenStatistics, choose_statistics, read_archive, was_normalized
+from daft_rl.archives.last_observations import read_last_observations
 from daft_rl.errors import DaftWarning
 from daft_rl.policy.folding import fold_normalization
+from daft_rl.rollout.input_scale import looks_normalized
 from daft_rl.rollout.reward_scale import measure_reward_scale, scale_matters
 from daft_rl.settings import AgentSettings
 
@@ -29,6 +33,7 @@ __all__ = [
     "tell_file",
     "treat_normalization",
     "warn_of_missing",
+    "warn_of_normalized_inputs",
 ]
 
 
@@ -71,6 +76,32 @@ def warn_of_missing(agent: BaseAlgorithm) -> None:
             "environment (VecNormalize.load), or pass the path of its archive."
         )
         warnings.warn(DaftWarning(message), stacklevel=4)
+
+
+def warn_of_normalized_inputs(
+    agent: Path | BaseAlgorithm, given: AgentSettings, model: BaseAlgorithm, visited: Any, num_envs: int
+) -> None:
+    """Warn if an off-policy agent without statistics learnt from normalized observations, where that is certain.
+
+    :param agent: the source; archives of on-policy algorithms tell when they are loaded
+    :param model: the agent that was made of it
+    :param visited: observations of a visit, shape ``(steps * num_envs, size)``
+    """
+    without = given.vecnormalize == "auto" and model.get_vec_normalize_env() is None
+    vectors = isinstance(visited, np.ndarray) and visited.ndim == 2
+    if not (without and vectors and isinstance(model, OffPolicyAlgorithm)):
+        return
+    last = read_last_observations(agent)  # type: ignore[arg-type]
+    steps = len(visited) // num_envs
+    if last is None or steps * num_envs != len(visited):
+        return
+    if looks_normalized(last.seen, last.original, visited.reshape(steps, num_envs, -1).astype(np.float64)):
+        message = (
+            f"This {type(model).__name__} learnt inside of a VecNormalize, and its statistics were not found: what it "
+            "observed last in training is not on the scale of this environment. Pass vecnormalize=PATH of the file, or "
+            "'none' if the agent needs none."
+        )
+        warnings.warn(DaftWarning(message, arguments=("vecnormalize",)), stacklevel=4)
 
 
 def settle_norm_reward(

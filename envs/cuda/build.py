@@ -26,7 +26,7 @@ def _worlds_of(name: str) -> type[Worlds]:
         supported = ", ".join(task for task in TASKS if TASKS[task].worlds)
         raise TaskError(
             f"vec='cuda' cannot simulate task '{name}'. It supports {supported}, and Gymnasium's MuJoCo tasks of "
-            "version 5 by their ids, such as Hopper-v5. Use vec='auto'.",
+            "version 5 by their ids, such as Hopper-v5, or mujoco/Hopper-v5 to shift its model. Use vec='auto'.",
             arguments=("vec",),
         )
     worlds: type[Worlds] = load_object(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from daft_rl.envs.batch.supported import find_rules, wrappers_of
 from daft_rl.envs.cuda.worlds import Blueprint, Worlds
-from daft_rl.envs.mujoco.environment import make_mujoco
+from daft_rl.envs.mujoco.environment import make_mujoco, make_registered_mujoco
 from daft_rl.envs.mujoco.rules import (
     AntRules,
     HalfCheetahRules,
@@ -26,6 +26,7 @@ from daft_rl.envs.mujoco.rules import (
     TaskRules,
     Walker2dRules,
 )
+from daft_rl.envs.mujoco.shift import RegisteredMujocoShift
 from daft_rl.envs.registered import RegisteredShift, make_registered
 from daft_rl.envs.shift import Shift
 
@@ -59,6 +60,13 @@ class LocomotionBlueprint(Blueprint):
     reset_noise: float
 
 
+def _entry_point(shift: Shift) -> Callable[..., Any]:
+    """What makes the environment of a shift."""
+    if isinstance(shift, RegisteredMujocoShift):
+        return make_registered_mujoco
+    return make_registered if isinstance(shift, RegisteredShift) else make_mujoco
+
+
 class LocomotionWorlds(Worlds):
     """Worlds of one of Gymnasium's MuJoCo tasks. Blueprints come from :meth:`blueprint`."""
 
@@ -90,8 +98,7 @@ class LocomotionWorlds(Worlds):
         :param kwargs: keywords of the task's entry point, see :class:`daft_rl.envs.registry.Task`
         :raises TaskError: the environment is none of Gymnasium's MuJoCo tasks, or changes what they compute
         """
-        make: Any = make_registered if isinstance(shift, RegisteredShift) else make_mujoco
-        env = make(shift=shift, **kwargs)
+        env = _entry_point(shift)(shift=shift, **kwargs)
         task, core = find_rules(env), env.unwrapped
         if core.model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:  # Humanoid's, which MuJoCo Warp does not have
             core.model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -11,8 +12,8 @@ from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
 
 from daft_rl.envs.mujoco.model import compile_with_limb_sizes, shift_mujoco_model
 from daft_rl.envs.mujoco.rules import RULES
-from daft_rl.envs.mujoco.shift import MujocoShift
-from daft_rl.envs.registered import find_registered, make_with
+from daft_rl.envs.mujoco.shift import MujocoShift, RegisteredMujocoShift
+from daft_rl.envs.registered import find_registered, make_with, make_with_wrappers
 from daft_rl.envs.wrappers import shift_interface
 from daft_rl.errors import TaskError
 from daft_rl.imports import load_object
@@ -78,13 +79,13 @@ def has_rules(id: str) -> bool:
     return _registered_class(id) in RULES and not find_registered(id).additional_wrappers
 
 
-def make_registered_mujoco(id: str, shift: MujocoShift, render_mode: str | None = None) -> gym.Env:
+def make_registered_mujoco(id: str, shift: RegisteredMujocoShift, render_mode: str | None = None) -> gym.Env:
     """Make any registered MuJoCo environment with a shift, and with the time limit of its registration.
 
     :param id: as Gymnasium knows it; the part before a colon is imported
     :param shift: what changes
     :param render_mode: passed on unless it is ``None``
-    :raises TaskError: it is no MuJoCo environment, or it cannot be made
+    :raises TaskError: it is no MuJoCo environment, or it cannot be made; a wrapper cannot be imported or fails
     """
     cls = _registered_class(id)
     if cls is None:
@@ -96,5 +97,4 @@ def make_registered_mujoco(id: str, shift: MujocoShift, render_mode: str | None 
         )
     spec: Any = copy.copy(find_registered(id))
     spec.entry_point = shifted_class(cls)
-    rendering = {"render_mode": render_mode} if render_mode else {}
-    return shift_interface(make_with(spec, rendering, shift=shift, disable_env_checker=True), shift)
+    return make_with_wrappers(spec, shift, render_mode, {"shift": replace(shift, kwargs={}, wrappers=())})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from daft_rl.envs.registered import RegisteredShift
 from daft_rl.envs.shift import Component, PositiveScale, Scale, Shift, vector
 from daft_rl.errors import TaskError
 from daft_rl.validation import NonNegative, Number, checked
 
-__all__ = ["MujocoShift"]
+__all__ = ["MujocoShift", "RegisteredMujocoShift"]
 
 
 @checked(TaskError, "shift")
@@ -43,3 +44,8 @@ class MujocoShift(Shift):
     def __post_init__(self) -> None:
         if any(self.wind) and not self.density:
             raise TaskError("shift.wind has no effect in a vacuum: set shift.density too (air 1.2 kg/m^3).")
+
+
+@checked(TaskError, "shift")
+class RegisteredMujocoShift(MujocoShift, RegisteredShift):
+    """A change of a registered environment: of its MuJoCo model, of its constructor's keywords, and by wrappers."""

@@ -90,6 +90,27 @@ def test_the_file_of_another_agent_is_left_alone(archive: str, others: list[str]
     assert find_vecnormalize(tmp_path / "x" / "y" / archive) is None
 
 
+def test_files_of_other_names_are_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of downloads, or of temporary files, are thousands."""
+    lay(
+        tmp_path,
+        "x/agent.zip",
+        *(f"x/{number}.txt" for number in range(50)),
+        *(f"{number}/file" for number in range(50)),
+    )
+    looked_at: list[Path] = []
+    stat = Path.stat
+
+    def note(path: Path, **kwargs: Any) -> Any:
+        looked_at.append(path)
+        return stat(path, **kwargs)
+
+    monkeypatch.setattr(Path, "stat", note)
+    assert find_vecnormalize(tmp_path / "x" / "agent.zip") is None
+    assert {path.suffix for path in looked_at} <= {".pkl", ".json"}
+    assert len(looked_at) < 10
+
+
 def test_nothing_outside_of_a_snapshot_of_the_hub_is_looked_at(tmp_path: Path) -> None:
     snapshot = tmp_path / "models--someone--agents" / "snapshots" / ("0" * 40)
     lay(snapshot.parent, "vecnormalize.pkl", f"{snapshot.name}/best_model.zip", f"{snapshot.name}/best/best_model.zip")

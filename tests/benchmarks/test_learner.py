@@ -63,8 +63,9 @@ def test_variants_take_turns_and_sbx_has_batchnorm_in_crossq_only() -> None:
     }
 
 
-@pytest.mark.parametrize("variant", ["sb3", "daft_rl"])
-@pytest.mark.parametrize(("algorithm", "gradient_steps", "env_steps"), [("DQN", 7, 7), ("PPO", 80, 2048)])
+@pytest.mark.parametrize(
+    ("variant", "algorithm", "gradient_steps", "env_steps"), [("sb3", "DQN", 7, 7), ("daft_rl", "PPO", 80, 2048)]
+)
 def test_a_measurement_counts_the_steps_after_the_warm_up(
     variant: str, algorithm: str, gradient_steps: int, env_steps: int
 ) -> None:

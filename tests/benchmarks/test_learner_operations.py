@@ -6,19 +6,20 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.learner_operations import POLICY_DELAY, operations
-from benchmarks.speed.learner_worker import EPOCHS, LEARNING_STARTS, MINIBATCHES, make_model
+from benchmarks.speed.learner_worker import LEARNING_STARTS, MINIBATCHES, make_model
 
 
 def count_sb3(algorithm: str, batchnorm: bool) -> float:
     """Operations of matrix products per gradient step of SB3."""
     model: Any = make_model("sb3", algorithm, batchnorm)
+    model.n_epochs = 1  # of PPO
     model.learn(1 if algorithm == "PPO" else LEARNING_STARTS)
     with FlopCounterMode(display=False) as counter:
         if algorithm == "PPO":
             model.train()
         else:
             model.train(POLICY_DELAY.get(algorithm, 1), 256)
-    steps = EPOCHS * MINIBATCHES if algorithm == "PPO" else POLICY_DELAY.get(algorithm, 1)
+    steps = MINIBATCHES if algorithm == "PPO" else POLICY_DELAY.get(algorithm, 1)
     return counter.get_total_flops() / steps
 
 

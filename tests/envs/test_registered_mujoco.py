@@ -11,10 +11,15 @@ import pytest
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from omegaconf import OmegaConf
 
+from daft_rl.archives.statistics_wrapper import TIME_FEATURE
 from daft_rl.composing import compose_config
 from daft_rl.envs import levels, make, make_vec
+from daft_rl.envs.batch.serial import SerialVecEnv
+from daft_rl.envs.batch.threads import ThreadedMujocoVecEnv
 from daft_rl.envs.domain import read_domains
-from daft_rl.envs.registry import get_task
+from daft_rl.envs.mujoco import MujocoShift
+from daft_rl.envs.randomization import ShiftRange
+from daft_rl.envs.registry import get_task, read_shift
 from daft_rl.errors import TaskError
 from daft_rl.settings import TaskSettings
 
@@ -94,6 +99,42 @@ def test_others_step_one_after_the_other(id: str) -> None:
     assert get_task(f"mujoco/{id}").vec == "dummy"
 
 
+def test_keywords_and_wrappers_go_with_it() -> None:
+    """A wrapped environment steps by itself; keywords alone leave it to the threads."""
+    env = {"name": "mujoco/HalfCheetah-v5", "shift": {"gravity": 0.6}, "kwargs": {"ctrl_cost_weight": 0.5}}
+    wrapped = read_domains(env | {"wrappers": [TIME_FEATURE], "source_kwargs": {"frame_skip": 2}})
+    target, source = wrapped["target"].make(), wrapped["source"].make()
+    cores: list[Any] = [target.unwrapped, source.unwrapped]
+    assert [core.model.opt.gravity[2] for core in cores] == pytest.approx([-0.6 * 9.81, -9.81])
+    assert [(core._ctrl_cost_weight, core.frame_skip) for core in cores] == [(0.5, 5), (0.1, 2)]
+    assert target.reset(seed=0)[0][-1] == 1.0  # the time that is left
+    np.testing.assert_array_equal(source.reset(seed=0)[0][:-1], gym.make("HalfCheetah-v5").reset(seed=0)[0])
+    for domain, kind in ((wrapped["target"], SerialVecEnv), (read_domains(env)["target"], ThreadedMujocoVecEnv)):
+        venv = domain.make_vec(2, "auto")
+        assert type(venv.unwrapped) is kind
+        assert domain.steps_in_threads("auto") is (kind is ThreadedMujocoVecEnv)
+        venv.close()
+
+
+def test_threads_step_keywords_with_the_same_numbers() -> None:
+    kwargs = {"ctrl_cost_weight": 0.5, "forward_reward_weight": 2.0, "reset_noise_scale": 0.3}
+    domain = read_domains({"name": "mujoco/HalfCheetah-v5", "shift": {"mass": 1.5}, "kwargs": kwargs})["target"]
+    threads, serial = (domain.make_vec(2, vec) for vec in ("threads", "dummy"))
+    threads.seed(0)
+    serial.seed(0)
+    np.testing.assert_array_equal(threads.reset(), serial.reset())  # type: ignore[arg-type]
+    for action in np.random.default_rng(0).uniform(-1, 1, (20, 2, 6)).astype(np.float32):
+        for ours, theirs in zip(threads.step(action)[:2], serial.step(action)[:2], strict=True):
+            np.testing.assert_array_equal(ours, theirs)  # type: ignore[arg-type]
+
+
+def test_a_shift_of_the_model_alone_is_a_shift_of_it() -> None:
+    made: list[Any] = [make("mujoco/Hopper-v5", shift).unwrapped for shift in (MujocoShift(gravity=0.5), None)]
+    assert made[0].model.opt.gravity[2] == 0.5 * made[1].model.opt.gravity[2]
+    low, high = MujocoShift(gravity=0.5), MujocoShift(gravity=2.0)
+    assert read_shift("mujoco/Hopper-v5", ShiftRange(low, high)).changes() == {"gravity": {"low": 0.5, "high": 2.0}}
+
+
 def test_a_range_draws_a_model_for_each_environment() -> None:
     venv = make_vec("mujoco/Hopper-v5", 3, shift={"gravity": {"low": 0.5, "high": 2.0}}, vec="dummy")
     drawn = {model.opt.gravity[2] for model in venv.get_attr("model")}
@@ -126,9 +167,11 @@ def test_mistakes_are_one_line(id: str, shift: dict[str, Any], message: str) -> 
 
 
 def test_the_command_line_names_it_by_its_id() -> None:
-    config = compose_config("transfer", ["env=mujoco", "env.id=Hopper-v5", "env.shift.gravity=0.6", "agent=Ant-ppo"])
-    env: Any = OmegaConf.to_container(config.env)
+    own = [f"env.wrappers=[{TIME_FEATURE}]", "env.kwargs.frame_skip=3"]
+    overrides = ["env=mujoco", "env.id=Hopper-v5", "env.shift.gravity=0.6", "agent=Ant-ppo", *own]
+    env: Any = OmegaConf.to_container(compose_config("transfer", overrides).env)
     settings = TaskSettings(**env)
     assert settings.name == "mujoco/Hopper-v5"
-    assert read_domains(vars(settings))["target"].changes == {"gravity": 0.6}
+    changes = read_domains(vars(settings))["target"].changes
+    assert changes == {"gravity": 0.6, "wrappers": (TIME_FEATURE,), "kwargs": {"frame_skip": 3}}
     assert TaskSettings(**vars(settings)) == settings

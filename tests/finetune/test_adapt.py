@@ -81,10 +81,10 @@ def test_two_lines_return_what_transfer_returns(algorithm: str, method: str, tmp
         return Thermostat(loss=0.1, offset=3.0)
 
     result = daft_rl.transfer(
-        make, method, source, total_timesteps=256, seed=5, output_dir=tmp_path / "run",
+        make, method, source, total_timesteps=128, seed=5, output_dir=tmp_path / "run",
         settings={
             "num_envs": 2, "calibration": {"steps": 128, "held_out": 64},
-            "evaluation": {"episodes": 3, "episodes_during": 3, "every": 150},
+            "evaluation": {"episodes": 3, "episodes_during": 3, "every": 75},
             "algo": {"settings": SETTINGS[algorithm], "exploration_std": 0.3 if algorithm == "PPO" else None},
             "progress_bar": False,
         },
@@ -97,7 +97,7 @@ def test_two_lines_return_what_transfer_returns(algorithm: str, method: str, tmp
         model, method, calibration_steps=128, held_out_steps=64, seed=5,
         exploration_std=0.3 if algorithm == "PPO" else None,
     )  # fmt: skip
-    model.learn(256, callback=adaptation)
+    model.learn(128, callback=adaptation)
     assert evaluate(model, DummyVecEnv([make] * 3), 3, 10_000) == result.final["target"]
     assert bool(adaptation.inserted) is (method == "daft")
 
@@ -128,6 +128,23 @@ def test_it_adapts_learns_and_leaves_an_ordinary_agent(algorithm: str, tmp_path:
     assert all(parameter.requires_grad for group in adaptation.groups.values() for parameter in _named(model, group))
     model.save(tmp_path / "agent.zip")
     ALGORITHMS[algorithm].load(tmp_path / "agent.zip", device="cpu")
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "CrossQ", "DQN"])
+def test_what_the_user_froze_stays_frozen(algorithm: str) -> None:
+    """A part of a group, so that the rest of it learns."""
+    model = tiny(algorithm)
+    first = next(name for name, parameter in model.policy.named_parameters() if parameter.ndim == 2)
+    own = dict(model.policy.named_parameters())
+    own[first].requires_grad_(False)
+    trainable = {name: parameter.requires_grad for name, parameter in own.items()}
+    adaptation = daft_rl.adapt(model, "lp_ft", calibration_steps=64, seed=0)
+    before = {name: parameter.clone() for name, parameter in own.items()}
+    learn(model, callback=adaptation)
+    [group] = [names for names in adaptation.groups.values() if first in names]
+    assert torch.equal(own[first], before[first])
+    assert any(not torch.equal(own[name], before[name]) for name in group)
+    assert {name: parameter.requires_grad for name, parameter in own.items()} == trainable
 
 
 def _named(model: BaseAlgorithm, names: list[str]) -> list[torch.nn.Parameter]:

@@ -86,8 +86,8 @@ def read_grid(grid: Path) -> list[Cell]:
 
 @pytest.fixture(autouse=True)
 def few_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "REPETITIONS", 500)
-    monkeypatch.setattr(statistics, "BAND_REPETITIONS", 200)
+    monkeypatch.setattr(statistics, "REPETITIONS", 100)
+    monkeypatch.setattr(statistics, "BAND_REPETITIONS", 30)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from daft_rl.envs import make_vec
 from daft_rl.errors import ConfigError, DaftWarning, TaskError, WorkerError
 from daft_rl.run.background import BackgroundCall
 from daft_rl.transfer import transfer
-from tests.conftest import PointMass, parse
+from tests.conftest import PointMass, build, parse
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems do not fork")
 
@@ -204,28 +204,31 @@ def scalars(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("short_episodes")
 @pytest.mark.parametrize(
-    ("task", "algo", "settings"),
+    ("env", "algo", "settings"),
     [
         ("Ant-shifted", "ppo", ["algo.settings.n_steps=64"]),
         (
-            "HalfCheetah-shifted",
+            PointMass,
             "crossq",
             ["algo.settings.train_freq=4", "algo.settings.gradient_steps=1", "algo.settings.learning_starts=8"],
         ),
         ("SafetyPointGoal-shifted", "ppo", ["algo.settings.n_steps=64", "vec=dummy"]),
     ],
 )
-def test_a_transfer_with_forks_equals_one_without(task: str, algo: str, settings: list[str], tmp_path: Path) -> None:
-    """Returns, curves, archives, and values and steps in TensorBoard."""
+def test_a_transfer_with_forks_equals_one_without(env: Any, algo: str, settings: list[str], tmp_path: Path) -> None:
+    """Returns, curves, archives, and values and steps in TensorBoard: of threads, of a replay buffer, with costs."""
     tiny = ["num_envs=2", "calibration.steps=100", "calibration.held_out=50", "progress_bar=false"]
-    tiny += ["evaluation.episodes=2", "evaluation.episodes_during=1", "evaluation.every=150", *settings]
+    tiny += ["evaluation.episodes=2", "evaluation.episodes_during=1", "evaluation.every=100", *settings]
+    source = build("CrossQ") if env is PointMass else None
     found = {}
     for forks in (True, False):
         folder = tmp_path / str(forks)
         overrides = [*tiny, f"evaluate_in_background={str(forks).lower()}"]
-        result = transfer(task, algo=algo, total_timesteps=400, output_dir=folder, settings=parse(overrides))
+        result = transfer(
+            env, source=source, algo=algo, total_timesteps=256, output_dir=folder, settings=parse(overrides)
+        )
         assert (result.seconds_in_background > 0) is forks
-        assert [point["timesteps"] for point in result.curve][:3] == [0, 150, 300]
+        assert [point["timesteps"] for point in result.curve][:3] == [0, 100, 200]
         best = load_agent(folder / "best.zip").policy.state_dict()
         weights = {name: weight.tolist() for name, weight in best.items()}
         found[forks] = without_times(json.loads((folder / "results.json").read_text())), scalars(folder), weights

@@ -43,7 +43,7 @@ def prepared(current: Run) -> Run:
     source = PPO("MlpPolicy", venv, n_steps=32, batch_size=32, seed=1, device="cpu").learn(64)
     settings = settings_in(current.folder)
     load_and_play(current, settings, user_domains(Tolled, Tolled), source, None)
-    adapt_to_target(current, settings)
+    adapt_to_target(current, settings, source)
     return current
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import PPO
@@ -13,8 +14,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from daft_rl import transfer
 from daft_rl.archives.statistics_wrapper import TIME_FEATURE
+from daft_rl.envs import make
 from daft_rl.errors import AgentError
-from tests.archives.helpers import Spaces
+from tests.archives.helpers import ACTION, Spaces
 from tests.conftest import parse
 from tests.envs.test_domain import ON_POLICY, TINY
 
@@ -24,15 +26,15 @@ pytestmark = [
 ]
 
 
-def _env(size: int) -> gym.Env:
-    return Spaces(spaces.Box(-1, 1, (size,)))
+def _env(size: int, actions: spaces.Space[Any] | None = None) -> gym.Env:
+    return Spaces(spaces.Box(-np.inf, np.inf, (size,)), ACTION if actions is None else actions)
 
 
 gym.register("Eight-v0", entry_point=lambda **_: _env(8), max_episode_steps=5)
 
 
-def _agent(size: int, folder: Path) -> Path:
-    venv = VecNormalize(DummyVecEnv([lambda: _env(size)]))
+def _agent(size: int, folder: Path, actions: spaces.Space[Any] | None) -> Path:
+    venv = VecNormalize(DummyVecEnv([lambda: _env(size, actions)]))
     PPO("MlpPolicy", venv, n_steps=8, batch_size=8, device="cpu", policy_kwargs={"net_arch": [4]}).save(
         folder / "agent.zip"
     )
@@ -45,14 +47,16 @@ def _agent(size: int, folder: Path) -> Path:
     [
         (111, 27, "adapt_spaces=True", {"agent.adapt_spaces": True}),
         (9, 8, TIME_FEATURE, {"env.wrappers": [TIME_FEATURE]}),
+        (12, 11, TIME_FEATURE, {"env.wrappers": [TIME_FEATURE]}),
     ],
 )
 def test_what_the_message_names_works(
     size: int, gives: int, named: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    agent, env = _agent(size, tmp_path), "gymnasium" if gives == 8 else lambda: _env(gives)
-    common: dict[str, Any] = {"source": agent, "total_timesteps": 64}
-    given = parse([*TINY, *ON_POLICY]) | ({"env.id": "Eight-v0"} if gives == 8 else {})
+    env: Any = {8: "Eight-v0", 11: "mujoco/Hopper-v5"}.get(gives, lambda: _env(gives))
+    actions = make(env).action_space if isinstance(env, str) else None
+    common: dict[str, Any] = {"source": _agent(size, tmp_path, actions), "total_timesteps": 64}
+    given = parse([*TINY, *ON_POLICY])
     with pytest.raises(AgentError) as refusal:
         transfer(env, output_dir=tmp_path / "refused", settings=given, **common)
     assert named in str(refusal.value)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import mujoco
 import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("mujoco_warp", reason="worlds need the extra `cuda`")
 
+from daft_rl.envs.cuda.build import make_blueprints
 from daft_rl.envs.cuda.build import make_worlds as make_worlds_of
 from daft_rl.envs.cuda.locomotion import LocomotionWorlds
+from daft_rl.envs.mujoco.shift import RegisteredMujocoShift
 from daft_rl.envs.registered import RegisteredShift
 from daft_rl.errors import TaskError
 from tests.envs.cuda.locomotion_tasks import TASKS, Twins, blueprint, make_worlds, random_actions
@@ -134,6 +137,20 @@ def test_ids_of_gymnasium_take_keywords() -> None:
     assert arguments.arguments.values["ctrl_cost_weight"] == 0.5
     ends = [worlds.step(action).truncated.tolist() for action in random_actions(worlds, 4)]  # type: ignore[arg-type]
     assert ends == [[False] * 2, [False] * 2, [True] * 2, [False] * 2]
+
+
+def test_a_registered_environment_whose_model_is_shifted_is_that_task() -> None:
+    [plan] = make_blueprints("mujoco/HalfCheetah-v5", [RegisteredMujocoShift(gravity=0.5)])
+    ours: Any = blueprint("HalfCheetah", {"gravity": 0.5})
+    assert _saved(plan.model) == _saved(ours.model)
+    assert plan.time_limit == 1000
+    assert vars(plan)["arguments"] == ours.arguments
+
+
+def _saved(model: mujoco.MjModel) -> bytes:
+    stored = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, stored)
+    return stored.tobytes()
 
 
 @pytest.mark.parametrize(
