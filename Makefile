@@ -21,7 +21,7 @@ lock:
 	rm -f uv.lock
 	env -u UV_FIND_LINKS uv lock
 	(sed -n 1p constraints.txt; uv export --quiet --frozen --all-groups --no-hashes --no-emit-project --no-annotate \
-		--no-header | sed -E "s/( ;| and) platform_machine == 'x86_64' and .* sys_platform == 'linux'//") > constraints.new
+		--no-header | sed -E "s/( ;| and) \(*(platform_machine|sys_platform) .*//") > constraints.new
 	mv constraints.new constraints.txt
 
 # Known holes in these versions, asked of PyPI. What cannot be asked about is an error
