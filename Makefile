@@ -1,4 +1,10 @@
-.PHONY: check lint types test test-slow lock audit report docs docs-serve
+.PHONY: dev check lint types test test-slow lock audit report docs docs-serve
+
+# A developer's environment in .venv, with the versions that CI installs; any pip will do
+dev:
+	pip install uv
+	[ -d .venv ] || uv venv
+	uv pip install --constraint constraints.txt --editable . --group dev --group sim
 
 check: lint types test
 
@@ -30,7 +36,7 @@ audit:
 
 # The page of the benchmark, from the committed results
 report:
-	python -m daft_rl.report benchmarks/results/mujoco.jsonl.gz --references benchmarks/references.json --out report
+	python -m daft_rl.report benchmarks/results/mujoco.jsonl.gz --out report
 
 # The documentation as a site, into site/; a broken link is an error
 docs:

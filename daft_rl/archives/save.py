@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
+from stable_baselines3.common import save_util
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from daft_rl.archives.checks import wrap_errors
@@ -17,6 +23,9 @@ from daft_rl.rollout.lagrangian import find_constraint
 __all__ = ["read_multiplier", "save_agent"]
 
 MAX_CONSTRAINT_BYTES = 64 * 1024
+
+PROTOCOL = 4
+"""Of pickles. By protocol 5, NumPy 2 names a module for its arrays that NumPy 1 does not have."""
 
 SIDE_FILES = ("vecnormalize.pkl", "constraint.json")
 
@@ -31,9 +40,11 @@ def save_agent(model: BaseAlgorithm, path: Path, prefix: str = "") -> None:
     normalizer, constraint = model.get_vec_normalize_env(), find_constraint(model.get_env())
     with TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:
         unfinished = Path(folder)
-        model.save(unfinished / path.name)
+        with _older_pickles():
+            model.save(unfinished / path.name)
         if normalizer is not None:
-            normalizer.save(str(unfinished / "vecnormalize.pkl"))
+            with (unfinished / "vecnormalize.pkl").open("wb") as file:
+                pickle.dump(normalizer, file, protocol=PROTOCOL)  # what `normalizer.save` does, by that protocol
         if constraint is not None:
             write_json(unfinished / "constraint.json", constraint.state())
         for saved in [*unfinished.iterdir(), unfinished]:
@@ -46,6 +57,18 @@ def save_agent(model: BaseAlgorithm, path: Path, prefix: str = "") -> None:
     for outdated in places.values():  # of an agent that was here before
         outdated.unlink(missing_ok=True)
     sync(path.parent)
+
+
+@contextmanager
+def _older_pickles() -> Iterator[None]:
+    """Inside of the block, SB3 pickles by :data:`PROTOCOL`."""
+    before = save_util.cloudpickle
+    names = vars(before) | {"dumps": partial(before.dumps, protocol=PROTOCOL)}
+    save_util.cloudpickle = SimpleNamespace(**names)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        save_util.cloudpickle = before
 
 
 def read_multiplier(agent: Path | BaseAlgorithm | None) -> float | None:
