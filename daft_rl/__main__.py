@@ -19,6 +19,7 @@ PROGRAMS = {
     "benchmark": "run a grid of transfers",
     "blend": "trade return on the target for return on the source, after a transfer",
     "report": "make a page from the runs of a benchmark",
+    "push": "publish the policy of a transfer on the Hugging Face hub",
 }
 LISTED = ("tasks", "methods", "algorithms", "agents", "levels")
 
