@@ -132,11 +132,16 @@ def check_command(name: str, check: Callable[[Sequence[str]], None]) -> list[Pat
             "--config-name and --config-path would replace the configuration of the program. To add to it, write "
             "FOLDER/my/NAME.yaml with '# @package _global_' on top, and pass --config-dir FOLDER +my=NAME."
         )
+    if given.shell_completion:
+        parser.error(
+            "--shell-completion: Hydra completes `python FILE`, not `python -m MODULE`. --help and `daft-rl list` show "
+            "what there is."
+        )
     if given.experimental_rerun:
         parser.error("--experimental-rerun would execute a pickled file. To go on with a run: resume=FOLDER.")
     if given.resolve and not (given.cfg or given.help):
         parser.error("--resolve goes with --cfg.")
-    if given.help or given.hydra_help or given.cfg or given.info or given.shell_completion:
+    if given.help or given.hydra_help or given.cfg or given.info:
         return []
     overrides = [*given.overrides, *_searchpath(given.config_dir, given.overrides)]
     check(given.overrides)

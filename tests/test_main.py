@@ -100,6 +100,15 @@ def test_without_settings_nothing_starts(
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_completion_that_would_not_work_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["transfer", "--shell-completion", "install=bash"])
+    with pytest.raises(SystemExit, match="2"):
+        run_command("transfer", lambda settings: pytest.fail("it ran"))
+    assert "python -m MODULE" in capsys.readouterr().err
+
+
 def test_long_names_of_a_sweep_fit_a_file_system_and_stay_different() -> None:
     names = [",".join(f"evaluation.setting_{i}={value}" for i in range(30)) for value in (1, 2)]
     folders = [shortened(name) for name in names]
