@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from functools import cache
@@ -49,9 +49,15 @@ def _help_text(name: str) -> str:
     return help_text(name)
 
 
-# here, because the workers of a launcher import this file and compose nothing
-for _resolver in (details, shortened, task_folder, _help_text):
-    OmegaConf.register_new_resolver(_resolver.__name__.strip("_"), _resolver, replace=True)
+RESOLVERS: dict[str, Callable[..., str]] = {
+    "details": details,
+    "help_text": _help_text,
+    "shortened": shortened,
+    "task_folder": task_folder,
+}
+"""What ``${NAME:...}`` in a configuration calls."""
+for _name, _resolver in RESOLVERS.items():  # here, because a launcher's workers import this file and compose nothing
+    OmegaConf.register_new_resolver(_name, _resolver, replace=True)
 
 
 FOR_EVERY_TASK: dict[str, Any] = {"env": {"step_timeout": None, "vec_wrappers": []}}

@@ -98,7 +98,7 @@ def _section(title: str, rows: Mapping[str, str], width: int) -> str:
     return "\n".join(lines)
 
 
-def _settings(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _settings(kind: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """``key=default`` and what it means, of a class of settings and of those inside of it."""
     comments, types = _comments(kind), get_type_hints(kind)
     inner = []
@@ -121,7 +121,7 @@ def _default(field: Any) -> str:
     return str(list(value) if isinstance(value, tuple) else value)
 
 
-def _comments(kind: type) -> dict[str, str]:
+def _comments(kind: Any) -> dict[str, str]:
     """Name of a field -> the first sentence of the text under it."""
     found: dict[str, str] = {}
     for cls in reversed(kind.__mro__[:-1]):

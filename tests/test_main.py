@@ -119,7 +119,7 @@ def test_long_names_of_a_sweep_fit_a_file_system_and_stay_different() -> None:
 
 def test_a_run_lies_under_the_name_of_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    folders = []
+    folders: list[Path] = []
     line = ["env=gymnasium", "env.id=Pendulum-v1", f"agent={find_agent('Ant', 'ppo')}"]
     monkeypatch.setattr(sys, "argv", ["transfer", *line, "--config-dir", str(tmp_path)])
     run_command("transfer", lambda settings: folders.append(settings.output_dir))

@@ -54,7 +54,7 @@ def test_names_are_those_of_rl_zoo(run: Path, tmp_path: Path) -> None:
 
 def test_the_hub_reads_the_card(run: Path, tmp_path: Path) -> None:
     prepare(run, tmp_path / "out")
-    data = ModelCard.load(tmp_path / "out" / "README.md").data
+    data: Any = ModelCard.load(tmp_path / "out" / "README.md").data
     assert data.library_name == "stable-baselines3"
     assert [(item.dataset_name, item.metric_value) for item in data.eval_results] == [("Ant-shifted", "2.00 +/- 1.00")]
 
