@@ -74,7 +74,7 @@ def test_an_interruption_leaves_the_old_agent(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", interrupted)
         if failing == "save":
-            patch.setattr(VecNormalize, "save", unsaved)
+            patch.setattr(VecNormalize, "__getstate__", unsaved)
         with pytest.raises(KeyboardInterrupt):
             save_agent(new, tmp_path / "best.zip", prefix="best_")
     np.testing.assert_array_equal(act(load_agent(tmp_path / "best.zip", DummyVecEnv([PointMass]))), act(old))
