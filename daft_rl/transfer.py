@@ -20,6 +20,7 @@ from daft_rl.envs.domain import Domain, read_domains, user_domains
 from daft_rl.envs.user_env import UserEnv
 from daft_rl.errors import AgentError, ConfigError, TaskError
 from daft_rl.method import Method, find_method
+from daft_rl.outputs import tell
 from daft_rl.plan import check_domains
 from daft_rl.resume import read_run, refuse_other
 from daft_rl.settings import TransferSettings, default_algorithm, merge, nest, read_algorithm, read_cuda, read_task
@@ -56,6 +57,8 @@ def run(
     """
     domains = domains or read_domains(vars(settings.env), settings.evaluation.elsewhere)
     agent = agent or find_agent(domains.get("source", domains["target"]).name, settings.algo.name, settings.agent.path)
+    loaded = agent if isinstance(agent, Path) else type(agent).__name__
+    tell(f"To {domains['target'].name} by {settings.method.name}. Loading {loaded}.", settings.progress_bar)
     settings = _resolve(settings, domains["target"])
 
     from daft_rl.run.identity import Identity
@@ -128,6 +131,7 @@ def adapt_to_target(current: Run, settings: TransferSettings, agent: Path | Base
 
     steps = settings.calibration
     where = current.visited("target")
+    tell(f"Visiting {steps.steps} states of the target.", settings.progress_bar and settings.method.learns)
     adaptation = current.adaptation = adapt(
         current.model,
         settings.method,
@@ -185,6 +189,7 @@ def measure_and_save(
 
     current.check_folder()
     adaptation, method = current.adaptation, current.settings.method
+    tell("Playing after learning.", settings.progress_bar and method.learns)
     assert adaptation is not None
     assert current.zero_shot is not None
     with current.profile("evaluation"):

@@ -65,7 +65,7 @@ def load_agent(
     A policy alone (from ``imitation``, or ``ActorCriticPolicy.load``) is put into a new agent, if ``algo`` and ``env``
     say into which one.
 
-    :param path: the archive; ``.zip`` may be left out; or a policy object
+    :param path: the archive; ``.zip`` may be left out; the name of a shipped source; or a policy object
     :param env: where the agent will act: a Gymnasium environment, or a ``VecEnv``; ``None`` for prediction only
     :param algo: name of the algorithm, or its class or a subclass; ``None`` recognizes it from the archive
     :param trust: read with SB3's own ``load``, which executes code from the file

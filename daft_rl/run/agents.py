@@ -33,6 +33,7 @@ from daft_rl.archives import (
 )
 from daft_rl.envs.domain import Domain
 from daft_rl.errors import AgentError, ConfigError
+from daft_rl.hyperparameters import check_learning_starts
 from daft_rl.imports import load_object
 from daft_rl.policy.exploration import bound_exploration
 from daft_rl.rollout.device.off_policy import learn_off_policy
@@ -299,12 +300,7 @@ def check_learning_steps(model: BaseAlgorithm, total_timesteps: int) -> None:
             "after it. Take more steps, fewer num_envs, or a smaller n_steps.",
             file=sys.stderr,
         )
-    if total_timesteps <= idle:
-        raise ConfigError(
-            f"total_timesteps={total_timesteps}: learning would begin after {idle} steps. Take more steps, or fewer "
-            "learning_starts.",
-            arguments=("total_timesteps", "learning_starts"),
-        )
+    check_learning_starts(idle, total_timesteps)
 
 
 def domains_that_fit(domains: Mapping[str, Domain], model: BaseAlgorithm) -> dict[str, Domain]:

@@ -102,7 +102,7 @@ class SafetyEnv(gym.Env[NDArray[Any], NDArray[Any]]):
 
     def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         """Take a step; see :meth:`gymnasium.Env.step`."""
-        observation, reward, cost, terminated, truncated, info = self._env.step(action)
+        observation, reward, cost, terminated, truncated, info = self._env.step(np.asarray(action))
         self._episode_cost += float(cost)
         info = {**info, "cost": float(cost), "episode_cost": self._episode_cost}
         return observation, float(reward), bool(terminated), bool(truncated), info
