@@ -75,7 +75,7 @@ def _for_every_numpy(*owners: BaseAlgorithm | VecNormalize | None) -> Iterator[N
     save_util.cloudpickle = SimpleNamespace(**names)  # type: ignore[assignment]
     try:
         for space in found:
-            space._np_random = None
+            space._np_random = None  # type: ignore[assignment]  # so it is before it is first asked
         yield
     finally:
         save_util.cloudpickle = before

@@ -361,7 +361,7 @@ def test_the_files_of_a_report(
 def test_scores_by_target_and_a_chosen_baseline(grid: Path) -> None:
     content = build_report([grid], REFERENCES, "daft")
     assert [row["method"] for row in content.scores] == ["daft", "ft"]
-    assert content.scores[0]["Ant: gravity 0.5"] == "0.51 ± 0.01"
+    assert content.scores[0]["Ant: gravity-0.5"] == "0.51 ± 0.01"
     assert content.scores[1]["Ant: friction 2"] == "2.08 ± 2.90", "a mean includes outliers"
     assert {row["IQM - daft"] != "" for row in content.summary if row["method"] == "ft"} == {True}
     with pytest.raises(ReportError, match=r"No runs of 'fft' to compare with. What exists: daft, ft"):
