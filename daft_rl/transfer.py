@@ -86,9 +86,12 @@ def load_and_play(
     :return: the domains in which the agent can play
     """
     from daft_rl.finetune import find_input_range
-    from daft_rl.run.agents import check_learning_steps, domains_that_fit, load_source
+    from daft_rl.run.agents import check_learning_steps, load_source
+    from daft_rl.run.bodies import find_correspondence, measure_new_entries, see_as_target
     from daft_rl.run.cache import cached_returns
 
+    given = settings.agent
+    correspondence = find_correspondence(given.correspondence, domains, agent, given.trust)
     learning_env = current.learning_env(domains["target"], agent)
     current.model, current.statistics = load_source(
         settings,
@@ -96,13 +99,16 @@ def load_and_play(
         learning_env,
         current.folder,
         lambda model: current.environments.opened(domains["target"], CRITICIZED, model),
+        correspondence,
     )
     if settings.method.learns:
         check_learning_steps(current.model, settings.total_timesteps)
     if settings.method.realign is not None:
         find_input_range(current.model, settings.method.realign)  # refuses before anything is played
-    if settings.agent.adapt_spaces:
-        domains = domains_that_fit(domains, current.model)
+    if correspondence is not None:
+        with current.environments.opened(domains["target"], CRITICIZED, current.model) as venv:
+            measure_new_entries(current.model, correspondence, venv, settings.seed)
+        domains = see_as_target(domains, current.model, correspondence)
     evaluator = current.open_evaluator(dict(domains), _during(domains))
     with current.profile("evaluation"):
         current.start_zero_shot(lambda: cached_returns(cache, settings, agent, domains, evaluator.play))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import field
 from importlib import import_module
 from inspect import isfunction
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 
@@ -24,6 +24,8 @@ __all__ = ["RegisteredShift", "find_registered", "make_registered"]
 @checked(TaskError, "shift")
 class RegisteredShift(Shift):
     """How a registered environment is made."""
+
+    BODY: ClassVar[tuple[str, ...]] = ("kwargs", "wrappers")
 
     kwargs: dict[Text, Any] = field(default_factory=dict)
     """Keywords of its constructor, as in ``gymnasium.make(id, **kwargs)``."""

@@ -83,6 +83,9 @@ class Shift:
     if TYPE_CHECKING:  # for `fields`, `replace` and `asdict`, which expect it of a dataclass
         __dataclass_fields__: ClassVar[dict[str, DataclassField[Any]]]
 
+    BODY: ClassVar[tuple[str, ...]] = ()
+    """Fields that change which entries observations and actions have."""
+
     observation_noise: NonNegative = 0.0
     """Standard deviation of Gaussian noise on every entry, drawn anew each step (observation units)."""
     observation_offset: NonNegative = 0.0

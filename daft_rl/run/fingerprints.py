@@ -34,6 +34,7 @@ LATER: dict[str, Any] = {
     "vecnormalize": "auto",
     "norm_reward": "auto",
     "vec_wrappers": [],
+    "correspondence": "auto",
 }
 """Settings that came after results were published, and the values that change nothing."""
 

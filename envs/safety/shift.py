@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, StrictInt
 
@@ -19,6 +19,8 @@ class SafetyShift(Shift):
 
     Patterns match the model's own names: bodies for ``mass``, joints for ``damping`` and ``gear``.
     """
+
+    BODY: ClassVar[tuple[str, ...]] = ("level",)
 
     mass: PositiveScale = 1.0
     """Factor on mass and inertia of the robot's bodies."""

@@ -43,7 +43,7 @@ def _agent(size: int, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("size", "gives", "named", "settings"),
     [
-        (111, 27, "adapt_spaces=True", {"agent.adapt_spaces": True}),
+        (111, 27, "correspondence='positions'", {"agent.correspondence": "positions"}),
         (9, 8, TIME_FEATURE, {"env.wrappers": [TIME_FEATURE]}),
     ],
 )
