@@ -183,7 +183,8 @@ def _play(
             for name in ("start.zip", "final.zip")
         )
     path = PolicyPath(start, end)
-    correspondence = find_correspondence(settings.agent.correspondence, domains, None)
+    choice = settings.agent.correspondence
+    correspondence = find_correspondence(choice, domains, None) if "source" in domains else None
     if correspondence is not None:
         domains = see_as_target(domains, end, correspondence)
     evaluator = Evaluator(path.model, settings, environments, {}, domains, folder)

@@ -28,8 +28,13 @@ from daft_rl.errors import AgentError, ConfigError
 from daft_rl.files import read_mapping
 from daft_rl.validation import Text, checked, did_you_mean
 
-__all__ = ["Correspondence", "Exceptions", "Matching", "by_names", "by_positions", "read_exceptions"]
+__all__ = [
+    *("CHOICES", "Correspondence", "Exceptions", "Matching", "by_names", "by_positions", "read_content"),
+    *("read_exceptions", "shorten"),
+]
 
+CHOICES = ("auto", "names", "positions")
+"""What to go by, where no file says it."""
 ZERO = "zero"
 """In place of a source entry: there is none."""
 
@@ -123,20 +128,28 @@ def shorten(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + more
 
 
+def read_content(given: str | Path) -> dict[str, Any]:
+    """What a file says.
+
+    :raises ConfigError: there is no such file, or it is none of names with values
+    """
+    try:
+        return read_mapping(Path(given))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"correspondence='{given}': there is no such file. Expected {', '.join(CHOICES)}, or the path of a YAML "
+            "file.",
+            arguments=("correspondence",),
+        ) from None
+
+
 def read_exceptions(given: str | Path | Mapping[str, Any]) -> Exceptions:
     """Read a file, or check its content.
 
     :raises ConfigError: there is no such file, or it says something else
     """
     if not isinstance(given, Mapping):
-        try:
-            given = read_mapping(Path(given))
-        except FileNotFoundError:
-            raise ConfigError(
-                f"correspondence='{given}': there is no such file. Expected auto, names, positions, or the path of a "
-                "YAML file.",
-                arguments=("correspondence",),
-            ) from None
+        given = read_content(given)
     return Exceptions(**{str(name): value or {} for name, value in given.items()})
 
 

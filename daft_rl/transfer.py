@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from daft_rl.archives import find_agent
 from daft_rl.callable_module import make_callable
+from daft_rl.correspondence import CHOICES, read_content
 from daft_rl.envs.domain import Domain, read_domains, user_domains
 from daft_rl.envs.user_env import UserEnv
 from daft_rl.errors import AgentError, ConfigError, TaskError
@@ -60,7 +61,7 @@ def run(
     from daft_rl.run.run import Run
 
     # an environment may change the working directory
-    there, settings = agent.absolute() if isinstance(agent, Path) else agent, _with_absolute_statistics(settings)
+    there, settings = agent.absolute() if isinstance(agent, Path) else agent, _with_files_found(settings)
     with Run(settings, Identity.of(there, vecnormalize=settings.agent.vecnormalize)) as current:
         domains = load_and_play(current, settings, domains, there, zero_shot_cache)
         adapt_to_target(current, settings)
@@ -224,11 +225,15 @@ def _resolve(settings: TransferSettings, target: Domain) -> TransferSettings:
     return choose_engine(replace(settings, method=method), target)
 
 
-def _with_absolute_statistics(settings: TransferSettings) -> TransferSettings:
+def _with_files_found(settings: TransferSettings) -> TransferSettings:
+    """The settings with what files of the user say, or where they are, whatever the working directory becomes."""
     given = settings.agent
-    if given.vecnormalize in ("auto", "none"):
-        return settings
-    return replace(settings, agent=replace(given, vecnormalize=str(Path(given.vecnormalize).absolute())))
+    told: dict[str, Any] = {}
+    if given.vecnormalize not in ("auto", "none"):
+        told["vecnormalize"] = str(Path(given.vecnormalize).absolute())
+    if isinstance(given.correspondence, str) and given.correspondence not in CHOICES:
+        told["correspondence"] = read_content(given.correspondence)
+    return replace(settings, agent=replace(given, **told)) if told else settings
 
 
 def _render(current: Run, settings: TransferSettings, domains: Mapping[str, Domain]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from daft_rl.correspond import main, names_of_task
 from daft_rl.correspondence import Correspondence, by_names, read_exceptions
 from daft_rl.envs.names import Names
 from daft_rl.errors import ConfigError
@@ -71,3 +72,21 @@ def test_a_missing_file_is_named() -> None:
     nothing: Any = "nothing.yaml"
     with pytest.raises(ConfigError, match=r"'nothing.yaml': there is no such file. Expected auto, names, positions"):
         read_exceptions(nothing)
+
+
+def test_the_program_prints_both_bodies_and_writes_a_file_that_says_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "robot.yaml"
+    main(["HalfCheetah", "HalfCheetah-threelegs", "--write", str(path)])
+    printed = capsys.readouterr().out
+    assert "17 of 23; new: bthigh2.position" in " ".join(printed.split())
+    assert read_exceptions(path).action == {"bthigh2": "zero", "bshin2": "zero", "bfoot2": "zero"}
+    bodies = names_of_task("HalfCheetah"), names_of_task("HalfCheetah-threelegs")
+    assert by_names(*bodies, read_exceptions(path)) == by_names(*bodies)
+
+
+def test_the_program_refuses_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["HalfCheetah", "Pendulum-v1"])
+    assert capsys.readouterr().err.count("\n") == 1

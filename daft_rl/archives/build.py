@@ -238,7 +238,7 @@ def _remedy(what: str, stored: spaces.Space[Any], actual: spaces.Space[Any], ada
     if _is_adaptable(stored, actual):
         archive = "pass" if adapts else "save the agent and pass the archive with"
         return (
-            f"Wrap the environment so that they agree. For another body, {archive} correspondence=FILE, which says what "
+            f"Wrap the environment so that they agree. For another body, {archive} correspondence=FILE that tells what "
             "corresponds (python -m daft_rl.correspond writes one), or correspondence='positions'."
         )
     if isinstance(stored, spaces.Box) and isinstance(actual, spaces.Dict | spaces.Tuple):

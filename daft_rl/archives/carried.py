@@ -34,7 +34,7 @@ def carry_statistics(
     elif isinstance(statistics.obs, RunningMoments):
         carried = _carry(statistics.obs, matching.source, matching.origin)
     else:
-        return statistics
+        carried = statistics.obs
     return replace(statistics, obs=carried, last_obs=None)
 
 

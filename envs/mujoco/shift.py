@@ -16,8 +16,8 @@ class MujocoShift(Shift):
     """A change of a MuJoCo model. Factors are relative to the unshifted task; 1 changes nothing.
 
     Patterns match the model's own names: bodies for ``mass`` and ``without``, geoms for ``friction`` and
-    ``limb_size``, joints for ``damping``, ``gear`` and ``joint_range``. ``configs/levels.yaml`` names the levels of ODRL
-    (Lyu et al., NeurIPS 2024, Datasets and Benchmarks).
+    ``limb_size``, joints for ``damping``, ``gear`` and ``joint_range``. ``configs/levels.yaml`` names the levels of
+    ODRL (Lyu et al., NeurIPS 2024, Datasets and Benchmarks).
     """
 
     BODY: ClassVar[tuple[str, ...]] = ("without",)

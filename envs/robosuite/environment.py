@@ -33,8 +33,8 @@ class RobosuiteEnv(gym.Env[NDArray[Any], NDArray[Any]]):
 
     The observation is robosuite's object state followed by the robot's own state, ``float32``: with a Panda 64 entries
     in Door and 55 in Wipe, with a UR5e 67 and 50. Actions in ``[-1, 1]`` move the gripper (three translations, three
-    rotations; in Door a seventh entry closes it). Wipe terminates when everything is wiped, when a part of the arm other
-    than the wiper touches something, and near a limit of a joint. These are robosuite's defaults.
+    rotations; in Door a seventh entry closes it). Wipe terminates when everything is wiped, when a part of the arm
+    other than the wiper touches something, and near a limit of a joint. These are robosuite's defaults.
 
     :param base: ``"Door"`` or ``"Wipe"``
     :param shift: what changes. This class does not apply changes of observations and actions
