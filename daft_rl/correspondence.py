@@ -29,7 +29,7 @@ from daft_rl.files import read_mapping
 from daft_rl.validation import Text, checked, did_you_mean
 
 __all__ = [
-    *("CHOICES", "Correspondence", "Exceptions", "Matching", "by_names", "by_positions", "read_content"),
+    *("CHOICES", "Correspondence", "Exceptions", "GivenNames", "Matching", "by_names", "by_positions", "read_content"),
     *("read_exceptions", "shorten"),
 ]
 

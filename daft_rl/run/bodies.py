@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.archives import read_archive
 from daft_rl.batchnorm import Moments, batchnorm_layers
-from daft_rl.correspondence import Correspondence, Exceptions, by_names, by_positions, read_exceptions
+from daft_rl.correspondence import Correspondence, Exceptions, GivenNames, by_names, by_positions, read_exceptions
 from daft_rl.envs.domain import Domain
 from daft_rl.envs.names import Names, count_entries, entry_names
 from daft_rl.envs.other_body import SeenAs
@@ -59,39 +59,28 @@ def find_correspondence(
     stored = _stored_spaces(agent, source)
     if choice == "positions":
         return _told(by_positions(stored, _spaces_of(target)))
-    exceptions = Exceptions() if choice in ("auto", "names") else read_exceptions(choice)
     if choice == "auto":
         assert source is not None
         return _by_auto(source, target, stored)
-    names = [
-        _given(exceptions, role) or (None if domain is None else names_of(domain))
-        for role, domain in (("source", source), ("target", target))
-    ]
-    if names[0] is None or names[1] is None:
-        raise AgentError(
-            "A correspondence by names needs the names of the source's entries: pass source_env=..., or name them in "
-            "the file, source: {observation: [...], action: [...]}.",
-            arguments=("correspondence",),
-        )
-    return _told(by_names(names[0], names[1], exceptions))
+    exceptions = Exceptions() if choice == "names" else read_exceptions(choice)
+    names = [_names(exceptions.source, source), _names(exceptions.target, target)]
+    return _told(by_names(*names, exceptions))
 
 
 def _by_auto(source: Domain, target: Domain, stored: tuple[Any, Any]) -> Correspondence | None:
-    """By names, unless entries can stay where they are and names do not say that they are the same ones elsewhere."""
+    """By names, unless there are none, or entries can stay where they are and names do not say that they are the same
+    ones in another order."""
     actual = _spaces_of(target)
-    fits = [count_entries(one) for one in stored] == [count_entries(one) for one in actual]
+    known, sizes = ([count_entries(space) for space in both] for both in (stored, actual))
+    fits = known == sizes or None in stored
     if fits and (source.maker or target.maker):
         return None  # a function may make another environment each time it is called
     try:
         names = names_of(source), names_of(target)
-    except TaskError as error:
-        if fits:
-            return None
-        raise AgentError(
-            f"The target has other entries than the source, and names do not tell which are the same ones. {error} Or "
-            "pass correspondence='positions'.",
-            arguments=("correspondence",),
-        ) from error
+    except TaskError:
+        return None  # the check of the agent's spaces tells what to do
+    if [len(names[0].observation), len(names[0].action)] != known:
+        return None  # the agent saw the source through other wrappers
     same = all(sorted(getattr(names[0], what)) == sorted(getattr(names[1], what)) for what in ("observation", "action"))
     return None if fits and not same else _told(by_names(*names))
 
@@ -104,11 +93,18 @@ def _told(found: Correspondence) -> Correspondence | None:
     return found
 
 
-def _given(exceptions: Exceptions, role: str) -> Names | None:
-    """Names that a file gives for all entries."""
-    given = getattr(exceptions, role)
-    whole = given.observation is not None and given.action is not None
-    return Names(given.observation, given.action) if whole else None
+def _names(given: GivenNames, domain: Domain | None) -> Names:
+    """Names from a file, and those of the environment for what the file leaves out."""
+    if given.observation is not None and given.action is not None:
+        return Names(given.observation, given.action)
+    if domain is None:
+        raise AgentError(
+            "A correspondence by names needs the names of the source's entries: pass source_env=..., or name them in "
+            "the file, source: {observation: [...], action: [...]}.",
+            arguments=("correspondence",),
+        )
+    own = names_of(domain)
+    return Names(given.observation or own.observation, given.action or own.action)
 
 
 def _stored_spaces(agent: Path | None, source: Domain | None) -> tuple[Any, Any]:

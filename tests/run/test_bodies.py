@@ -16,7 +16,7 @@ from daft_rl import load_agent
 from daft_rl.archives import find_agent
 from daft_rl.correspondence import Correspondence
 from daft_rl.envs.domain import Domain, read_domains
-from daft_rl.errors import AgentError
+from daft_rl.errors import TaskError
 from daft_rl.run.bodies import find_correspondence, measure_new_entries
 from daft_rl.transfer import transfer
 from tests.conftest import parse
@@ -97,10 +97,16 @@ def test_new_entries_get_their_statistics_in_the_target_and_change_nothing() -> 
             assert not np.any(normalizer.obs_rms.mean[new] == 0.0)  # type: ignore[union-attr]
 
 
-def test_a_target_without_names_is_refused_with_a_remedy() -> None:
+def test_without_names_entries_stay_where_they_are_and_a_file_can_name_them() -> None:
     domains = {
         "source": Domain("short", maker=lambda: gym.make("CartPole-v1")),
         "target": Domain("long", maker=lambda: gym.wrappers.TimeAwareObservation(gym.make("CartPole-v1"))),
     }
-    with pytest.raises(AgentError, match=r"other entries than the source.*observation_names.*'positions'"):
-        find_correspondence("auto", domains, None)
+    assert find_correspondence("auto", domains, None) is None
+    with pytest.raises(TaskError, match="short: The entries of .*CartPole.* have no names"):
+        find_correspondence("names", domains, None)
+    names = {"observation": ["x", "v", "angle", "w"], "action": ["left", "right"]}
+    longer = names | {"observation": ["v", "x", "angle", "w", "time"]}
+    found = find_correspondence({"source": names, "target": longer}, domains, None)
+    assert found is not None
+    assert found.observation.origin == (1, 0, 2, 3, None)
