@@ -103,7 +103,7 @@ def test_without_names_entries_stay_where_they_are_and_a_file_can_name_them() ->
         "target": Domain("long", maker=lambda: gym.wrappers.TimeAwareObservation(gym.make("CartPole-v1"))),
     }
     assert find_correspondence("auto", domains, None) is None
-    with pytest.raises(TaskError, match="short: The entries of .*CartPole.* have no names"):
+    with pytest.raises(TaskError, match=r"short: The entries of .*CartPole.* have no names"):
         find_correspondence("names", domains, None)
     names = {"observation": ["x", "v", "angle", "w"], "action": ["left", "right"]}
     longer = names | {"observation": ["v", "x", "angle", "w", "time"]}
