@@ -29,13 +29,11 @@ from daft_rl.archives.container import ArchiveContents
 from daft_rl.archives.hyperparameters import constructor_arguments
 from daft_rl.archives.statistics_wrapper import FRAME_STACK, apply_vecnormalize, choose_statistics
 from daft_rl.archives.text import spaces_differ
-from daft_rl.correspondence import Correspondence, Matching, by_positions, shorten
+from daft_rl.correspondence import Correspondence, Matching
 from daft_rl.envs.names import count_entries
 from daft_rl.errors import AgentError, DaftWarning
 
-__all__ = [
-    *("Request", "as_batch", "build_agent", "check_space", "choose_class", "prepare_env", "settle_correspondence"),
-]
+__all__ = ["Request", "as_batch", "build_agent", "check_space", "choose_class", "find_spaces", "prepare_env"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,49 +119,6 @@ def prepare_env(request: Request, path: Path, normalized: bool | None) -> VecEnv
     return apply_vecnormalize(venv, replace(found.content, norm_reward=said))
 
 
-def settle_correspondence(request: Request, contents: ArchiveContents) -> Request:
-    """The request with a correspondence of entries, if some of them move.
-
-    :param contents: of the archive
-    :raises AgentError: the correspondence is for other entries than the archive's or the environment's
-    """
-    given = request.correspondence
-    if request.env is None or given is None:
-        return replace(request, correspondence=None)
-    stored = _find_spaces(contents, None, False)
-    actual = request.env.observation_space, request.env.action_space
-    found = by_positions(stored, actual) if isinstance(given, str) else given
-    for what, before, now in zip(("observation", "action"), stored, actual, strict=True):
-        matching: Matching = getattr(found, what)
-        sizes = [len(matching.source), len(matching.target)]
-        if sizes != [count_entries(before), count_entries(now)]:
-            raise AgentError(
-                f"The correspondence is of {sizes[0]} and {sizes[1]} entries of the {what}; {contents.path} has "
-                f"{count_entries(before)}, the environment {count_entries(now)}.",
-                arguments=("correspondence",),
-            )
-    _refuse_other_bounds(found.action, stored[1], actual[1])
-    return replace(request, correspondence=None if found.is_identity else found)
-
-
-def _refuse_other_bounds(matching: Matching, stored: spaces.Space[Any], actual: spaces.Space[Any]) -> None:
-    """
-    :raises AgentError: an action that corresponds has other bounds, by which SB3 scales it
-    """
-    if not isinstance(stored, spaces.Box) or not isinstance(actual, spaces.Box):
-        return
-    now = [i for i, origin in enumerate(matching.origin) if origin is not None]
-    before = [origin for origin in matching.origin if origin is not None]
-    same = np.isclose(stored.low[before], actual.low[now]) & np.isclose(stored.high[before], actual.high[now])
-    if not same.all():
-        others = [matching.target[index] for index, equal in zip(now, same, strict=True) if not equal]
-        raise AgentError(
-            f"Actions that correspond have other bounds: {shorten(others)}. Wrap the environment so that they agree "
-            "(gymnasium.wrappers.RescaleAction with the agent's bounds).",
-            arguments=("wrappers",),
-        )
-
-
 def as_batch(env: gym.Env[Any, Any] | VecEnv) -> VecEnv:
     """An environment as a batch of one; a batch as it is."""
     if isinstance(env, VecEnv):
@@ -185,7 +140,7 @@ def _short(space: spaces.Space[Any]) -> str:
     return f"Box({', '.join(ranges)}, shape {space.shape}, {space.dtype})"
 
 
-def _find_spaces(
+def find_spaces(
     contents: ArchiveContents, venv: VecEnv | None, carried: bool
 ) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
     """Observation and action space: the environment's, which must fit the archive's, or else the archive's."""
@@ -269,7 +224,7 @@ def _policy_kwargs(
     found: tuple[spaces.Space[Any], spaces.Space[Any]],
 ) -> dict[str, Any]:
     stored, given = contents.policy_kwargs or {}, request.policy_kwargs or {}
-    sizes = _find_spaces(contents, None, False) if request.correspondence else found
+    sizes = find_spaces(contents, None, False) if request.correspondence else found
     try:
         return infer_policy_kwargs(algorithm, policy, state, stored, *sizes, given)
     except AgentError:
@@ -348,7 +303,7 @@ def build_agent(
     algorithm, overrides = find_algorithm(cls), request.overrides
     # images channels first, as the constructor would wrap them; it leaves wrapped environments as they are
     venv = None if venv is None else cls._wrap_env(venv)
-    found = _find_spaces(contents, venv, request.correspondence is not None)
+    found = find_spaces(contents, venv, request.correspondence is not None)
     arguments = {**contents.hyperparameters, **overrides}
     policy = _find_policy(contents.attributes, cls, found[0], arguments.pop("policy", None))
     kwargs = _policy_kwargs(contents, state, algorithm, request, policy, found)

@@ -19,11 +19,12 @@ from torch import nn
 from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.archives.architecture import modernize
 from daft_rl.archives.bare import wrap_policy
-from daft_rl.archives.build import Request, build_agent, choose_class, prepare_env, settle_correspondence
+from daft_rl.archives.build import Request, build_agent, choose_class, prepare_env
 from daft_rl.archives.checks import wrap_errors
 from daft_rl.archives.container import ArchiveContents, find_archive, read_archive
 from daft_rl.archives.hyperparameters import check_hyperparameters, constructor_arguments, find_activation
 from daft_rl.archives.restore import restore_agent
+from daft_rl.archives.settle import settle_correspondence
 from daft_rl.archives.statistics_wrapper import warn_of_reward_scale, was_normalized
 from daft_rl.archives.trusted import load_trusted
 from daft_rl.correspondence import Correspondence

@@ -1,8 +1,7 @@
 """The weights of a policy, carried to another body along a :class:`~daft_rl.correspondence.Correspondence`.
 
-Where entries of observation and action lie in each layer is seen, not assumed: a probe with different values in each
-entry runs through the networks, with BatchNorm switched off, and each input of a layer that shows an entry's values
-*is* that entry. So any network of linear and BatchNorm layers can be carried, with one extractor or several.
+Any network can be carried whose linear and BatchNorm layers read the entries, with one extractor or several
+(:mod:`daft_rl.policy.tracing`).
 
 - An input that corresponds takes its weights. Those of a new one are zero. Several that copy one share its weights
   equally (Net2WiderNet, arXiv 1511.05641), so that the function is the same where they agree.
@@ -14,29 +13,20 @@ entry runs through the networks, with BatchNorm switched off, and each input of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from daft_rl.batchnorm import batchnorm_layers, evaluation_mode
 from daft_rl.correspondence import Correspondence, Matching
 from daft_rl.errors import AgentError
 from daft_rl.policy.anatomy import Anatomy
-from daft_rl.policy.networks import Networks
+from daft_rl.policy.tracing import HIDDEN, ROWS, Tracer
 
-__all__ = ["Carrier", "Tracer", "new_channels", "policy_for"]
+__all__ = ["Carrier", "new_channels", "policy_for"]
 
-HIDDEN = -1
-"""Label of an input that is no entry of observation or action."""
-ROWS = 3
-"""Rows of the probe: two entries with equal values in all of them are not to be expected."""
 TOLERANCE = 1e-3
 """Relative difference between two policies that are to compute the same, in ``float32``."""
 
@@ -50,170 +40,10 @@ def policy_for(policy: BasePolicy, observation: spaces.Space[Any], action: space
     return made.to(policy.device)
 
 
-@dataclass
-class Labels:
-    """Which entry each input of each layer is. Entries of the action follow those of the observation."""
-
-    entries: int
-    """Entries of the observation."""
-    of_layer: dict[str, Tensor] = field(default_factory=dict)
-    """Name of a layer with such inputs -> labels of its inputs."""
-
-
 def _canonical(policy: nn.Module) -> dict[str, str]:
     """Each name of a module -> the first one. An extractor that two networks share has two."""
     first = {id(module): name for name, module in policy.named_modules()}
     return {name: first[id(module)] for name, module in policy.named_modules(remove_duplicate=False)}
-
-
-@contextmanager
-def _hooked(policy: BasePolicy, probe: Any, before: dict[str, Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
-    """Replace what feature extractors get by a probe, and call ``before`` with what layers get.
-
-    :param probe: a tensor ``(rows, entries)``, a dictionary of such, or ``None``
-    :param before: name of a layer -> function of its input, which may return another one
-    """
-    outer: list[str] = []
-    with ExitStack() as stack:
-        for name, module in policy.named_modules():
-            if isinstance(module, BaseFeaturesExtractor) and not any(name.startswith(f"{one}.") for one in outer):
-                outer.append(name)
-                if probe is not None:
-                    handle = module.register_forward_pre_hook(lambda _, __: (probe,))
-                    stack.callback(handle.remove)
-        for name, function in before.items():
-
-            def call(_: nn.Module, args: tuple[Tensor, ...], function: Any = function) -> Any:
-                changed = function(args[0])
-                return None if changed is None else (changed, *args[1:])
-
-            stack.callback(policy.get_submodule(name).register_forward_pre_hook(call).remove)
-        yield
-
-
-def _run(networks: Networks, observation: Tensor | None, action: Tensor | None) -> None:
-    """Run all networks, then the target networks in their place.
-
-    :param observation: entries, shape ``(rows, entries)``; ``None`` shows zeros
-    :param action: likewise
-    """
-    policy: Any = networks.policy
-    shown = _zeros(policy.observation_space, ROWS if observation is None else len(observation), policy.device)
-    with evaluation_mode(policy), torch.no_grad():
-        networks.forward(shown, action)
-        modules, targets = policy._modules, networks.layout.targets
-        online = {name: modules[name] for name in targets.values()}
-        try:
-            modules.update({name: modules[target] for target, name in targets.items()})
-            if targets:
-                networks.forward(shown, action)
-        finally:
-            modules.update(online)
-
-
-def _zeros(space: spaces.Space[Any], rows: int, device: torch.device) -> Any:
-    if isinstance(space, spaces.Dict):
-        return {key: _zeros(part, rows, device) for key, part in space.spaces.items()}
-    integer = isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
-    return torch.zeros((rows, *(space.shape or ())), dtype=torch.long if integer else torch.float32, device=device)
-
-
-def _as_observation(space: spaces.Space[Any], entries: Tensor) -> Any:
-    """What a features extractor gets of a batch of entries."""
-    if not isinstance(space, spaces.Dict):
-        return entries
-    sizes = [spaces.flatdim(part) for part in space.spaces.values()]
-    return dict(zip(space.spaces, entries.split(sizes, dim=1), strict=True))
-
-
-class Tracer:
-    """Finds the entries of observation and action among the inputs of the layers of one policy.
-
-    :param policy: of an algorithm in the table
-    :param observation: whether entries of the observation are looked for
-    :param action: likewise, for actions that are vectors
-    """
-
-    def __init__(self, policy: BasePolicy, observation: bool, action: bool) -> None:
-        self.networks, self.policy = Networks(policy), policy
-        self.layers = batchnorm_layers(policy)
-        generator = torch.Generator().manual_seed(0)
-        sizes = [spaces.flatdim(space) for space in (policy.observation_space, policy.action_space)]
-        moves = isinstance(policy.action_space, spaces.Box)
-        self.sizes = sizes[0] if observation else 0, sizes[1] if action and moves else 0
-        probe = torch.rand(ROWS, sum(sizes), generator=generator).to(policy.device)
-        self.probe = probe[:, : self.sizes[0]], probe[:, self.sizes[0] : sum(self.sizes)]
-        self.given_action = self.probe[1] if self.sizes[1] else self._zero_action()
-        self.labels = self._label()
-
-    def _zero_action(self) -> Tensor | None:
-        space = self.policy.action_space
-        moves = isinstance(space, spaces.Box)
-        return torch.zeros(ROWS, *space.shape, device=self.policy.device) if moves else None
-
-    def shown(self, observation: Tensor) -> Any:
-        """Entries as the features extractors get them; ``None`` if none are looked for."""
-        return _as_observation(self.policy.observation_space, observation) if self.sizes[0] else None
-
-    def _label(self) -> Labels:
-        labels = Labels(self.sizes[0])
-        columns = torch.cat(self.probe, dim=1)
-
-        def record(name: str, x: Tensor) -> None:
-            if x.ndim != 2 or len(x) != ROWS or not columns.numel():
-                return
-            same = (x.T[:, None] == columns.T[None]).all(dim=-1)
-            found = torch.where(same.any(dim=1), same.to(torch.long).argmax(dim=1), HIDDEN)
-            if bool((found != HIDDEN).any()):
-                labels.of_layer[name] = found
-
-        read = {name for name, module in self.policy.named_modules() if isinstance(module, nn.Linear)} | {*self.layers}
-        before = {name: lambda x, name=name: record(name, x) for name in read}
-        with ExitStack() as stack:
-            for layer in self.layers.values():  # values pass unchanged, so that the layer behind shows them too
-                stack.callback(layer.module.register_forward_hook(lambda _, args, __: args[0]).remove)
-            with _hooked(self.policy, self.shown(self.probe[0]), before):  # type: ignore[arg-type]
-                _run(self.networks, self.probe[0] if self.sizes[0] else None, self.given_action)
-        return labels
-
-    def means(self) -> Tensor:
-        """The mean of each entry, from a BatchNorm layer that reads it; 0 where there is none."""
-        means = torch.zeros(sum(self.sizes), device=self.policy.device)
-        for name, labels in self.labels.of_layer.items():
-            if name in self.layers:
-                known = labels != HIDDEN
-                means[labels[known]] = self.layers[name].mean[known].to(means)
-        return means
-
-    def inputs(self, values: Tensor, at_mean: Tensor | None = None) -> dict[str, Tensor]:
-        """What each linear layer gets, and ``name:`` with what it gives.
-
-        :param values: of all entries, shape ``(rows, entries)``
-        :param at_mean: entries that each BatchNorm layer shall see at its own mean, a mask
-        """
-        found: dict[str, Tensor] = {}
-
-        def center(name: str, x: Tensor) -> Tensor | None:
-            labels = self.labels.of_layer[name]
-            own = (labels != HIDDEN) & at_mean[labels.clamp_min(0)]  # type: ignore[index]
-            return torch.where(own, self.layers[name].mean.to(x), x)
-
-        linear = {name for name, module in self.policy.named_modules() if isinstance(module, nn.Linear)}
-        before: dict[str, Any] = {name: lambda x, name=name: found.update({name: x}) for name in linear}
-        if at_mean is not None:
-            of_entries = self.layers.keys() & self.labels.of_layer
-            before |= {name: lambda x, name=name: center(name, x) for name in of_entries}
-        with ExitStack() as stack:
-            for name in linear:
-                hook = lambda _, __, y, name=name: found.update({f"{name}:": y})  # noqa: E731
-                stack.callback(self.policy.get_submodule(name).register_forward_hook(hook).remove)
-            observation, action = values.split(self.sizes, dim=1)
-            with _hooked(self.policy, self.shown(observation), before):
-                given = action if self.sizes[1] else self.given_action
-                if given is not None and not self.sizes[1]:
-                    given = given[:1].expand(len(values), -1)
-                _run(self.networks, values, given)
-        return found
 
 
 class Carrier:
@@ -246,7 +76,7 @@ class Carrier:
     def forgets_unknown_means(self) -> bool:
         """Whether entries are gone whose mean no BatchNorm layer tells."""
         known = torch.zeros_like(self.is_removed)
-        for name, labels in self.before.labels.of_layer.items():
+        for name, labels in self.before.labels.items():
             if name in self.before.layers:
                 known[labels[labels != HIDDEN]] = True
         return bool((self.is_removed & ~known)[: self.before.sizes[0]].any())
@@ -293,7 +123,7 @@ class Carrier:
         module, _, leaf = name.rpartition(".")
         layer = self.canonical.get(module, module)
         moments = resting is None
-        if layer in self.after.labels.of_layer and layer in self.before.labels.of_layer:
+        if layer in self.after.labels and layer in self.before.labels:
             if layer in self.after.layers:
                 fill = 0.0 if moments or leaf not in ("running_var", "ra_var", "weight", "scale") else 1.0
                 old = self._channels(layer, old, fill)
@@ -307,7 +137,7 @@ class Carrier:
 
     def _places(self, layer: str) -> list[tuple[int | None, float]]:
         """For each input of a layer in the target its input in the source, and its share of the weights."""
-        old, new = (tracer.labels.of_layer[layer].tolist() for tracer in (self.before, self.after))
+        old, new = (tracer.labels[layer].tolist() for tracer in (self.before, self.after))
         place = {label: i for i, label in enumerate(old) if label != HIDDEN}
         hidden = iter(i for i, label in enumerate(old) if label == HIDDEN)
         found: list[tuple[int | None, float]] = []
@@ -330,7 +160,7 @@ class Carrier:
         return torch.stack([torch.full_like(old[0], fill) if i is None else old[i] for i, _ in self._places(layer)])
 
     def _shift_bias(self, layer: str, bias: Tensor, resting: dict[str, Tensor]) -> Tensor:
-        labels = self.before.labels.of_layer[layer]
+        labels = self.before.labels[layer]
         gone = (labels != HIDDEN) & self.is_removed[labels.clamp_min(0)]
         weight: Tensor = self.old.get_submodule(layer).weight  # type: ignore[assignment]
         return bias + (weight[:, gone].double() @ resting[layer][0, gone].double()).to(bias)
@@ -387,7 +217,7 @@ def new_channels(policy: BasePolicy, correspondence: Correspondence) -> dict[str
         is_new(correspondence.observation, tracer.sizes[0]) + is_new(correspondence.action, tracer.sizes[1])
     )
     found = {}
-    for name, labels in tracer.labels.of_layer.items():
+    for name, labels in tracer.labels.items():
         if name in tracer.layers and not tracer.networks.is_target(name):
             found[name] = (labels != HIDDEN).cpu() & new[labels.cpu().clamp_min(0)]
     return {name: mask for name, mask in found.items() if mask.any()}

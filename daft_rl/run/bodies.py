@@ -23,8 +23,9 @@ from daft_rl.envs.domain import Domain
 from daft_rl.envs.names import Names, count_entries, entry_names
 from daft_rl.envs.other_body import SeenAs
 from daft_rl.errors import AgentError, TaskError
-from daft_rl.policy.carrying import Tracer, new_channels
+from daft_rl.policy.carrying import new_channels
 from daft_rl.policy.networks import Networks
+from daft_rl.policy.tracing import Tracer
 from daft_rl.rollout.evaluation import visit
 
 __all__ = ["find_correspondence", "measure_new_entries", "names_of", "see_as_target"]
