@@ -90,7 +90,9 @@ class SafetyEnv(gym.Env[NDArray[Any], NDArray[Any]]):
 
     @property
     def action_names(self) -> list[str]:
-        """Names of the entries of an action: the joints that are driven."""
+        """Names of the entries of an action: the joints that are driven. The package has no model before a reset."""
+        if self._np_random is None:
+            self.reset()
         return actuator_names(self.model)
 
     @property
