@@ -57,7 +57,7 @@ class Domain:
         if self.maker is not None:
             return self.maker
         task, shift = get_task(self.name), self.shift.low if isinstance(self.shift, ShiftRange) else self.shift
-        changes = {name: getattr(shift, name) for name in getattr(shift, "BODY", ())}
+        changes = {} if shift is None else {name: getattr(shift, name) for name in shift.fields_of_body()}
         return repr((task.entry_point, task.kwargs, changes))  # keywords may hold arrays, which do not compare
 
     def make(self, render_mode: str | None = None) -> gym.Env:

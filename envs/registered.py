@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import field
 from importlib import import_module
 from inspect import isfunction
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 
@@ -25,12 +25,15 @@ __all__ = ["RegisteredShift", "find_registered", "make_registered"]
 class RegisteredShift(Shift):
     """How a registered environment is made."""
 
-    BODY: ClassVar[tuple[str, ...]] = ("kwargs", "wrappers")
-
     kwargs: dict[Text, Any] = field(default_factory=dict)
     """Keywords of its constructor, as in ``gymnasium.make(id, **kwargs)``."""
     wrappers: tuple[Text, ...] = ()
     """Import paths of wrappers, innermost first: ``"my_package:MyWrapper"``, a class or a function of yours."""
+
+    @classmethod
+    def fields_of_body(cls) -> tuple[str, ...]:
+        """See :meth:`Shift.fields_of_body`."""
+        return ("kwargs", "wrappers")
 
 
 def find_registered(id: str) -> gym.envs.registration.EnvSpec:

@@ -83,9 +83,6 @@ class Shift:
     if TYPE_CHECKING:  # for `fields`, `replace` and `asdict`, which expect it of a dataclass
         __dataclass_fields__: ClassVar[dict[str, DataclassField[Any]]]
 
-    BODY: ClassVar[tuple[str, ...]] = ()
-    """Fields that change which entries observations and actions have."""
-
     observation_noise: NonNegative = 0.0
     """Standard deviation of Gaussian noise on every entry, drawn anew each step (observation units)."""
     observation_offset: NonNegative = 0.0
@@ -107,6 +104,11 @@ class Shift:
         if not isinstance(values, Mapping):
             raise TaskError(f"shift: expected the name of a level or fields and values, got {values!r}.")
         return cls(**{str(name): v.item() if isinstance(v, np.generic) else v for name, v in values.items()})
+
+    @classmethod
+    def fields_of_body(cls) -> tuple[str, ...]:
+        """The fields that change which entries observations and actions have."""
+        return ()
 
     def changes(self) -> dict[str, Any]:
         """The fields that differ from their defaults."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from daft_rl.envs.shift import Component, PositiveScale, Scale, Shift, vector
 from daft_rl.errors import TaskError
@@ -19,8 +19,6 @@ class MujocoShift(Shift):
     ``limb_size``, joints for ``damping``, ``gear`` and ``joint_range``. ``configs/levels.yaml`` names the levels of
     ODRL (Lyu et al., NeurIPS 2024, Datasets and Benchmarks).
     """
-
-    BODY: ClassVar[tuple[str, ...]] = ("without",)
 
     gravity: Number = 1.0
     """Factor on gravity."""
@@ -44,6 +42,11 @@ class MujocoShift(Shift):
     """Density of the medium (kg/m^3; air 1.2, water 1000). Without it wind has no effect."""
     wind: Annotated[tuple[Component, ...], vector("wind", "three velocities (m/s)", (3,))] = (0.0, 0.0, 0.0)
     """Velocity of the medium (m/s) along x, y, z."""
+
+    @classmethod
+    def fields_of_body(cls) -> tuple[str, ...]:
+        """See :meth:`Shift.fields_of_body`."""
+        return ("without",)
 
     def __post_init__(self) -> None:
         if any(self.wind) and not self.density:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt
 
@@ -25,8 +25,6 @@ Sawyer's model collides with itself, which ends a Wipe at once."""
 @checked(TaskError, "shift")
 class RobosuiteShift(Shift):
     """A change of a robosuite task. Factors are relative to the unshifted task; 1 changes nothing."""
-
-    BODY: ClassVar[tuple[str, ...]] = ("robot",)
 
     controller_gain: Positive = 1.0
     """Factor on the stiffness (kp) of the operational space controller. Its damping follows, see ``damping_ratio``."""
@@ -69,6 +67,11 @@ class RobosuiteShift(Shift):
     and how dirt looks."""
     two_clusters: Flag = False
     """Wipe: two lines of dirt, each with half of the pieces."""
+
+    @classmethod
+    def fields_of_body(cls) -> tuple[str, ...]:
+        """See :meth:`Shift.fields_of_body`."""
+        return ("robot",)
 
     def __post_init__(self) -> None:
         if len(self.door_offset) == 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field, StrictInt
 
@@ -19,8 +19,6 @@ class SafetyShift(Shift):
 
     Patterns match the model's own names: bodies for ``mass``, joints for ``damping`` and ``gear``.
     """
-
-    BODY: ClassVar[tuple[str, ...]] = ("level",)
 
     mass: PositiveScale = 1.0
     """Factor on mass and inertia of the robot's bodies."""
@@ -41,3 +39,8 @@ class SafetyShift(Shift):
     level: Annotated[StrictInt, Field(ge=0, le=9)] | None = None
     """Difficulty; ``None`` keeps the task's own. The package has levels 0 to 2. Levels 1 and 2 have observations of the
     same shape."""
+
+    @classmethod
+    def fields_of_body(cls) -> tuple[str, ...]:
+        """See :meth:`Shift.fields_of_body`."""
+        return ("level",)
