@@ -150,7 +150,8 @@ def read_exceptions(given: str | Path | Mapping[str, Any]) -> Exceptions:
     """
     if not isinstance(given, Mapping):
         given = read_content(given)
-    return Exceptions(**{str(name): value or {} for name, value in given.items()})
+    content: dict[str, Any] = {str(name): value or {} for name, value in given.items()}
+    return Exceptions(**content)
 
 
 def by_names(source: Names, target: Names, exceptions: Exceptions | None = None) -> Correspondence:
@@ -195,7 +196,7 @@ def _match_places(what: str, source: spaces.Space[Any], target: spaces.Space[Any
             arguments=("correspondence",),
         )
     places = [tuple(str(i) for i in range(count)) for count in (before, now)]
-    return Matching(*places, tuple(i if i < before else None for i in range(now)))
+    return Matching(places[0], places[1], tuple(i if i < before else None for i in range(now)))
 
 
 def _match(what: str, source: tuple[str, ...], target: tuple[str, ...], rules: Exceptions) -> Matching:

@@ -53,7 +53,12 @@ class Request:
     @property
     def matching(self) -> Matching | None:
         """Of the entries of observations, if some of them move."""
-        return self.correspondence.observation if isinstance(self.correspondence, Correspondence) else None
+        return None if self.settled is None else self.settled.observation
+
+    @property
+    def settled(self) -> Correspondence | None:
+        """The correspondence, after it is known for certain; see :mod:`daft_rl.archives.settle`."""
+        return self.correspondence if isinstance(self.correspondence, Correspondence) else None
 
     def __post_init__(self) -> None:
         if not (self.correspondence in (None, "positions") or isinstance(self.correspondence, Correspondence)):

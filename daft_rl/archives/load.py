@@ -114,7 +114,7 @@ def _load_safely(path: Path, request: Request) -> BaseAlgorithm:
     with wrap_errors(f"{path}: the agent cannot be rebuilt from what the archive says{given}"):
         state = modernize(contents.state_dicts["policy"])
         model = build_agent(contents, state, cls, venv, request)
-        restore_agent(model, contents, state, request.correspondence, request.overrides)
+        restore_agent(model, contents, state, request.settled, request.overrides)
     _warn_defaults(contents, cls, request.overrides)
     if request.norm_reward is None and not (isinstance(request.env, VecEnv) and unwrap_vec_normalize(request.env)):
         warn_of_reward_scale(model, venv)

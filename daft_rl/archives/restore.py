@@ -157,7 +157,7 @@ def _load_optimizers(
         optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
 
 
-def _carry_moments(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], carrier: Carrier) -> Mapping[str, Any]:
+def _carry_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any], carrier: Carrier) -> dict[str, Any]:
     """What an optimizer keeps of each weight goes where the weight goes. A damaged state is left to the check."""
     name_of = {id(parameter): name for name, parameter in carrier.new.named_parameters()}
     names = [name_of.get(id(one), "") for group in optimizer.param_groups for one in group["params"]]

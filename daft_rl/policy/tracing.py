@@ -111,7 +111,7 @@ class Tracer:
     def _zero_action(self) -> Tensor | None:
         space = self.policy.action_space
         moves = isinstance(space, spaces.Box)
-        return torch.zeros(ROWS, *space.shape, device=self.policy.device) if moves else None
+        return torch.zeros(ROWS, *(space.shape or ()), device=self.policy.device) if moves else None
 
     def shown(self, observation: Tensor) -> Any:
         """Entries as the features extractors get them; ``None`` if none are looked for."""

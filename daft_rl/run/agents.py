@@ -153,7 +153,9 @@ def load_source(
     if isinstance(agent, BaseAlgorithm):
         model = _copy_agent(settings, agent, kind, hyperparameters, venv, folder)
     else:
-        chosen = find_statistics(settings.agent, agent, venv, correspondence and correspondence.observation)
+        chosen = find_statistics(
+            settings.agent, agent, venv, None if correspondence is None else correspondence.observation
+        )
         file = None if chosen is None else tell_file(chosen, agent)
         model = _load_archive(settings, agent, kind, hyperparameters, venv, chosen, correspondence)
     settle_norm_reward(model, settings.agent.norm_reward, open_target, settings.seed)

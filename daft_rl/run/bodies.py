@@ -64,8 +64,7 @@ def find_correspondence(
         assert source is not None
         return _by_auto(source, target, stored)
     exceptions = Exceptions() if choice == "names" else read_exceptions(choice)
-    names = [_names(exceptions.source, source), _names(exceptions.target, target)]
-    return _told(by_names(*names, exceptions))
+    return _told(by_names(_names(exceptions.source, source), _names(exceptions.target, target), exceptions))
 
 
 def _by_auto(source: Domain, target: Domain, stored: tuple[Any, Any]) -> Correspondence | None:
@@ -202,7 +201,8 @@ def measure_new_entries(model: BaseAlgorithm, correspondence: Correspondence, ve
         means = flat[:, new].mean(axis=0, dtype=np.float64)
         variances = flat[:, new].var(axis=0, dtype=np.float64)  # entries beyond clip_obs count as clip_obs
         variances[variances < LEAST_VARIANCE] = 1.0
-        normalizer.obs_rms.mean[new], normalizer.obs_rms.var[new] = means, variances  # type: ignore[union-attr]
+        running: Any = normalizer.obs_rms
+        running.mean[new], running.var[new] = means, variances
         observations[:, new] = (flat[:, new] - means) / np.sqrt(variances + normalizer.epsilon)
     networks = Networks(model.policy)
     channels = new_channels(model.policy, correspondence)

@@ -173,7 +173,9 @@ def test_noise_that_depends_on_the_state_is_carried(name: str, tmp_path: Path) -
 def test_dictionaries_are_carried_by_key_with_their_statistics(cls: Any, tmp_path: Path) -> None:
     def make(arm: int, goal: int) -> Sized:
         env = Sized(1, 2)
-        box = {name: spaces.Box(-1.0, 1.0, (size,)) for name, size in {"arm": arm, "goal": goal}.items()}
+        box: dict[str, spaces.Space[Any]] = {
+            name: spaces.Box(-1.0, 1.0, (size,)) for name, size in {"arm": arm, "goal": goal}.items()
+        }
         env.observation_space = spaces.Dict(box)
         return env
 
@@ -206,7 +208,8 @@ def test_a_layer_that_mixes_all_entries_is_refused(tmp_path: Path) -> None:
     kwargs = {"features_extractor_class": WithLayerNorm, "net_arch": [8]}
     model = PPO("MlpPolicy", Sized(3, 2), policy_kwargs=kwargs, seed=0, device="cpu")
     with torch.no_grad():
-        model.policy.features_extractor.norm.weight.copy_(torch.tensor([1.0, 2.0, 3.0]))  # type: ignore[union-attr]
+        norm: Any = model.policy.features_extractor.norm
+        norm.weight.copy_(torch.tensor([1.0, 2.0, 3.0]))
     model.save(tmp_path / "agent.zip")
     moved = Names(("c", "b", "a"), SOURCE.action)
     with pytest.raises(AgentError, match="Only linear and BatchNorm layers may read"):
@@ -241,7 +244,7 @@ def test_other_sizes_and_other_bounds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AgentError, match=r"3 and 4 entries of the observation.*the environment 5"):
         load_agent(archive, env=Sized(5, 2), correspondence=by_names(SOURCE, Names((*"abcd",), ("u", "v"))))
     env = Sized(3, 2)
-    env.action_space = spaces.Box(np.float32([-2, -1]), np.float32([2, 1]))
+    env.action_space = spaces.Box(np.array([-2, -1], np.float32), np.array([2, 1], np.float32))
     with pytest.raises(AgentError, match="other bounds: u"):
         load_agent(archive, env=env, correspondence=by_names(SOURCE, Names((*"abc",), ("v", "u"))))
     env.observation_space = spaces.Dict({"a": env.observation_space})

@@ -55,7 +55,7 @@ def test_a_body_that_does_not_exist_cannot_be_cut_off() -> None:
 @pytest.mark.parametrize("name", ["Ant-fivelegs", "HalfCheetah-threelegs"])
 def test_threads_give_the_same_bits(name: str) -> None:
     shift = {"friction": 0.5, "observation_noise": 0.1}
-    batches = [make_vec(name, num_envs=2, seed=0, shift=shift, vec=vec) for vec in ("threads", "dummy")]
+    batches: list[Any] = [make_vec(name, num_envs=2, seed=0, shift=shift, vec=vec) for vec in ("threads", "dummy")]
     np.testing.assert_array_equal(*[batch.reset() for batch in batches])
     generator = np.random.default_rng(0)
     for _ in range(20):

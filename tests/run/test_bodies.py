@@ -52,10 +52,10 @@ def test_joints_in_another_order_are_found_by_their_names(tmp_path: Path) -> Non
     envs = [domains[role].make() for role in ("source", "target")]
     old, new = load_agent(archive, env=envs[0]), load_agent(archive, env=envs[1], correspondence=found)
     observations = np.random.default_rng(0).normal(size=(20, 17))
-    moved = observations[:, found.observation.origin]
+    moved = observations[:, np.array(found.observation.origin)]
     before, after = (model.predict(seen, deterministic=True)[0] for model, seen in ((old, observations), (new, moved)))
     assert not np.array_equal(moved, observations)
-    np.testing.assert_allclose(after, before[:, found.action.origin], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(after, before[:, np.array(found.action.origin)], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_new_entries_get_their_statistics_in_the_target_and_change_nothing(monke
         assert found is not None
         venv = DummyVecEnv([domains["target"].make])
         model = load_agent(archive, env=venv, correspondence=found)
-        observations = venv.reset()
-        normalizer = model.get_vec_normalize_env()
+        observations: Any = venv.reset()
+        normalizer: Any = model.get_vec_normalize_env()
         seen = observations if normalizer is None else normalizer.normalize_obs(observations)
         before = model.predict(seen, deterministic=True)[0]
         untouched = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
@@ -99,7 +99,7 @@ def test_new_entries_get_their_statistics_in_the_target_and_change_nothing(monke
         assert all("mean" in name or "var" in name for name in changed)
         new = found.observation.new
         if normalizer is not None and normalizer.norm_obs:
-            assert not np.any(normalizer.obs_rms.mean[new] == 0.0)  # type: ignore[union-attr]
+            assert not np.any(normalizer.obs_rms.mean[new] == 0.0)
 
 
 def test_without_names_entries_stay_where_they_are_and_a_file_can_name_them() -> None:
