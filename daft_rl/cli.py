@@ -46,7 +46,7 @@ KEYS = {
     **{name: f"agent.{name}" for name in ("trust", "policy", "policy_kwargs", "activation", "head", "critic")},
     **{
         name: f"agent.{name}"
-        for name in ("adapt_spaces", "normalize", "insert_batchnorm", "vecnormalize", "norm_reward")
+        for name in ("correspondence", "normalize", "insert_batchnorm", "vecnormalize", "norm_reward")
     },
     **{
         name: f"env.{name}"
