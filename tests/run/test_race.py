@@ -330,6 +330,7 @@ def test_a_folder_named_race_of_somebody_else_is_left_alone(tmp_path: Path) -> N
 # -- where races run ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_grid_holds_races(tmp_path: Path) -> None:
     overrides = [
         *("env=HalfCheetah-shifted", "preset=smoke", "method=auto", "method.race.arms=[ft_eval,lp_ft]"),
