@@ -1,4 +1,10 @@
-.PHONY: check lint types test test-slow lock audit report docs docs-serve
+.PHONY: dev check lint types test test-slow lock audit report docs docs-serve
+
+# A developer's environment in .venv, with the versions that CI installs; any pip will do
+dev:
+	pip install uv
+	[ -d .venv ] || uv venv
+	uv pip install --constraint constraints.txt --editable . --group dev --group sim
 
 check: lint types test
 
@@ -21,7 +27,7 @@ lock:
 	rm -f uv.lock
 	env -u UV_FIND_LINKS uv lock
 	(sed -n 1p constraints.txt; uv export --quiet --frozen --all-groups --no-hashes --no-emit-project --no-annotate \
-		--no-header | sed -E "s/( ;| and) platform_machine == 'x86_64' and .* sys_platform == 'linux'//") > constraints.new
+		--no-header | sed -E "s/( ;| and) \(*(platform_machine|sys_platform) .*//") > constraints.new
 	mv constraints.new constraints.txt
 
 # Known holes in these versions, asked of PyPI. What cannot be asked about is an error
@@ -30,7 +36,7 @@ audit:
 
 # The page of the benchmark, from the committed results
 report:
-	python -m daft_rl.report benchmarks/results/mujoco.jsonl.gz --references benchmarks/references.json --out report
+	python -m daft_rl.report benchmarks/results/mujoco.jsonl.gz --out report
 
 # The documentation as a site, into site/; a broken link is an error
 docs:

@@ -21,6 +21,7 @@ from daft_rl.report.cells import target_name
 from daft_rl.transfer import transfer
 
 EPISODES = 20
+REFERENCES = Path(__file__).resolve().with_name("references.json").resolve()  # lies in the package, and is a link here
 
 
 def random_return(domain: Domain) -> float:
@@ -43,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", required=True, help="TASK:LEVEL, or TASK for its default shift")
     parser.add_argument("--steps", type=int, default=1_000_000, help="of the training from scratch")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "references.json")
+    parser.add_argument("--out", type=Path, default=REFERENCES)
     arguments = parser.parse_args()
     data = json.loads(arguments.out.read_text("utf-8")) if arguments.out.exists() else {}
     for target in arguments.targets:

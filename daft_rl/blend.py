@@ -103,7 +103,7 @@ def blend(
     vec, wrappers = "auto" if settings.vec == "cuda" else settings.vec, VecWrappers(settings.env.vec_wrappers)
     environments = Environments(vec, step_timeout=settings.env.step_timeout, wrappers=wrappers)
     try:
-        path, returns = _play(settings, environments, domains, points, folder, needs_source)
+        path, returns = _play(settings, environments, domains, points, folder)
         alpha = _choose(take, returns, most_loss)
         save_agent(path.go_to(alpha), folder / "blend.zip", prefix="blend_")
     finally:
@@ -168,10 +168,10 @@ def _play(
     domains: dict[str, Domain],
     points: Sequence[float],
     folder: Path,
-    needs_source: bool,
 ) -> tuple[PolicyPath, dict[float, dict[str, Returns]]]:
     """Play at each point in each domain."""
-    from daft_rl.run.agents import domains_that_fit, load_saved
+    from daft_rl.run.agents import load_saved
+    from daft_rl.run.bodies import find_correspondence, see_as_target
     from daft_rl.run.evaluator import Evaluator
     from daft_rl.run.path import PolicyPath
     from daft_rl.run.results import RESULTS_FILE, TransferResult
@@ -184,10 +184,10 @@ def _play(
             for name in ("start.zip", "final.zip")
         )
     path = PolicyPath(start, end)
-    if settings.agent.adapt_spaces:
-        domains = domains_that_fit(domains, end)
-        if needs_source and "source" not in domains:
-            raise ConfigError("The adapted agent does not play on the source. Pass take='target' without most_loss.")
+    choice = settings.agent.correspondence
+    correspondence = find_correspondence(choice, domains, None) if "source" in domains else None
+    if correspondence is not None:
+        domains = see_as_target(domains, end, correspondence)
     evaluator = Evaluator(path.model, settings, environments, {}, domains, folder)
     result = TransferResult.load(folder / RESULTS_FILE)
     winner = settings.method.name if result.race is None else result.race["winner"]

@@ -32,6 +32,7 @@ from daft_rl.composing import (
 from daft_rl.consent import has_foreign_files, refuse_hydra, refuse_unsaid
 from daft_rl.errors import ConfigError, DaftError, DaftWarning
 from daft_rl.files import refused_by_disk
+from daft_rl.help import nothing_said
 from daft_rl.hydra_messages import explain_hydra
 from daft_rl.overrides import axes_of_sweep, expand, first_of_sweep, quoted, refuse_fields_beside_axis
 from daft_rl.plan import check_plan
@@ -45,7 +46,7 @@ KEYS = {
     **{name: f"agent.{name}" for name in ("trust", "policy", "policy_kwargs", "activation", "head", "critic")},
     **{
         name: f"agent.{name}"
-        for name in ("adapt_spaces", "normalize", "insert_batchnorm", "vecnormalize", "norm_reward")
+        for name in ("correspondence", "normalize", "insert_batchnorm", "vecnormalize", "norm_reward")
     },
     **{
         name: f"env.{name}"
@@ -131,11 +132,16 @@ def check_command(name: str, check: Callable[[Sequence[str]], None]) -> list[Pat
             "--config-name and --config-path would replace the configuration of the program. To add to it, write "
             "FOLDER/my/NAME.yaml with '# @package _global_' on top, and pass --config-dir FOLDER +my=NAME."
         )
+    if given.shell_completion:
+        parser.error(
+            "--shell-completion: Hydra completes `python FILE`, not `python -m MODULE`. --help and `daft-rl list` show "
+            "what there is."
+        )
     if given.experimental_rerun:
         parser.error("--experimental-rerun would execute a pickled file. To go on with a run: resume=FOLDER.")
     if given.resolve and not (given.cfg or given.help):
         parser.error("--resolve goes with --cfg.")
-    if given.help or given.hydra_help or given.cfg or given.info or given.shell_completion:
+    if given.help or given.hydra_help or given.cfg or given.info:
         return []
     overrides = [*given.overrides, *_searchpath(given.config_dir, given.overrides)]
     check(given.overrides)
@@ -150,7 +156,8 @@ def check_command(name: str, check: Callable[[Sequence[str]], None]) -> list[Pat
     if "${" in str(folder):
         raise ConfigError(f"Hydra cannot run in {folder}: it replaces ${{...}}. Name another folder.", arguments=FOLDER)
     if not any(item.startswith("hydra.run.dir=") for item in given.overrides):  # a default name holds the time
-        sys.argv.append(f"hydra.run.dir={quoted(str(folder))}")
+        place = sys.argv.index(given.overrides[0]) if given.overrides else len(sys.argv)  # flags may follow
+        sys.argv.insert(place, f"hydra.run.dir={quoted(str(folder))}")
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
@@ -286,6 +293,8 @@ def run_command(
     store_defaults()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; we print
     with one_message(), hints_on_warnings():
+        if not sys.argv[1:] and name != "benchmark":  # whose preset is a grid that goes on
+            _end(nothing_said(name))
         refuse_deleted_directory()  # before an archive is read: PyTorch's libraries would end the process
         sys.argv[1:] = expand(sys.argv[1:], name)
         missing += check_command(name, check)

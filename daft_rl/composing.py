@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from functools import cache
@@ -21,7 +21,7 @@ from daft_rl.hydra_messages import explain_hydra
 from daft_rl.imports import load_object
 from daft_rl.method import Method
 from daft_rl.overrides import expand
-from daft_rl.run.names import details
+from daft_rl.run.names import details, shortened, task_folder
 from daft_rl.settings import PretrainSettings, RunSettings, TransferSettings
 from daft_rl.validation import plain_data
 
@@ -41,6 +41,23 @@ KINDS: dict[str, type[RunSettings]] = {
     "benchmark": TransferSettings,
 }
 """Name of a configuration -> its settings."""
+
+
+def _help_text(name: str) -> str:
+    from daft_rl.help import help_text  # only --help needs it
+
+    return help_text(name)
+
+
+RESOLVERS: dict[str, Callable[..., str]] = {
+    "details": details,
+    "help_text": _help_text,
+    "shortened": shortened,
+    "task_folder": task_folder,
+}
+"""What ``${NAME:...}`` in a configuration calls."""
+for _name, _resolver in RESOLVERS.items():  # here, because a launcher's workers import this file and compose nothing
+    OmegaConf.register_new_resolver(_name, _resolver, replace=True)
 
 
 FOR_EVERY_TASK: dict[str, Any] = {"env": {"step_timeout": None, "vec_wrappers": []}}
@@ -68,7 +85,6 @@ def store_defaults() -> None:
     store = ConfigStore.instance().store
     for name in ("transfer", "pretrain"):
         store(group="settings", name=name, package="_global_", node=_defaults_of(KINDS[name]) | FOR_EVERY_TASK)
-    OmegaConf.register_new_resolver("run_details", details, replace=True)
     store(group="open", name="kwargs", package="env", node=keywords)
     store(group="fields", name="method", package="method", node=method)
     shift_types = {task.family: task.shift_type for task in TASKS.values()}

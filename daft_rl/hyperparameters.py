@@ -26,7 +26,10 @@ from daft_rl.validation import (
     checked,
 )  # fmt: skip
 
-__all__ = ["OTHERWISE", "TABLE", "PolicyArguments", "check_extractor", "check_hyperparameters", "check_policy"]
+__all__ = [
+    *("OTHERWISE", "TABLE", "PolicyArguments", "check_extractor", "check_hyperparameters", "check_learning_starts"),
+    "check_policy",
+]
 
 AtLeastTwo = Annotated[StrictInt, Field(ge=2, le=10**9), PLAIN]
 PositiveFraction = Annotated[Number, Field(gt=0, le=1), PLAIN]
@@ -288,6 +291,18 @@ def check_hyperparameters(algo: str, values: Mapping[str, Any], where: str) -> N
                 f"{where}.optimize_memory_usage=true goes with n_steps=1 and with "
                 "replay_buffer_kwargs={handle_timeout_termination: false} only: SB3's buffer refuses the rest."
             )
+
+
+def check_learning_starts(learning_starts: int, total_timesteps: int) -> None:
+    """
+    :raises ConfigError: an off-policy algorithm would only fill its replay buffer
+    """
+    if total_timesteps <= learning_starts:
+        raise ConfigError(
+            f"total_timesteps={total_timesteps}: learning would begin after {learning_starts} steps. Take more steps, "
+            "or fewer learning_starts.",
+            arguments=("total_timesteps", "learning_starts"),
+        )
 
 
 def check_policy(values: Mapping[str, Any], where: str) -> None:

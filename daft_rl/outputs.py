@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["keep_outputs"]
+__all__ = ["keep_outputs", "tell"]
 
 
 class _Patient(io.FileIO):
@@ -18,6 +18,15 @@ class _Patient(io.FileIO):
             return super().write(data)
         except OSError:
             return len(data)
+
+
+def tell(what: str, wanted: bool) -> None:
+    """Say on the standard error what a run does now.
+
+    :param wanted: whether anybody looks: the setting ``progress_bar``
+    """
+    if wanted:
+        print(what, file=sys.stderr, flush=True)
 
 
 def keep_outputs() -> None:

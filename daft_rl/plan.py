@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from daft_rl.archives import find_agent, find_vecnormalize
+from daft_rl.correspondence import CHOICES, read_exceptions
 from daft_rl.envs.dependencies import require_installed
 from daft_rl.envs.domain import Domain, read_domains
 from daft_rl.envs.factory import VEC_KINDS
 from daft_rl.errors import ConfigError, DaftError, DaftWarning, TaskError
+from daft_rl.hyperparameters import check_learning_starts
 from daft_rl.settings import RunSettings, TransferSettings
 from daft_rl.validation import unknown_name
 
@@ -50,6 +52,10 @@ def check_plan(settings: RunSettings) -> None:
     if isinstance(settings, TransferSettings):
         agent = find_agent(domains["source"].name, settings.algo.name, settings.agent.path)
         find_vecnormalize(agent, settings.agent.vecnormalize)
+        if settings.method.learns:  # a source's own number is looked at when it is loaded
+            check_learning_starts(settings.algo.hyperparameters.get("learning_starts", 0), settings.total_timesteps)
+        if settings.agent.correspondence not in CHOICES:
+            read_exceptions(settings.agent.correspondence)
         _check_classes(settings)
         _warn_exploration(settings)
     if settings.env.vec_wrappers:

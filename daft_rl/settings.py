@@ -74,8 +74,11 @@ class AgentSettings:
     """Patterns over the names of the heads' parameters, such as ``action_net.*``. ``None`` knows SB3's policies."""
     critic: tuple[Text, ...] | None = None
     """Patterns over the names of the critic's parameters, likewise."""
+    correspondence: Text | dict[Text, Any] = "auto"
+    """Which entries of the target's observations and actions are which of the source's: ``names``; ``positions``; the
+    path of a YAML file with exceptions, or its content. ``auto`` goes by names where the bodies may differ."""
     adapt_spaces: Flag = False
-    """Whether the target may have other sizes of observation or action vectors."""
+    """``true`` is ``correspondence=positions``."""
     vecnormalize: PathText = "auto"
     """Path of the statistics of the agent's ``VecNormalize``. ``auto`` finds them where SB3, rl-zoo and the hub keep
     them; ``none`` is for an agent that needs none."""
@@ -87,6 +90,10 @@ class AgentSettings:
     they become part of the first layers."""
     insert_batchnorm: Literal["auto"] | Flag = "auto"
     """Whether to insert BatchNorm. ``auto`` does so in a policy without BatchNorm if the method converts BatchNorm."""
+
+    def __post_init__(self) -> None:
+        if self.adapt_spaces:
+            object.__setattr__(self, "correspondence", "positions")
 
 
 @checked()

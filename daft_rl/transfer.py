@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from daft_rl.archives import find_agent
 from daft_rl.callable_module import make_callable
+from daft_rl.correspondence import CHOICES, read_content
 from daft_rl.envs.domain import Domain, read_domains, user_domains
 from daft_rl.envs.user_env import UserEnv
 from daft_rl.errors import AgentError, ConfigError, TaskError
 from daft_rl.method import Method, find_method
+from daft_rl.outputs import tell
 from daft_rl.plan import check_domains
 from daft_rl.resume import read_run, refuse_other
 from daft_rl.settings import TransferSettings, default_algorithm, merge, nest, read_algorithm, read_cuda, read_task
@@ -56,13 +58,15 @@ def run(
     """
     domains = domains or read_domains(vars(settings.env), settings.evaluation.elsewhere)
     agent = agent or find_agent(domains.get("source", domains["target"]).name, settings.algo.name, settings.agent.path)
+    loaded = agent if isinstance(agent, Path) else type(agent).__name__
+    tell(f"To {domains['target'].name} by {settings.method.name}. Loading {loaded}.", settings.progress_bar)
     settings = _resolve(settings, domains["target"])
 
     from daft_rl.run.identity import Identity
     from daft_rl.run.run import Run
 
     # an environment may change the working directory
-    there, settings = agent.absolute() if isinstance(agent, Path) else agent, _with_absolute_statistics(settings)
+    there, settings = agent.absolute() if isinstance(agent, Path) else agent, _with_files_found(settings)
     identity = Identity.of(there, vecnormalize=settings.agent.vecnormalize)
     with Run(settings, identity) as current:
         chosen = settings
@@ -95,9 +99,12 @@ def load_and_play(
     :return: the domains in which the agent can play
     """
     from daft_rl.finetune import find_input_range
-    from daft_rl.run.agents import check_learning_steps, domains_that_fit, load_source
+    from daft_rl.run.agents import check_learning_steps, load_source
+    from daft_rl.run.bodies import find_correspondence, measure_new_entries, see_as_target
     from daft_rl.run.cache import cached_returns
 
+    given = settings.agent
+    correspondence = find_correspondence(given.correspondence, domains, agent, given.trust)
     learning_env = current.learning_env(domains["target"], agent)
     current.model, current.statistics = load_source(
         settings,
@@ -105,13 +112,16 @@ def load_and_play(
         learning_env,
         current.folder,
         lambda model: current.environments.opened(domains["target"], CRITICIZED, model),
+        correspondence,
     )
     if settings.method.learns:
         check_learning_steps(current.model, settings.total_timesteps)
     if settings.method.realign is not None:
         find_input_range(current.model, settings.method.realign)  # refuses before anything is played
-    if settings.agent.adapt_spaces:
-        domains = domains_that_fit(domains, current.model)
+    if correspondence is not None:
+        with current.environments.opened(domains["target"], CRITICIZED, current.model) as venv:
+            measure_new_entries(current.model, correspondence, venv, settings.seed)
+        domains = see_as_target(domains, current.model, correspondence)
     evaluator = current.open_evaluator(dict(domains), _during(domains))
     with current.profile("evaluation"):
         current.start_zero_shot(lambda: cached_returns(cache, settings, agent, domains, evaluator.play))
@@ -128,6 +138,7 @@ def adapt_to_target(current: Run, settings: TransferSettings, agent: Path | Base
 
     steps = settings.calibration
     where = current.visited("target")
+    tell(f"Visiting {steps.steps} states of the target.", settings.progress_bar and settings.method.learns)
     adaptation = current.adaptation = adapt(
         current.model,
         settings.method,
@@ -185,6 +196,7 @@ def measure_and_save(
 
     current.check_folder()
     adaptation, method = current.adaptation, current.settings.method
+    tell("Playing after learning.", settings.progress_bar and method.learns)
     assert adaptation is not None
     assert current.zero_shot is not None
     with current.profile("evaluation"):
@@ -242,11 +254,15 @@ def _resolve(settings: TransferSettings, target: Domain) -> TransferSettings:
     return choose_engine(replace(settings, method=method), target)
 
 
-def _with_absolute_statistics(settings: TransferSettings) -> TransferSettings:
+def _with_files_found(settings: TransferSettings) -> TransferSettings:
+    """The settings with what files of the user say, or where they are, whatever the working directory becomes."""
     given = settings.agent
-    if given.vecnormalize in ("auto", "none"):
-        return settings
-    return replace(settings, agent=replace(given, vecnormalize=str(Path(given.vecnormalize).absolute())))
+    told: dict[str, Any] = {}
+    if given.vecnormalize not in ("auto", "none"):
+        told["vecnormalize"] = str(Path(given.vecnormalize).absolute())
+    if isinstance(given.correspondence, str) and given.correspondence not in CHOICES:
+        told["correspondence"] = read_content(given.correspondence)
+    return replace(settings, agent=replace(given, **told)) if told else settings
 
 
 def _render(current: Run, settings: TransferSettings, domains: Mapping[str, Domain]) -> None:

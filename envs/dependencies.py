@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 
 from daft_rl.errors import TaskError
@@ -11,7 +12,9 @@ __all__ = ["require_installed"]
 INSTALL_COMMANDS = {
     "mujoco": "pip install daft-rl",
     "mujoco_warp": "pip install 'daft-rl[cuda]'",
-    "robosuite": "pip install 'daft-rl[robosuite]'",
+    # pip cannot meet robosuite's own pins on newer versions of Python
+    "robosuite": "pip install 'daft-rl[robosuite]'"
+    + (" && pip install --no-deps robosuite==1.5.2" if sys.version_info >= (3, 13) else ""),
     "safety_gymnasium": "pip install 'daft-rl[safety]' && pip install --no-deps safety-gymnasium==1.0.0",
 }
 

@@ -20,6 +20,8 @@ from daft_rl.errors import TaskError
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
+    from daft_rl.envs.other_body import SeenAs
+
 __all__ = ["Domain", "read_domains", "user_domains"]
 
 
@@ -31,6 +33,8 @@ class Domain:
     shift: Shift | ShiftRange | None = None
     maker: Callable[[], gym.Env] | None = None
     """Makes the user's own environment; ``None`` for a task."""
+    seen_as: SeenAs | None = None
+    """The other body as which this one is seen and moved, if it is."""
 
     @property
     def is_ours(self) -> bool:
@@ -47,12 +51,26 @@ class Domain:
         """The fields of the shift that change something."""
         return {} if self.shift is None else self.shift.changes()
 
+    @property
+    def body(self) -> Any:
+        """What decides which entries observations and actions have: domains with equal ones have the same."""
+        if self.maker is not None:
+            return self.maker
+        task, shift = get_task(self.name), self.shift.low if isinstance(self.shift, ShiftRange) else self.shift
+        changes = {} if shift is None else {name: getattr(shift, name) for name in shift.fields_of_body()}
+        return repr((task.entry_point, task.kwargs, changes))  # keywords may hold arrays, which do not compare
+
     def make(self, render_mode: str | None = None) -> gym.Env:
         """Make one environment.
 
         :param render_mode: ignored by the user's own environments, which decide themselves how they render
         """
-        return make(self.name, self.shift, render_mode=render_mode) if self.maker is None else self.maker()
+        env = make(self.name, self.shift, render_mode=render_mode) if self.maker is None else self.maker()
+        if self.seen_as is None:
+            return env
+        from daft_rl.envs.other_body import OtherBody
+
+        return OtherBody(env, self.seen_as)
 
     def steps_in_threads(self, vec: str) -> bool:
         """Whether :meth:`make_vec` makes a batch that steps in threads, where many environments cost little."""
@@ -82,6 +100,10 @@ class Domain:
             step_timeout=step_timeout,
             replayable=replayable,
         )
+        if self.seen_as is not None:
+            from daft_rl.envs.other_body import OtherBodyVecEnv
+
+            venv = OtherBodyVecEnv(venv, self.seen_as)
         if self.is_ours or vec == "cuda":
             return venv
         from daft_rl.envs.episode_costs import EpisodeCosts  # imports PyTorch, which takes seconds

@@ -44,11 +44,24 @@ def make(
     if get_task(name).registered:
         env = make_task(name, shift, render_mode)
     else:
-        env = gym.make(register_task(name), shift=shift, render_mode=render_mode, disable_env_checker=True)
+        env = gym.make(
+            register_task(name),
+            max_episode_steps=_other_length(name, shift),
+            shift=shift,
+            render_mode=render_mode,
+            disable_env_checker=True,
+        )
     if seed is not None:
         env.reset(seed=seed)
         env.action_space.seed(seed)
     return env
+
+
+def _other_length(name: str, shift: AnyShift) -> int | None:
+    """Steps of an episode, if the shift changes them."""
+    read = read_shift(name, shift)
+    length: int | None = (read.low if isinstance(read, ShiftRange) else read).changes().get("horizon")
+    return length
 
 
 def make_vec(

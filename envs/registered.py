@@ -30,6 +30,11 @@ class RegisteredShift(Shift):
     wrappers: tuple[Text, ...] = ()
     """Import paths of wrappers, innermost first: ``"my_package:MyWrapper"``, a class or a function of yours."""
 
+    @classmethod
+    def fields_of_body(cls) -> tuple[str, ...]:
+        """See :meth:`Shift.fields_of_body`."""
+        return ("kwargs", "wrappers")
+
 
 def find_registered(id: str) -> gym.envs.registration.EnvSpec:
     """Find a registration. If the id names a module, import the module first.

@@ -58,6 +58,8 @@ class Task:
     """The package that must be installed."""
     has_cost: bool = False
     """Whether ``info`` has ``cost`` and ``episode_cost``."""
+    source: str | None = None
+    """The task whose policies are moved to this one; ``None`` if it is a source itself."""
     registered: bool = False
     """Whether somebody else has registered the environment, with a time limit."""
 
@@ -74,6 +76,14 @@ def _mujoco(base: str) -> Task:
     )
 
 
+def _mujoco_body(source: str, base: str, body: str) -> Task:
+    """A task with another body, built by a function of :mod:`daft_rl.envs.mujoco.bodies`."""
+    task = _mujoco(base)
+    return replace(
+        task, source=source, worlds=None, kwargs=task.kwargs | {"body": f"daft_rl.envs.mujoco.bodies:{body}"}
+    )
+
+
 def _robosuite(base: str) -> Task:
     return Task(
         entry_point="daft_rl.envs.robosuite.environment:make_robosuite",
@@ -84,6 +94,12 @@ def _robosuite(base: str) -> Task:
         package="robosuite",
         kwargs={"base": base},
     )
+
+
+def _robosuite_arm(source: str, robot: str) -> Task:
+    """A task with another arm."""
+    task = _robosuite(source)
+    return replace(task, source=source, worlds=None, kwargs=task.kwargs | {"robot": robot})
 
 
 def _safety(id: str) -> Task:
@@ -136,13 +152,19 @@ def _any_mujoco(id: str) -> Task:
 
 TASKS: dict[str, Task] = {
     "Ant": _mujoco("ant_v5:AntEnv"),
+    "Ant-fivelegs": _mujoco_body("Ant", "ant_v5:AntEnv", "add_fifth_leg"),
     "HalfCheetah": _mujoco("half_cheetah_v5:HalfCheetahEnv"),
+    "HalfCheetah-threelegs": _mujoco_body("HalfCheetah", "half_cheetah_v5:HalfCheetahEnv", "add_third_leg"),
     "Door": _robosuite("Door"),
+    "Door-UR5e": _robosuite_arm("Door", "UR5e"),
     "Wipe": _robosuite("Wipe"),
+    "Wipe-UR5e": _robosuite_arm("Wipe", "UR5e"),
     "SafetyPointGoal": _safety("SafetyPointGoal1-v0"),
     "SafetyCarGoal": _safety("SafetyCarGoal1-v0"),
+    "SafetyCarGoal0": _safety("SafetyCarGoal0-v0"),
+    "SafetyDoggoGoal0": replace(_safety("SafetyDoggoGoal0-v0"), source="SafetyCarGoal0", worlds=None),
 }
-"""Source tasks by name."""
+"""Tasks by name. All but those of other bodies are source tasks."""
 SAFETY_ID = re.compile(r"Safety\w+-v\d+")
 """Ids of Safety-Gymnasium. Each of them is a task too."""
 MUJOCO_ID = re.compile(r"mujoco/(.+)")
@@ -157,11 +179,12 @@ def task_names() -> list[str]:
     :return: sorted names, such as ``["Ant", "Ant-shifted", ...]``. Functions that take a task also take the other
         names that :func:`get_task` lists
     """
-    return [name for task in sorted(TASKS) for name in (task, task + SHIFTED)]
+    configured = {path.stem for path in (CONFIGS / "env").glob("*.yaml")}
+    return [name for task in sorted(TASKS) for name in (task, task + SHIFTED) if name in configured]
 
 
 def get_task(name: str) -> Task:
-    """Find the source task behind ``NAME`` or ``NAME-shifted``.
+    """Find the task behind ``NAME`` or ``NAME-shifted``.
 
     :param name: one of :func:`task_names`, a single-agent id of Safety-Gymnasium (``SafetyCarPush1-v0``), ``mujoco/``
         before any id of Gymnasium that is a MuJoCo environment (``mujoco/Hopper-v5``), or any other id of Gymnasium
@@ -171,7 +194,7 @@ def get_task(name: str) -> Task:
     if not isinstance(name, str):
         raise TaskError(f"Expected the name of a task, got {name!r}. What exists: {', '.join(task_names())}.")
     source = name.removesuffix(SHIFTED)
-    if source in TASKS:
+    if name in TASKS or (source in TASKS and name in task_names()):
         return TASKS[source]
     if SAFETY_ID.fullmatch(name):
         return _any_safety(name)
@@ -185,9 +208,8 @@ def get_task(name: str) -> Task:
 
 
 def source_of(name: str) -> str:
-    """The name of the source task: ``Ant`` for ``Ant-shifted`` and for ``Ant``."""
-    get_task(name)
-    return name.removesuffix(SHIFTED)
+    """The name of the source task: ``Ant`` for ``Ant-shifted``, ``Ant-fivelegs`` and ``Ant``."""
+    return get_task(name).source or name.removesuffix(SHIFTED)
 
 
 @cache
@@ -196,14 +218,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def levels(task: str) -> dict[str, dict[str, Any]]:
-    """The named shifts of a task: ``none``, those of its simulator, and its own.
+    """The named shifts of a task: ``none``, those of its simulator, those of the source task, and its own.
 
     :param task: name of a task, see :func:`get_task`
     :return: name of the level -> fields of the shift and their values
     :raises TaskError: the task is unknown
     """
     shifts = _read_yaml(CONFIGS / "levels.yaml")
-    return {"none": {}} | shifts.get(get_task(task).family, {}) | shifts.get(task.removesuffix(SHIFTED), {})
+    own = {name: shifts.get(name, {}) for name in (get_task(task).family, source_of(task), task.removesuffix(SHIFTED))}
+    return {"none": {}} | {level: values for levels in own.values() for level, values in levels.items()}
 
 
 def read_shift(name: str, shift: Shift | ShiftRange | Mapping[str, Any] | str | None = None) -> Shift | ShiftRange:

@@ -105,6 +105,11 @@ class Shift:
             raise TaskError(f"shift: expected the name of a level or fields and values, got {values!r}.")
         return cls(**{str(name): v.item() if isinstance(v, np.generic) else v for name, v in values.items()})
 
+    @classmethod
+    def fields_of_body(cls) -> tuple[str, ...]:
+        """The fields that change which entries observations and actions have."""
+        return ()
+
     def changes(self) -> dict[str, Any]:
         """The fields that differ from their defaults."""
         unshifted = type(self)()

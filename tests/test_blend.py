@@ -133,20 +133,19 @@ def test_code_of_a_run_is_executed_only_by_ones_own_word(run: Path, tmp_path: Pa
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_an_adapted_agent_plays_where_its_spaces_fit(tmp_path: Path) -> None:
+def test_an_agent_for_another_body_plays_on_its_source_too(tmp_path: Path) -> None:
     PPO("MlpPolicy", PointMass(), n_steps=64, device="cpu").save(tmp_path / "agent.zip")
     run = tmp_path / "run"
-    settings = parse([*TINY, *ON_POLICY]) | {"agent.adapt_spaces": True, "evaluation.episodes": 1}
+    settings = parse([*TINY, *ON_POLICY]) | {"agent.correspondence": "positions", "evaluation.episodes": 1}
     environments: Any = {"env": lambda: TimeAwareObservation(TimeLimit(PointMass(), 10)), "source_env": PointMass}
     daft_rl.transfer(
         source=tmp_path / "agent.zip", total_timesteps=64, output_dir=run, settings=settings, **environments
     )
-    with pytest.raises(ConfigError, match="take='target'"):
-        daft_rl.blend(run, **environments)
-    played = daft_rl.blend(run, "target", alphas=[0.0, 1.0], **environments).returns
+    played = daft_rl.blend(run, alphas=[0.0, 1.0], **environments).returns
     final = json.loads((run / "results.json").read_text())["final"]
-    assert played[1.0].keys() == {"target"}
-    assert played[1.0]["target"].returns == final["target"]["returns"]
+    assert played[1.0].keys() == final.keys() == {"target", "source"}
+    for role, returns in final.items():
+        assert played[1.0][role].returns == returns["returns"]
 
 
 def test_batch_renormalization_computes_as_in_the_run(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from daft_rl.archives import find_agent
 from daft_rl.cli import check_command, compose_config, compose_settings, explain, hints_on_warnings, run_command
 from daft_rl.errors import AgentError, ConfigError, DaftWarning
 from daft_rl.overrides import axes_of_sweep, expand, quoted
+from daft_rl.plan import check_plan
 from daft_rl.pretrain import run as pretrain
 from daft_rl.run.interruption import RESUMABLE
 from daft_rl.transfer import run
@@ -157,6 +158,13 @@ def test_a_run_that_would_not_learn_is_refused(tmp_path: Path) -> None:
     overrides = [f"output_dir={tmp_path}", "algo=crossq", "total_timesteps=5000", "num_envs=1", "vec=dummy"]
     with pytest.raises(ConfigError, match=r"begin after 5000 steps"):
         run(compose_settings("transfer", overrides))
+
+
+def test_learning_that_would_never_begin_is_refused_before_a_simulator_starts(tmp_path: Path) -> None:
+    overrides = ["env=Door-shifted", f"output_dir={tmp_path}", "algo=crossq", "total_timesteps=5000"]
+    with pytest.raises(ConfigError, match=r"begin after 5000 steps"):
+        check_plan(compose_settings("transfer", overrides))
+    check_plan(compose_settings("transfer", [*overrides, "method=zero_shot"]))
 
 
 def test_a_script_may_be_a_hydra_application_itself() -> None:

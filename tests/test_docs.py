@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from daft_rl.__main__ import main
 from daft_rl.cli import compose_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -155,6 +156,16 @@ def test_every_command_gives_valid_settings(command: Command, tmp_path: Path, mo
     ]
     for run in single_runs(overrides):
         compose_settings(command.program, [*without_archives(run), *folders])
+
+
+LISTED = re.compile(r"daft-rl (list \w+(?: [A-Z]\w+)?)")
+LISTINGS = sorted({words for page in PAGES for words in LISTED.findall(page.read_text("utf-8"))})
+
+
+@pytest.mark.parametrize("words", LISTINGS)
+def test_what_a_page_lists_can_be_listed(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(words.split())
+    assert len(capsys.readouterr().out.splitlines()) > 5
 
 
 def test_pages_have_commands_to_check() -> None:

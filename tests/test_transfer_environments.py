@@ -127,7 +127,7 @@ def test_results_are_saved_if_nothing_can_render(
 def test_settings_that_a_passed_agent_would_ignore_are_errors(tmp_path: Path) -> None:
     source = PPO("MlpPolicy", Windy(), n_steps=64, seed=0, device="cpu")
     for overrides, message in [
-        (["agent.adapt_spaces=true"], "agent.adapt_spaces is for archives"),
+        (["agent.adapt_spaces=true"], "agent.correspondence is for archives"),
         (["agent.activation=relu"], "agent.activation is for archives"),
     ]:
         with pytest.raises(AgentError, match=message):

@@ -6,7 +6,8 @@ Who does what, from the file to the agent:
 - ``container`` reads the zip as data, with ``tensors``, ``text`` (printed spaces and arrays), ``hyperparameters``
   (arguments of constructors), ``buffers`` (the replay buffer) and ``checks`` (what every reader refuses).
 - ``architecture`` infers the sizes of the networks, ``build`` makes the agent, ``restore`` gives it weights, optimizer
-  states and counters, ``resize`` fits weights to other spaces. ``load`` puts these steps together.
+  states and counters. For another body, ``settle`` says which entries are which, and ``carried`` fits statistics.
+  ``load`` puts these steps together.
 - ``trusted`` reads with SB3's own loader instead, ``bare`` puts a policy alone into an agent.
 - ``vecnormalize`` reads statistics of a ``VecNormalize``, ``statistics_files`` finds those of an agent, and
   ``statistics_wrapper`` puts them around environments. ``save`` writes an archive and what belongs to it.

@@ -35,8 +35,8 @@ def wrap_policy(policy: BasePolicy, request: Request) -> BaseAlgorithm:
     name = type(policy).__name__
     if request.env is None:
         raise AgentError(f"A policy alone ({name}) learns in no environment. Pass env=...", arguments=("env",))
-    if request.activation is not None or request.adapt_spaces:
-        raise AgentError("activation=... and adapt_spaces=True are for archives; a policy is taken as it is.")
+    if request.activation is not None or request.correspondence is not None:
+        raise AgentError("activation=... and correspondence=... are for archives; a policy is taken as it is.")
     check_hyperparameters(cls, overrides)
     venv = cls._wrap_env(as_batch(request.env))
     for what in ("observation", "action"):

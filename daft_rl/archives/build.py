@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -27,12 +27,13 @@ from daft_rl.archives.buffers import choose_buffer
 from daft_rl.archives.checks import TRUST
 from daft_rl.archives.container import ArchiveContents
 from daft_rl.archives.hyperparameters import constructor_arguments
-from daft_rl.archives.resize import check_adaptable
 from daft_rl.archives.statistics_wrapper import FRAME_STACK, apply_vecnormalize, choose_statistics
 from daft_rl.archives.text import spaces_differ
+from daft_rl.correspondence import Correspondence, Matching
+from daft_rl.envs.names import count_entries
 from daft_rl.errors import AgentError, DaftWarning
 
-__all__ = ["Request", "as_batch", "build_agent", "check_space", "choose_class", "prepare_env"]
+__all__ = ["Request", "as_batch", "build_agent", "check_space", "choose_class", "find_spaces", "prepare_env"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +45,27 @@ class Request:
     device: torch.device | str
     policy_kwargs: Mapping[str, Any] | None
     activation: str | type[nn.Module] | None
-    adapt_spaces: bool
+    correspondence: Correspondence | Literal["positions"] | None
     vecnormalize: str
     norm_reward: bool | None
     overrides: Mapping[str, Any]
 
+    @property
+    def matching(self) -> Matching | None:
+        """Of the entries of observations, if some of them move."""
+        return None if self.settled is None else self.settled.observation
+
+    @property
+    def settled(self) -> Correspondence | None:
+        """The correspondence, after it is known for certain; see :mod:`daft_rl.archives.settle`."""
+        return self.correspondence if isinstance(self.correspondence, Correspondence) else None
+
     def __post_init__(self) -> None:
+        if not (self.correspondence in (None, "positions") or isinstance(self.correspondence, Correspondence)):
+            raise AgentError(
+                f"correspondence={self.correspondence!r}: expected a Correspondence, 'positions' or None.",
+                arguments=("correspondence",),
+            )
         if self.norm_reward not in (None, True, False):
             raise AgentError(
                 f"norm_reward={self.norm_reward!r}: expected True, False or None.", arguments=("norm_reward",)
@@ -87,7 +103,7 @@ def prepare_env(request: Request, path: Path, normalized: bool | None) -> VecEnv
     """
     env, choice = request.env, request.vecnormalize
     if env is None:
-        found = choose_statistics(path, choice, None, False, normalized)
+        found = choose_statistics(path, choice, None, None, normalized)
         if found is not None and found.content.norm_obs:
             warnings.warn(
                 DaftWarning(
@@ -101,7 +117,7 @@ def prepare_env(request: Request, path: Path, normalized: bool | None) -> VecEnv
     venv = as_batch(env)
     if unwrap_vec_normalize(venv) is not None:
         return venv
-    found = choose_statistics(path, choice, venv.observation_space, request.adapt_spaces, normalized)
+    found = choose_statistics(path, choice, venv.observation_space, request.matching, normalized)
     if found is None:
         return venv
     said = found.content.norm_reward if request.norm_reward is None else request.norm_reward
@@ -129,16 +145,16 @@ def _short(space: spaces.Space[Any]) -> str:
     return f"Box({', '.join(ranges)}, shape {space.shape}, {space.dtype})"
 
 
-def _find_spaces(
-    contents: ArchiveContents, venv: VecEnv | None, adapt: bool
+def find_spaces(
+    contents: ArchiveContents, venv: VecEnv | None, carried: bool
 ) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
     """Observation and action space: the environment's, which must fit the archive's, or else the archive's."""
-    observation = _find_space("observation", contents, contents.observation_space, venv, adapt)
-    return observation, _find_space("action", contents, contents.action_space, venv, adapt)
+    observation = _find_space("observation", contents, contents.observation_space, venv, carried)
+    return observation, _find_space("action", contents, contents.action_space, venv, carried)
 
 
 def _find_space(
-    what: str, contents: ArchiveContents, stored: spaces.Space[Any] | None, venv: VecEnv | None, adapt: bool
+    what: str, contents: ArchiveContents, stored: spaces.Space[Any] | None, venv: VecEnv | None, carried: bool
 ) -> spaces.Space[Any]:
     actual = stored if venv is None else getattr(venv, f"{what}_space")
     if actual is None:
@@ -146,9 +162,7 @@ def _find_space(
         raise AgentError(
             f"{contents.path} does not tell its {what} space: {reason}. Pass env=... that has it.", arguments=("env",)
         )
-    if adapt:
-        check_adaptable(what, stored, actual)
-    elif venv is not None and stored is not None:
+    if not carried and venv is not None and stored is not None:
         check_space(str(contents.path), what, stored, actual)
     return actual
 
@@ -162,12 +176,12 @@ def check_space(
     :param what: ``"observation"`` or ``"action"``
     :param stored: the agent's space; images channels first
     :param actual: the environment's, likewise
-    :param adapts: whether ``adapt_spaces`` could help: the agent is an archive
+    :param adapts: whether a correspondence could help: the agent is an archive
     :raises AgentError: it does not
     """
     if spaces_differ(stored, actual, bounds_matter=what == "action"):
         stacked = _if_stacked(stored, actual)
-        helps = ["adapt_spaces"] if adapts and _is_adaptable(what, stored, actual) else []
+        helps = ["correspondence"] if adapts and _is_adaptable(stored, actual) else []
         raise AgentError(
             f"{agent} was trained on the {what} space {_short(stored)}, the environment has {_short(actual)}. "
             f"{_remedy(what, stored, actual, adapts)}{stacked}",
@@ -175,18 +189,18 @@ def check_space(
         )
 
 
-def _is_adaptable(what: str, stored: spaces.Space[Any], actual: spaces.Space[Any]) -> bool:
-    try:
-        before, now = check_adaptable(what, stored, actual)
-    except AgentError:
-        return False
-    return before != now
+def _is_adaptable(stored: spaces.Space[Any], actual: spaces.Space[Any]) -> bool:
+    sizes = count_entries(stored), count_entries(actual)
+    return type(stored) is type(actual) and None not in sizes and sizes[0] != sizes[1]
 
 
 def _remedy(what: str, stored: spaces.Space[Any], actual: spaces.Space[Any], adapts: bool) -> str:
-    if _is_adaptable(what, stored, actual):
-        archive = "pass adapt_spaces=True" if adapts else "save the agent and pass the archive with adapt_spaces=True"
-        return f"Wrap the environment so that they agree, or {archive}, which keeps what both have."
+    if _is_adaptable(stored, actual):
+        archive = "pass" if adapts else "save the agent and pass the archive with"
+        return (
+            f"Wrap the environment so that they agree. For another body, {archive} correspondence=FILE that tells what "
+            "corresponds (python -m daft_rl.correspond writes one), or correspondence='positions'."
+        )
     if isinstance(stored, spaces.Box) and isinstance(actual, spaces.Dict | spaces.Tuple):
         return "Wrap the environment so that they agree (gymnasium.wrappers.FlattenObservation)."
     if what == "action" and isinstance(stored, spaces.Box) and stored.shape == actual.shape:
@@ -215,7 +229,7 @@ def _policy_kwargs(
     found: tuple[spaces.Space[Any], spaces.Space[Any]],
 ) -> dict[str, Any]:
     stored, given = contents.policy_kwargs or {}, request.policy_kwargs or {}
-    sizes = _find_spaces(contents, None, False) if request.adapt_spaces else found
+    sizes = find_spaces(contents, None, False) if request.correspondence else found
     try:
         return infer_policy_kwargs(algorithm, policy, state, stored, *sizes, given)
     except AgentError:
@@ -294,7 +308,7 @@ def build_agent(
     algorithm, overrides = find_algorithm(cls), request.overrides
     # images channels first, as the constructor would wrap them; it leaves wrapped environments as they are
     venv = None if venv is None else cls._wrap_env(venv)
-    found = _find_spaces(contents, venv, request.adapt_spaces)
+    found = find_spaces(contents, venv, request.correspondence is not None)
     arguments = {**contents.hyperparameters, **overrides}
     policy = _find_policy(contents.attributes, cls, found[0], arguments.pop("policy", None))
     kwargs = _policy_kwargs(contents, state, algorithm, request, policy, found)
@@ -308,7 +322,8 @@ def build_agent(
     without_buffer = _omits_buffer(cls, venv, overrides)
     if without_buffer:
         arguments["buffer_size"] = 1
-    if request.adapt_spaces and "target_entropy" not in overrides and _was_automatic(arguments, contents.action_space):
+    follows = request.correspondence is not None and "target_entropy" not in overrides
+    if follows and _was_automatic(arguments, contents.action_space):
         arguments["target_entropy"] = "auto"
     if venv is None and _asks_env_for_entropy(accepted, arguments):
         arguments["target_entropy"] = -float(np.prod(found[1].shape or ()))

@@ -30,6 +30,7 @@ from daft_rl.errors import AgentError
 
 __all__ = ["ArchiveContents", "find_archive", "read_archive", "read_attributes", "read_pickles", "refuse_jax"]
 
+SHIPPED = Path(__file__).resolve().parent.parent / "agents" / "pretrained"
 MAX_BYTES = 2 * 1024**3
 """All members together, unpacked."""
 MAX_JSON_BYTES = 32 * 1024**2
@@ -73,16 +74,18 @@ class ArchiveContents:
 
 
 def find_archive(path: str | os.PathLike[str]) -> Path:
-    """The file at ``path``; as in SB3, ``.zip`` may be left out.
+    """The file at ``path``, or the shipped source of this name. As in SB3, ``.zip`` may be left out.
 
     :raises AgentError: there is no such file
     """
     with wrap_errors(f"'{path}' cannot be an agent's archive"):
-        for candidate in (Path(path), Path(f"{os.fspath(path)}.zip")):
+        for candidate in (Path(path), Path(f"{os.fspath(path)}.zip"), SHIPPED / os.fspath(path) / "agent.zip"):
             if candidate.is_file():
                 return candidate
     raise AgentError(
-        f"No agent at '{path}': expected a .zip written by Stable-Baselines3's `model.save`.", arguments=("path",)
+        f"No agent at '{path}': expected a .zip written by Stable-Baselines3's `model.save`, or the name of a "
+        "shipped source.",
+        arguments=("path",),
     )
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import torch
@@ -24,8 +24,10 @@ from daft_rl.archives.checks import wrap_errors
 from daft_rl.archives.container import ArchiveContents, find_archive, read_archive
 from daft_rl.archives.hyperparameters import check_hyperparameters, constructor_arguments, find_activation
 from daft_rl.archives.restore import restore_agent
+from daft_rl.archives.settle import settle_correspondence
 from daft_rl.archives.statistics_wrapper import warn_of_reward_scale, was_normalized
 from daft_rl.archives.trusted import load_trusted
+from daft_rl.correspondence import Correspondence
 from daft_rl.errors import AgentError, DaftWarning
 from daft_rl.hyperparameters import OTHERWISE
 
@@ -43,7 +45,7 @@ def load_agent(
     device: torch.device | str = "auto",
     policy_kwargs: Mapping[str, Any] | None = None,
     activation: str | type[nn.Module] | None = None,
-    adapt_spaces: bool = False,
+    correspondence: Correspondence | Literal["positions"] | None = None,
     vecnormalize: str | os.PathLike[str] = "auto",
     norm_reward: bool | None = None,
     **overrides: Any,
@@ -65,7 +67,7 @@ def load_agent(
     A policy alone (from ``imitation``, or ``ActorCriticPolicy.load``) is put into a new agent, if ``algo`` and ``env``
     say into which one.
 
-    :param path: the archive; ``.zip`` may be left out; or a policy object
+    :param path: the archive; ``.zip`` may be left out; the name of a shipped source; or a policy object
     :param env: where the agent will act: a Gymnasium environment, or a ``VecEnv``; ``None`` for prediction only
     :param algo: name of the algorithm, or its class or a subclass; ``None`` recognizes it from the archive
     :param trust: read with SB3's own ``load``, which executes code from the file
@@ -73,8 +75,8 @@ def load_agent(
     :param policy_kwargs: entries that win over the archive's, and add what it does not say: classes of other packages,
         for instance
     :param activation: activation between hidden layers, like ``"ReLU"``, in place of the archive's
-    :param adapt_spaces: admit an ``env`` with longer or shorter observation or action vectors. The weights of entries
-        that both have are kept, those of new entries at the end start at random, and a warning names the tensors
+    :param correspondence: which entries of ``env``'s observations and actions are which of the archive's
+        (:func:`daft_rl.correspondence.by_names`); ``"positions"`` keeps what vectors of another length have in common
     :param vecnormalize: path of the statistics of the agent's ``VecNormalize``; ``"auto"`` finds them; ``"none"`` is
         for an agent that needs none
     :param norm_reward: whether the ``VecNormalize`` of the file scales rewards; ``None`` does what the file says, and
@@ -89,7 +91,7 @@ def load_agent(
     wanted = None if algo is None else find_algorithm(algo).cls  # refuses what the table does not have
     request = Request(
         cls=algo if isinstance(algo, type) else wanted, env=env, device=device, policy_kwargs=policy_kwargs,
-        activation=activation, adapt_spaces=adapt_spaces, vecnormalize=os.fspath(vecnormalize),
+        activation=activation, correspondence=correspondence, vecnormalize=os.fspath(vecnormalize),
         norm_reward=norm_reward, overrides=overrides,
     )  # fmt: skip
     if isinstance(path, BasePolicy):
@@ -106,13 +108,13 @@ def _load_safely(path: Path, request: Request) -> BaseAlgorithm:
             f"{path} has no readable policy_kwargs. Pass policy_kwargs=... ({{}} for SB3's defaults).",
             arguments=("policy_kwargs",),
         )
-    request = replace(request, policy_kwargs=_with_activation(request))
+    request = settle_correspondence(replace(request, policy_kwargs=_with_activation(request)), contents)
     venv = prepare_env(request, path, was_normalized(contents.algorithm, contents.attributes))
     given = f" and from what was passed ({', '.join(request.overrides)})" if request.overrides else ""
     with wrap_errors(f"{path}: the agent cannot be rebuilt from what the archive says{given}"):
         state = modernize(contents.state_dicts["policy"])
         model = build_agent(contents, state, cls, venv, request)
-        restore_agent(model, contents, state, request.adapt_spaces, request.overrides)
+        restore_agent(model, contents, state, request.settled, request.overrides)
     _warn_defaults(contents, cls, request.overrides)
     if request.norm_reward is None and not (isinstance(request.env, VecEnv) and unwrap_vec_normalize(request.env)):
         warn_of_reward_scale(model, venv)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import recursive_getattr
 from torch import Tensor
 
-from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.archives.checks import TRUST, check_tensor
 from daft_rl.archives.container import ArchiveContents
-from daft_rl.archives.resize import adapt_state, check_adaptable
+from daft_rl.correspondence import Correspondence, shorten
 from daft_rl.errors import AgentError, DaftWarning
+from daft_rl.policy.carrying import Carrier, policy_for
 
 __all__ = ["restore_agent"]
 
@@ -29,7 +30,7 @@ def restore_agent(
     model: BaseAlgorithm,
     contents: ArchiveContents,
     state: Mapping[str, Tensor],
-    adapt_spaces: bool,
+    correspondence: Correspondence | None,
     overrides: Mapping[str, Any],
 ) -> None:
     """Give an agent what the archive holds, in place.
@@ -37,40 +38,49 @@ def restore_agent(
     :param model: built for this archive
     :param contents: of the archive
     :param state: the policy's state dictionary
-    :param adapt_spaces: whether the agent's spaces have other sizes than the archive's
+    :param correspondence: of the archive's entries and the agent's; ``None`` if they are the same
     :param overrides: arguments of the constructor that won over the archive's
     :raises AgentError: something does not fit
     """
-    if adapt_spaces:
-        state = _resize_weights(model, state, contents)
-    _load_policy(model, state, contents.path)
-    _load_optimizers(model, contents, overrides)
+    carrier = None if correspondence is None else _make_carrier(model, contents, state, correspondence)
+    _load_policy(model.policy, state if carrier is None else carrier.state(), contents.path)
+    _load_optimizers(model, contents, overrides, carrier)
     _load_entropy_coefficient(model, contents, overrides)
     _load_counters(model, contents.attributes)
     if model.use_sde:
         model.policy.reset_noise()  # type: ignore[operator]
 
 
-def _resize_weights(model: BaseAlgorithm, state: Mapping[str, Tensor], contents: ArchiveContents) -> dict[str, Tensor]:
-    """The archive's weights for the environment's sizes, with a warning that names the tensors."""
-    observation = check_adaptable("observation", contents.observation_space, model.observation_space)
-    action = check_adaptable("action", contents.action_space, model.action_space)
-    quantiles = model.policy.n_quantiles if find_algorithm(model).layout.quantiles == "actor" else 1
-    adapted, changed = adapt_state(model.policy, state, observation, action, quantiles)  # type: ignore[arg-type]
-    if changed:
+def _make_carrier(
+    model: BaseAlgorithm, contents: ArchiveContents, state: Mapping[str, Tensor], correspondence: Correspondence
+) -> Carrier:
+    """What carries the archive's weights to the agent's entries. It tells what has no counterpart."""
+    assert contents.observation_space is not None
+    assert contents.action_space is not None
+    old = policy_for(model.policy, contents.observation_space, contents.action_space)
+    _load_policy(old, state, contents.path)
+    carrier = Carrier(old, model.policy, correspondence)
+    if carrier.forgets_unknown_means and not has_normalized_observations(model):
+        gone = [correspondence.observation.source[i] for i in correspondence.observation.removed]
         warnings.warn(
             DaftWarning(
-                f"{contents.path}: the weights of new entries start at random, and those of missing entries are "
-                f"dropped, in {'; '.join(changed)}.",
-                arguments=("adapt_spaces",),
+                f"{contents.path} does not tell the means of entries that are gone, {shorten(gone)}. They are taken to "
+                "be 0.",
+                arguments=("correspondence",),
             ),
             stacklevel=5,
         )
-    return adapted
+    return carrier
 
 
-def _load_policy(model: BaseAlgorithm, state: Mapping[str, Tensor], path: Path) -> None:
-    expected = model.policy.state_dict()
+def has_normalized_observations(model: BaseAlgorithm) -> bool:
+    """Whether a ``VecNormalize`` makes the mean of each entry 0."""
+    normalizer = model.get_vec_normalize_env()
+    return normalizer is not None and normalizer.norm_obs
+
+
+def _load_policy(policy: BasePolicy, state: Mapping[str, Tensor], path: Path) -> None:
+    expected = policy.state_dict()
     wrong = [f"'{name}' is missing" for name in expected if name not in state]
     wrong += [f"'{name}' is not expected" for name in state if name not in expected]
     for name in (name for name in expected if name in state):
@@ -83,13 +93,19 @@ def _load_policy(model: BaseAlgorithm, state: Mapping[str, Tensor], path: Path) 
             f"{'; '.join(wrong[:4])}. Pass policy_kwargs=... that the agent was made with, or, {TRUST}.",
             arguments=("policy_kwargs", "trust"),
         )
-    model.policy.load_state_dict(state, strict=True)
+    policy.load_state_dict(state, strict=True)
 
 
-def _unfit(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> str | None:
-    """Why a saved state does not fit this optimizer, or ``None``."""
+def _unfit(
+    optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], of: Sequence[Tensor] | None = None
+) -> str | None:
+    """Why a saved state does not fit this optimizer, or ``None``.
+
+    :param of: parameters that it is of, in place of the optimizer's own
+    """
     groups, state = saved.get("param_groups"), saved.get("state")
-    parameters: list[Tensor] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters: Sequence[Tensor] = own if of is None else of
     if not isinstance(groups, list) or not isinstance(state, dict):
         return "it is damaged"
     if [isinstance(group, dict) and group.get("params") for group in groups] != [list(range(len(parameters)))]:
@@ -99,7 +115,7 @@ def _unfit(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> str | 
     return _unfit_state(type(optimizer).__name__, state, parameters)
 
 
-def _unfit_state(optimizer: str, state: dict[Any, Any], parameters: list[Tensor]) -> str | None:
+def _unfit_state(optimizer: str, state: dict[Any, Any], parameters: Sequence[Tensor]) -> str | None:
     """Why the saved numbers of the parameters do not fit an optimizer of this name, or ``None``."""
     needed = _OPTIMIZER_STATE.get(optimizer, _ADAM_STATE)
     for index, entries in state.items():
@@ -112,7 +128,7 @@ def _unfit_state(optimizer: str, state: dict[Any, Any], parameters: list[Tensor]
     return None
 
 
-def _unfit_entry(name: str, value: Any, index: int, parameters: list[Tensor]) -> str | None:
+def _unfit_entry(name: str, value: Any, index: int, parameters: Sequence[Tensor]) -> str | None:
     if name == "step" and isinstance(value, int):
         return None  # before PyTorch 1.12
     try:
@@ -123,11 +139,15 @@ def _unfit_entry(name: str, value: Any, index: int, parameters: list[Tensor]) ->
     return None if shape == expected else f"'{name}' of parameter {index} has shape {tuple(shape)}"
 
 
-def _load_optimizers(model: BaseAlgorithm, contents: ArchiveContents, overrides: Mapping[str, Any]) -> None:
+def _load_optimizers(
+    model: BaseAlgorithm, contents: ArchiveContents, overrides: Mapping[str, Any], carrier: Carrier | None
+) -> None:
     for name in model._get_torch_save_params()[0]:
         if name == "policy" or (name == "ent_coef_optimizer" and "ent_coef" in overrides):
             continue
         optimizer, saved = recursive_getattr(model, name), contents.state_dicts.get(name)
+        if saved is not None and carrier is not None:
+            saved = _carry_moments(optimizer, saved, carrier)
         reason = "the archive has none" if saved is None else _unfit(optimizer, saved)
         if saved is None or reason is not None:
             warnings.warn(DaftWarning(f"{contents.path}: the state of {name} is not loaded: {reason}."), stacklevel=5)
@@ -135,6 +155,24 @@ def _load_optimizers(model: BaseAlgorithm, contents: ArchiveContents, overrides:
         # the constructor has set learning rate and options from the hyperparameters
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+
+
+def _carry_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any], carrier: Carrier) -> dict[str, Any]:
+    """What an optimizer keeps of each weight goes where the weight goes. A damaged state is left to the check."""
+    name_of = {id(parameter): name for name, parameter in carrier.new.named_parameters()}
+    names = [name_of.get(id(one), "") for group in optimizer.param_groups for one in group["params"]]
+    old = dict(carrier.old.named_parameters())
+    if not old.keys() >= {*names} or _unfit(optimizer, saved, [old[name] for name in names]) is not None:
+        return saved
+
+    def carry(name: str, kind: str, value: Any) -> Any:
+        return value if kind == "step" else carrier.carry(name, value)
+
+    carried = {
+        index: {kind: carry(names[index], kind, value) for kind, value in entries.items()}
+        for index, entries in saved["state"].items()
+    }
+    return {**saved, "state": carried}
 
 
 def _load_entropy_coefficient(model: BaseAlgorithm, contents: ArchiveContents, overrides: Mapping[str, Any]) -> None:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
 
+from gymnasium import spaces
+from stable_baselines3.common import save_util
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
 
 from daft_rl.archives.checks import wrap_errors
 from daft_rl.errors import AgentError
@@ -17,6 +26,9 @@ from daft_rl.rollout.lagrangian import find_constraint
 __all__ = ["read_multiplier", "save_agent"]
 
 MAX_CONSTRAINT_BYTES = 64 * 1024
+
+PROTOCOL = 4
+"""Of pickles. By protocol 5, NumPy 2 names a module for its arrays that NumPy 1 does not have."""
 
 SIDE_FILES = ("vecnormalize.pkl", "constraint.json")
 
@@ -31,9 +43,10 @@ def save_agent(model: BaseAlgorithm, path: Path, prefix: str = "") -> None:
     normalizer, constraint = model.get_vec_normalize_env(), find_constraint(model.get_env())
     with TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:
         unfinished = Path(folder)
-        model.save(unfinished / path.name)
-        if normalizer is not None:
-            normalizer.save(str(unfinished / "vecnormalize.pkl"))
+        with _for_every_numpy(model, normalizer):
+            model.save(unfinished / path.name)
+            if normalizer is not None:  # what `normalizer.save` does, by an older protocol
+                (unfinished / "vecnormalize.pkl").write_bytes(pickle.dumps(normalizer, protocol=PROTOCOL))
         if constraint is not None:
             write_json(unfinished / "constraint.json", constraint.state())
         for saved in [*unfinished.iterdir(), unfinished]:
@@ -46,6 +59,38 @@ def save_agent(model: BaseAlgorithm, path: Path, prefix: str = "") -> None:
     for outdated in places.values():  # of an agent that was here before
         outdated.unlink(missing_ok=True)
     sync(path.parent)
+
+
+@contextmanager
+def _for_every_numpy(*owners: BaseAlgorithm | VecNormalize | None) -> Iterator[None]:
+    """Inside of the block, what SB3 pickles can be read with NumPy 1 and 2.
+
+    :param owners: objects whose spaces are pickled. Generators of random numbers, which only one of the two reads, are
+        left out: they serve samples of a space, and whoever loads an agent seeds it anew
+    """
+    found = [space for one in owners if one for space in _with_inner(one.observation_space, one.action_space)]
+    generators = [space._np_random for space in found]
+    before = save_util.cloudpickle
+    names = vars(before) | {"dumps": partial(before.dumps, protocol=PROTOCOL)}
+    save_util.cloudpickle = SimpleNamespace(**names)  # type: ignore[assignment]
+    try:
+        for space in found:
+            space._np_random = None  # type: ignore[assignment]  # so it is before it is first asked
+        yield
+    finally:
+        save_util.cloudpickle = before
+        for space, generator in zip(found, generators, strict=True):
+            space._np_random = generator
+
+
+def _with_inner(*outer: spaces.Space[Any]) -> Iterator[spaces.Space[Any]]:
+    """Spaces, and those inside of dictionaries and tuples."""
+    for space in outer:
+        yield space
+        if isinstance(space, spaces.Dict):
+            yield from _with_inner(*space.spaces.values())
+        elif isinstance(space, spaces.Tuple):
+            yield from _with_inner(*space.spaces)
 
 
 def read_multiplier(agent: Path | BaseAlgorithm | None) -> float | None:

@@ -38,17 +38,25 @@ def find_agent(task: str, algo: str, path: str | Path | None = None) -> Path:
     if not archive.is_file():
         raise AgentError(
             f"No source for task '{task}' and algorithm '{algo}' is shipped (shipped: {shipped}). Give the path of "
-            f"one, or train one with `python -m daft_rl.pretrain`{_recipe_hint(task, algo)}.",
+            f"one, or train one: `python -m daft_rl.pretrain{_recipe_hint(task, algo)}.",
             arguments=("path",),
         )
     return archive
 
 
 def _recipe_hint(task: str, algo: str) -> str:
+    """How to train a source of a task; the rest of a command."""
+    group, _, id = task.rpartition("/")
+    if group:
+        named = f"env={group} env.id={id}"
+    else:
+        named = f"env={task}" if (RECIPES.parent / "env" / f"{task}.yaml").is_file() else f"env=gymnasium env.id={task}"
     if (RECIPES / f"{task}-{algo}.yaml").is_file():
-        return f", which has a recipe for {task}-{algo}"
-    recipes = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-    return f", with a recipe of your own or a similar one ({recipes})"
+        return f" {named} algo={algo}`"
+    similar = sorted(recipe.stem for recipe in RECIPES.glob(f"*-{algo}.yaml"))
+    if similar:
+        return f" {named} algo={algo} recipe={similar[0]}`, or another recipe (configs/recipe)"
+    return f" {named} recipe=NAME`, with a recipe of your own (configs/recipe)"
 
 
 def _fetch(address: str) -> Path:

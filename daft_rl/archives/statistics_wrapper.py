@@ -14,9 +14,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
-from daft_rl.archives.resize import resize_statistics
+from daft_rl.archives.carried import carry_statistics
 from daft_rl.archives.statistics_files import find_vecnormalize, list_candidates
 from daft_rl.archives.vecnormalize import RunningMoments, VecNormalizeStatistics, read_vecnormalize
+from daft_rl.correspondence import Matching
 from daft_rl.errors import AgentError, DaftWarning
 from daft_rl.rollout.reward_scale import looks_scaled
 
@@ -24,6 +25,7 @@ FRAME_STACK = "stable_baselines3.common.vec_env:VecFrameStack"
 TIME_FEATURE = "sb3_contrib.common.wrappers:TimeFeatureWrapper"
 ON_POLICY = ("PPO", "A2C", "TRPO", "MaskablePPO", "RecurrentPPO")
 MOST_NAMED = 4
+OTHER_BODY = "For another body, say which entries correspond: correspondence=FILE, or correspondence='positions'."
 
 __all__ = ["ChosenStatistics", "apply_vecnormalize", "choose_statistics", "warn_of_reward_scale", "was_normalized"]
 
@@ -53,21 +55,21 @@ def was_normalized(algorithm: str | None, attributes: Mapping[str, Any]) -> bool
 
 
 def choose_statistics(
-    archive: Path, choice: str, space: spaces.Space[Any] | None, adapt: bool, normalized: bool | None
+    archive: Path, choice: str, space: spaces.Space[Any] | None, matching: Matching | None, normalized: bool | None
 ) -> ChosenStatistics | None:
     """Find the statistics of an agent, and warn if there should be some, or may be some.
 
     :param archive: of the agent
     :param choice: see :func:`~daft_rl.archives.statistics_files.find_vecnormalize`
     :param space: of the environment's observations, if there is one
-    :param adapt: whether observations may have more or fewer entries than the statistics, which are then cut or filled
+    :param matching: of the entries of the statistics and of the environment; ``None`` if they are the same
     :param normalized: see :func:`was_normalized`
     :return: ``None`` if there are none, or none is certain
     :raises AgentError: the file is missing or damaged
     """
     if choice != "auto":
         path = find_vecnormalize(archive, choice)
-        return None if path is None else ChosenStatistics(path, _read(path, space, adapt), True)
+        return None if path is None else ChosenStatistics(path, _read(path, space, matching), True)
     doubtful: dict[str, str] = {}
     for candidate in list_candidates(archive):
         if not candidate.is_usual and normalized is False:
@@ -75,7 +77,7 @@ def choose_statistics(
         if not (candidate.is_certain or normalized or candidate.path.parent == archive.parent):
             continue  # in another folder anybody's files lie
         try:
-            content = _read(candidate.path, space, adapt)
+            content = _read(candidate.path, space, matching)
         except AgentError:
             if candidate.is_usual:
                 raise
@@ -89,9 +91,9 @@ def choose_statistics(
     return None
 
 
-def _read(path: Path, space: spaces.Space[Any] | None, adapt: bool) -> VecNormalizeStatistics:
+def _read(path: Path, space: spaces.Space[Any] | None, matching: Matching | None) -> VecNormalizeStatistics:
     content = read_vecnormalize(path)
-    return resize_statistics(content, space) if adapt and space is not None else content
+    return content if matching is None or space is None else carry_statistics(content, matching, space)
 
 
 def _warn_missing(archive: Path, doubtful: Mapping[str, str], normalized: bool | None) -> None:
@@ -131,20 +133,19 @@ def _advice(shapes: Any, got: Any) -> str:
         return (
             f"If {now // size} observations are stacked, stack them outside of the statistics, as in training: "
             f"vec_wrappers=['VecNormalize', {{'path': '{FRAME_STACK}', 'kwargs': {{'n_stack': {now // size}}}}}]. "
-            "Otherwise, adapt_spaces=True cuts vectors, or fills them."
+            + OTHER_BODY
         )
     if now == size - 1:
         return (
             "If one entry tells the time, as in the agents of rl-zoo, wrap the environment: "
-            f"wrappers=['{TIME_FEATURE}']. Otherwise, adapt_spaces=True cuts vectors, or fills them."
+            f"wrappers=['{TIME_FEATURE}']. " + OTHER_BODY
         )
     if size > now and size % now == 0:
         return (
             f"If the agent saw {size // now} observations stacked: vec_wrappers=[{{'path': '{FRAME_STACK}', 'kwargs': "
-            f"{{'n_stack': {size // now}}}}}]. "
-            "Otherwise, adapt_spaces=True cuts vectors, or fills them."
+            f"{{'n_stack': {size // now}}}}}]. " + OTHER_BODY
         )
-    return "adapt_spaces=True cuts the statistics and the weights, or fills them, if vectors are of another length."
+    return OTHER_BODY
 
 
 def _running(moments: RunningMoments) -> RunningMeanStd:
@@ -164,7 +165,7 @@ def apply_vecnormalize(venv: VecEnv, statistics: VecNormalizeStatistics) -> VecN
     """
     obs, problem = statistics.obs, unfit(statistics, venv.observation_space)
     if problem is not None:
-        raise AgentError(problem, arguments=("adapt_spaces", "wrappers", "vec_wrappers"))
+        raise AgentError(problem, arguments=("correspondence", "wrappers", "vec_wrappers"))
     wrapped = VecNormalize(
         venv,
         training=False,

@@ -33,9 +33,9 @@ def load_trusted(path: Path, request: Request) -> BaseAlgorithm:
     :param request: what the user asks for
     :raises AgentError: SB3 cannot load it, or it lacks what it would need; the message says what
     """
-    if request.activation is not None or request.adapt_spaces:
+    if request.activation is not None or request.correspondence is not None:
         raise AgentError(
-            "activation=... and adapt_spaces=True need trust=False: SB3's own loader has neither.",
+            "activation=... and correspondence=... need trust=False: SB3's own loader has neither.",
             arguments=("trust",),
         )
     attributes = _attributes(path, request.cls is not None)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from daft_rl.errors import DaftError, ReportError
 from daft_rl.outputs import keep_outputs
-from daft_rl.report.content import build_report
-from daft_rl.report.page import write_report
 from daft_rl.report.reading import Reference, check, read_json
 from daft_rl.report.runs import run_table
 from daft_rl.report.scales import MEANINGS
 from daft_rl.report.storage import read_cells, read_failures, save_cells
 from daft_rl.report.tables import markdown, printable
 
-REFERENCES = Path("benchmarks/references.json")
+REFERENCES = Path(__file__).with_name("references.json")
+"""Measured for the targets of the shipped grids."""
 
 
 def main() -> None:
@@ -51,12 +51,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="instead of a report, print a table of returns; runs may have any settings and need not form a grid",
     )
-    parser.add_argument("--references", type=Path, help=f"random and expert returns of targets ({REFERENCES})")
+    parser.add_argument("--references", type=Path, help="random and expert returns of targets (the shipped ones)")
     parser.add_argument(
         "--scores",
         choices=list(MEANINGS),
         help="; ".join(f"{kind}: {meaning}" for kind, meaning in MEANINGS.items())
-        + " (references if --references is given or its default has a target of these runs)",
+        + " (references if --references is given or the shipped file has a target of these runs)",
     )
     parser.add_argument("--only", default="", metavar="TARGET", help="only targets whose names begin with this: Ant")
     parser.add_argument("--baseline", help="the method that the others are compared with (ft)")
@@ -73,6 +73,12 @@ def _save(folders: list[Path], path: Path) -> None:
 def _write(arguments: argparse.Namespace) -> None:
     if arguments.out.exists() and not arguments.out.is_dir():
         raise ReportError(f"--out {arguments.out} is a file. Name a folder.")
+    missing = [name for name in ("rliable", "jinja2") if find_spec(name) is None]
+    if missing:
+        raise ReportError(f"A report needs {missing[0]}, which is not installed: pip install 'daft-rl[report]'.")
+    from daft_rl.report.content import build_report
+    from daft_rl.report.page import write_report
+
     kind = arguments.scores
     if arguments.references is not None:
         kind = kind or "references"
@@ -84,14 +90,14 @@ def _write(arguments: argparse.Namespace) -> None:
 
 
 def _read_references(path: Path | None) -> dict[str, Any]:
-    """References of a file, or of the default file if it exists.
+    """References of a file, or the shipped ones.
 
     :raises ReportError: the file does not exist, or holds something else
     """
     if path is not None and not path.is_file():
         raise ReportError(f"No reference returns in {path}: the file does not exist.")
     path = path or REFERENCES
-    references = read_json(path) if path.is_file() else {}
+    references = read_json(path)
     if not isinstance(references, dict):
         raise ReportError(f"{path}: expected targets with their reference returns, got {str(references)[:50]}.")
     for target, pair in references.items():

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from daft_rl.envs.registry import levels, task_names
 from daft_rl.rollout.returns import Returns
 from daft_rl.run.results import TransferResult
 
-__all__ = ["Cell", "Failure", "Floats", "When", "target_name"]
+__all__ = ["Cell", "Failure", "Floats", "When", "level_name", "target_name"]
 
 Floats = NDArray[np.float64]
 When = Literal["zero_shot", "final"]
@@ -127,3 +128,15 @@ def target_name(task: str, changes: Mapping[str, Any]) -> str:
     """
     shift = ", ".join(f"{name} {_in_words(value)}" for name, value in sorted(changes.items()))
     return f"{task.removesuffix('-shifted')}: {shift or 'no shift'}"
+
+
+def level_name(target: str, result: TransferResult) -> str:
+    """A task and the level that is its shift, like ``Ant: morphology-medium``, if that is shorter.
+
+    :param target: its name in words, see :func:`target_name`
+    :param result: of a transfer to it
+    """
+    task = result.task.removesuffix("-shifted")
+    known = levels(task) if task in task_names() else {}
+    found = [f"{task}: {level}" for level, shift in known.items() if shift and target_name(task, shift) == target]
+    return min([*found, target], key=len)

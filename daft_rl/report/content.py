@@ -11,7 +11,7 @@ import numpy as np
 
 from daft_rl.errors import ReportError
 from daft_rl.report import figures, statistics, tables
-from daft_rl.report.cells import Cell, Failure, Floats
+from daft_rl.report.cells import Cell, Failure, Floats, level_name
 from daft_rl.report.comparable import check_comparable
 from daft_rl.report.scales import MEANINGS, Scale, choose_scales
 from daft_rl.report.storage import read_cells, read_failures
@@ -40,6 +40,8 @@ class ReportContent:
 
     summary: Table
     scores: Table
+    legend: dict[str, str]
+    """Level -> target, where a table names the level."""
     baseline: str
     figures: Figures
     targets: list[TargetContent]
@@ -94,9 +96,11 @@ def build_report(
         raise ReportError(f"No runs of '{baseline}' to compare with. What exists: {', '.join(matrices)}.")
     comparison = statistics.compare(matrices, baseline or "ft")
     by_target = _by_target(cells)
+    names = {target: level_name(target, group[0].result) for target, group in by_target.items()}
     return ReportContent(
         summary=tables.summary_table(cells, matrices, comparison),
-        scores=tables.score_table(comparison.ranked, list(by_target), matrices),
+        scores=tables.score_table(comparison.ranked, list(names.values()), matrices),
+        legend={name: target for target, name in names.items() if name != target},
         baseline=comparison.baseline,
         figures=_overall_figures(cells, scales, matrices, comparison),
         targets=[_target_content(target, group, scales[target]) for target, group in by_target.items()],

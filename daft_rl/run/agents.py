@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -31,8 +30,9 @@ from daft_rl.archives import (
     read_vecnormalize,
     save_agent,
 )
-from daft_rl.envs.domain import Domain
+from daft_rl.correspondence import Correspondence
 from daft_rl.errors import AgentError, ConfigError
+from daft_rl.hyperparameters import check_learning_starts
 from daft_rl.imports import load_object
 from daft_rl.policy.exploration import bound_exploration
 from daft_rl.rollout.device.off_policy import learn_off_policy
@@ -52,10 +52,19 @@ from daft_rl.validation import unknown_name
 
 __all__ = [
     *("algorithm_entry", "algorithm_of_agent", "algorithm_of_archive", "build_agent", "check_classes"),
-    *("check_learning_steps", "domains_that_fit", "load_saved", "load_source"),
+    *("check_learning_steps", "load_saved", "load_source"),
 ]
 
-FOR_ARCHIVES = ("path", "policy", "policy_kwargs", "activation", "trust", "adapt_spaces", "vecnormalize")
+FOR_ARCHIVES = (
+    "path",
+    "policy",
+    "policy_kwargs",
+    "activation",
+    "trust",
+    "correspondence",
+    "adapt_spaces",
+    "vecnormalize",
+)
 """Settings of the agent that say how to read a file."""
 
 
@@ -127,6 +136,7 @@ def load_source(
     venv: VecEnv,
     folder: Path,
     open_target: Callable[[BaseAlgorithm], AbstractContextManager[VecEnv]],
+    correspondence: Correspondence | None = None,
 ) -> tuple[BaseAlgorithm, SourceStatistics | None]:
     """Load a source with the settings for fine-tuning.
 
@@ -134,6 +144,7 @@ def load_source(
     :param venv: what it learns from
     :param folder: the run folder
     :param open_target: opens a few environments of the target for the agent to play in
+    :param correspondence: of the entries of the archive and of the target, if some move
     :return: the agent, and what ``results.json`` tells of its ``VecNormalize``
     """
     kind = algorithm_entry(settings.algo.name).cls
@@ -143,9 +154,11 @@ def load_source(
     if isinstance(agent, BaseAlgorithm):
         model = _copy_agent(settings, agent, kind, hyperparameters, venv, folder)
     else:
-        chosen = find_statistics(settings.agent, agent, venv)
+        chosen = find_statistics(
+            settings.agent, agent, venv, None if correspondence is None else correspondence.observation
+        )
         file = None if chosen is None else tell_file(chosen, agent)
-        model = _load_archive(settings, agent, kind, hyperparameters, venv, chosen)
+        model = _load_archive(settings, agent, kind, hyperparameters, venv, chosen, correspondence)
     settle_norm_reward(model, settings.agent.norm_reward, open_target, settings.seed)
     normalizer = model.get_vec_normalize_env()
     statistics = None if normalizer is None else SourceStatistics(file, normalizer.norm_reward)
@@ -167,7 +180,7 @@ def load_saved(settings: TransferSettings, archive: Path, venv: VecEnv) -> BaseA
     :param archive: that the run has saved
     :param venv: the target, or another task with the same spaces
     """
-    given = replace(settings.agent, activation=None, adapt_spaces=False, vecnormalize="auto")
+    given = replace(settings.agent, activation=None, adapt_spaces=False, correspondence="auto", vecnormalize="auto")
     kind = algorithm_entry(settings.algo.name).cls
     chosen = find_statistics(given, archive, venv)
     model = _load_archive(replace(settings, agent=given), archive, kind, {}, venv, chosen)
@@ -190,6 +203,7 @@ def _load_archive(
     hyperparameters: dict[str, Any],
     venv: VecEnv,
     statistics: ChosenStatistics | None,
+    correspondence: Correspondence | None = None,
 ) -> BaseAlgorithm:
     given = settings.agent
     if statistics is not None:
@@ -205,7 +219,7 @@ def _load_archive(
         device=settings.device,
         policy_kwargs=_import_classes(given.policy_kwargs),
         activation=given.activation,
-        adapt_spaces=given.adapt_spaces,
+        correspondence=correspondence,
         vecnormalize="none",
         norm_reward=False,
         **hyperparameters,
@@ -299,31 +313,4 @@ def check_learning_steps(model: BaseAlgorithm, total_timesteps: int) -> None:
             "after it. Take more steps, fewer num_envs, or a smaller n_steps.",
             file=sys.stderr,
         )
-    if total_timesteps <= idle:
-        raise ConfigError(
-            f"total_timesteps={total_timesteps}: learning would begin after {idle} steps. Take more steps, or fewer "
-            "learning_starts.",
-            arguments=("total_timesteps", "learning_starts"),
-        )
-
-
-def domains_that_fit(domains: Mapping[str, Domain], model: BaseAlgorithm) -> dict[str, Domain]:
-    """The domains in which an agent whose spaces were adapted to the target can play.
-
-    :param domains: role -> domain
-    :param model: it was loaded for the target
-    """
-    expected = (model.observation_space, model.action_space)
-
-    def fits(domain: Domain) -> bool:
-        env = domain.make()
-        env.close()
-        return all(
-            type(space) is type(own) and spaces.flatdim(space) == spaces.flatdim(own)
-            for space, own in zip((env.observation_space, env.action_space), expected, strict=True)
-        )
-
-    fit = {role: domain for role, domain in domains.items() if role == "target" or fits(domain)}
-    for role in domains.keys() - fit.keys():
-        print(f"The adapted agent does not play in '{role}', where spaces have other sizes.", file=sys.stderr)
-    return fit
+    check_learning_starts(idle, total_timesteps)

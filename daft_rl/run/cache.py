@@ -71,5 +71,5 @@ def _conditions(settings: TransferSettings, agent: Path, domain: Domain) -> dict
         "domain": [domain.name, plain_data(domain.changes)],
         "episodes": [evaluation.episodes, evaluation.episodes_during, evaluation.seed],
         "computed": [settings.vec, settings.device, settings.torch_threads],
-        "seed": settings.seed if settings.agent.adapt_spaces else None,  # weights of new entries start at random
+        "seed": None,  # nothing is drawn by chance
     }

@@ -36,6 +36,9 @@ LATER: dict[str, Any] = {
     "norm_reward": "auto",
     "vec_wrappers": [],
     "race": None,
+    "correspondence": "auto",
+    "without": [],
+    "horizon": 500,
 }
 """Settings that came after results were published, and the values that change nothing."""
 
@@ -92,4 +95,6 @@ def fingerprint_settings(settings: RunSettings, without: tuple[str, ...] = ()) -
     relevant["env"] = {key: value for key, value in relevant["env"].items() if key not in IRRELEVANT}
     for group in {"method", "algo", "agent", "env"} & relevant.keys():
         relevant[group] = _published(relevant[group])
+    if isinstance(relevant["env"]["shift"], dict):
+        relevant["env"]["shift"] = _published(relevant["env"]["shift"])
     return fingerprint(relevant)

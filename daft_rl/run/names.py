@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from contextlib import suppress
@@ -12,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daft_rl.settings import RunSettings
 
-__all__ = ["details", "make_folder", "make_new_folder", "plain"]
+__all__ = ["details", "make_folder", "make_new_folder", "plain", "shortened", "task_folder"]
 
 LONGEST = 60
+LONGEST_OF_SWEEP = 150
+"""File systems take 255 bytes."""
+BY_ID = ("gymnasium", "mujoco", "safety")
+"""Choices of ``env`` that stand for any environment."""
 
 
 def plain(text: str) -> str:
@@ -26,6 +31,22 @@ def details(shift: Any = None, agent: Any = None) -> str:
     """What a folder's name tells beside the time: shift and agent, each behind ``_``, if they are given by a name."""
     named = [shift, Path(agent).stem if isinstance(agent, str) else None]
     return "".join(f"_{plain(text)}" for text in named if isinstance(text, str))
+
+
+def shortened(name: str) -> str:
+    """The folder of one run of a sweep. A long name ends early, with a digest of all of it."""
+    if len(name.encode()) <= LONGEST_OF_SWEEP:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{name.encode()[: LONGEST_OF_SWEEP - 13].decode(errors='ignore')}_{digest}"
+
+
+def task_folder(choice: str, id: str | None, name: str | None) -> str:
+    """The folder of a task's runs: its name, or the id of an environment of somebody else's.
+
+    :param choice: of the group ``env``
+    """
+    return plain(id or name or choice) if choice in BY_ID else choice
 
 
 def make_folder(folder: Path) -> tuple[Path, list[Path]]:

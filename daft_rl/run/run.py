@@ -25,6 +25,7 @@ from daft_rl.envs.domain import Domain
 from daft_rl.errors import CheckpointError, ConfigError, DaftError, DivergenceError, StorageError
 from daft_rl.files import refused_by_disk
 from daft_rl.finetune import Adaptation
+from daft_rl.outputs import tell
 from daft_rl.policy import Distortion
 from daft_rl.rollout.lagrangian import Lagrangian
 from daft_rl.rollout.profile import Profile, TimedVecEnv
@@ -191,6 +192,9 @@ class Run:
                 f"The run played in {', '.join(known)}, and cannot go on with {', '.join(self.evaluator.domains)}. "
                 "Pass env and source_env as before."
             )
+        if known is None:
+            played = f"{self.settings.evaluation.episodes} episodes each on {', '.join(self.evaluator.domains)}"
+            tell(f"Playing before learning: {played}.", self.settings.progress_bar)
         self.zero_shot = self.evaluator.start(play) if known is None else BackgroundCall(lambda: known, fork=False)
 
     @property

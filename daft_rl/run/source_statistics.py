@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from daft_rl.archives import ChosenStatistics, choose_statistics, read_archive, was_normalized
 from daft_rl.archives.last_observations import read_last_observations
+from daft_rl.correspondence import Matching
 from daft_rl.errors import DaftWarning
 from daft_rl.policy.folding import fold_normalization
 from daft_rl.rollout.input_scale import looks_normalized
@@ -47,16 +48,19 @@ class SourceStatistics:
     """Whether rewards are scaled while the agent learns."""
 
 
-def find_statistics(given: AgentSettings, archive: Path, venv: VecEnv) -> ChosenStatistics | None:
+def find_statistics(
+    given: AgentSettings, archive: Path, venv: VecEnv, matching: Matching | None = None
+) -> ChosenStatistics | None:
     """The statistics that belong to an archive, if there are some.
 
     :param venv: gives the observations that they are for
+    :param matching: of the source's entries and the target's, if some move
     """
     normalized = None
     if not given.trust:
         contents = read_archive(archive)
         normalized = was_normalized(contents.algorithm, contents.attributes)
-    return choose_statistics(archive, given.vecnormalize, venv.observation_space, given.adapt_spaces, normalized)
+    return choose_statistics(archive, given.vecnormalize, venv.observation_space, matching, normalized)
 
 
 def tell_file(chosen: ChosenStatistics, archive: Path) -> str:

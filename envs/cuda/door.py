@@ -54,12 +54,12 @@ class DoorWorlds(ArmWorlds):
     arm: DoorBlueprint
 
     @classmethod
-    def blueprint(cls, shift: RobosuiteShift, base: str = "Door", time_limit: int = 500) -> DoorBlueprint:
+    def blueprint(cls, shift: RobosuiteShift, base: str = "Door", time_limit: int | None = None) -> DoorBlueprint:
         """Read what the worlds need from robosuite, on the host.
 
         :param shift: what changes
         :param base: ``"Door"``
-        :param time_limit: steps until an episode is truncated
+        :param time_limit: steps until an episode is truncated; ``None`` is the shift's ``horizon``
         :raises TaskError: robosuite is missing, or the shift does not fit the task
         """
         from daft_rl.envs.robosuite.environment import RobosuiteEnv
@@ -67,7 +67,7 @@ class DoorWorlds(ArmWorlds):
         env = RobosuiteEnv(base, shift)
         env.reset(seed=0)
         task = env.sim_env
-        parts = read_arm(env, time_limit, moved=task.door.root_body)
+        parts = read_arm(env, time_limit or shift.horizon, moved=task.door.root_body)
         model, door, sampler = parts["model"], task.door, task.placement_initializer
         x, y, z = sampler.reference_pos - np.array([0.0, 0.0, door.bottom_offset[-1] - sampler.z_offset])
         ranges = [sampler.x_range, sampler.y_range, (0.0, 0.0), sampler.rotation]

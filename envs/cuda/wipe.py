@@ -70,19 +70,19 @@ class WipeWorlds(ArmWorlds):
     arm: WipeBlueprint
 
     @classmethod
-    def blueprint(cls, shift: RobosuiteShift, base: str = "Wipe", time_limit: int = 500) -> WipeBlueprint:
+    def blueprint(cls, shift: RobosuiteShift, base: str = "Wipe", time_limit: int | None = None) -> WipeBlueprint:
         """Read what the worlds need from robosuite, on the host.
 
         :param shift: what changes
         :param base: ``"Wipe"``
-        :param time_limit: steps until an episode is truncated
+        :param time_limit: steps until an episode is truncated; ``None`` is the shift's ``horizon``
         :raises TaskError: robosuite is missing, or the shift does not fit the task
         """
         from daft_rl.envs.robosuite.environment import RobosuiteEnv
 
         env = RobosuiteEnv(base, shift)
         env.reset(seed=0)
-        parts, task = read_arm(env, time_limit), env.sim_env
+        parts, task = read_arm(env, time_limit or shift.horizon), env.sim_env
         assert env._fast is not None
         wipe = env._fast._wipe
         assert wipe is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import gymnasium as gym
 import mujoco
 from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
 
-from daft_rl.envs.mujoco.model import compile_with_limb_sizes, shift_mujoco_model
+from daft_rl.envs.mujoco.model import compile_body, shift_mujoco_model
 from daft_rl.envs.mujoco.rules import RULES
 from daft_rl.envs.mujoco.shift import MujocoShift, RegisteredMujocoShift
 from daft_rl.envs.registered import find_registered, make_with, make_with_wrappers
@@ -21,11 +22,12 @@ from daft_rl.imports import load_object
 __all__ = ["has_rules", "make_mujoco", "make_registered_mujoco", "shifted_class"]
 
 
-def shifted_class(base: type[MujocoEnv]) -> type[MujocoEnv]:
+def shifted_class(base: type[MujocoEnv], body: Callable[[mujoco.MjSpec], None] | None = None) -> type[MujocoEnv]:
     """A subclass of a MuJoCo environment whose constructor also takes a ``shift``.
 
     :param base: derived from Gymnasium's ``MujocoEnv``; or a class of another package that makes its model in
         ``_initialize_simulation`` from the file ``fullpath``, and keeps it as ``model``, as gymnasium-robotics does
+    :param body: changes the model before it is compiled, see :mod:`daft_rl.envs.mujoco.bodies`
     """
 
     class Shifted(base):  # type: ignore[valid-type, misc]
@@ -35,17 +37,21 @@ def shifted_class(base: type[MujocoEnv]) -> type[MujocoEnv]:
 
         def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData] | None:
             made = super()._initialize_simulation()
-            if not self.shift.changes():
+            if not (self.shift.changes() or body):
                 return made
+            compiled_anew = {"limb_size", "without"} & self.shift.changes().keys()
             if made is None:  # the environment keeps its model and its first state by itself
-                if self.shift.limb_size != 1.0:
-                    raise TaskError(f"shift.limb_size: {base.__name__} makes its model in a way of its own. Use 1.")
+                if compiled_anew:
+                    field = ", shift.".join(sorted(compiled_anew))
+                    raise TaskError(
+                        f"shift.{field}: {base.__name__} makes its model in a way of its own. Leave it out."
+                    )
                 shift_mujoco_model(self.model, self.shift)
                 return None
             model, _ = made
-            if self.shift.limb_size != 1.0:
+            if compiled_anew or body:
                 offscreen = model.vis.global_.offwidth, model.vis.global_.offheight
-                model = compile_with_limb_sizes(self.fullpath, self.shift.limb_size)
+                model = compile_body(self.fullpath, body, self.shift)
                 model.vis.global_.offwidth, model.vis.global_.offheight = offscreen
             shift_mujoco_model(model, self.shift)
             return model, mujoco.MjData(model)
@@ -54,14 +60,15 @@ def shifted_class(base: type[MujocoEnv]) -> type[MujocoEnv]:
     return Shifted
 
 
-def make_mujoco(base: str, shift: MujocoShift, **kwargs: Any) -> gym.Env:
+def make_mujoco(base: str, shift: MujocoShift, body: str | None = None, **kwargs: Any) -> gym.Env:
     """Make a MuJoCo task: the entry point of our registrations.
 
     :param base: ``module:Class`` of a Gymnasium MuJoCo environment
     :param shift: what changes
+    :param body: ``module:function`` that changes the model's body before it is compiled
     :param kwargs: keywords of the environment's constructor, such as ``render_mode``
     """
-    cls: Any = shifted_class(load_object(base, TaskError))
+    cls: Any = shifted_class(load_object(base, TaskError), None if body is None else load_object(body, TaskError))
     if kwargs.get("render_mode") is not None:  # MuJoCo's default camera does not follow the robot
         kwargs.setdefault("camera_name", "track")
     return shift_interface(cls(shift=shift, **kwargs), shift)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,10 +10,11 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from daft_rl.envs.mujoco.bodies import cut_off
 from daft_rl.envs.mujoco.shift import MujocoShift
 from daft_rl.envs.shift import Scale, resolve_pattern
 
-__all__ = ["compile_with_limb_sizes", "element_names", "scale_model", "shift_mujoco_model"]
+__all__ = ["compile_body", "element_names", "scale_model", "shift_mujoco_model"]
 
 
 def element_names(model: mujoco.MjModel, kind: mujoco.mjtObj, count: int) -> list[str]:
@@ -29,13 +31,25 @@ def _distance(geom: mujoco.MjsGeom, point: NDArray[Any]) -> float:
     return float(np.linalg.norm(point - (start + along * (end - start))))
 
 
-def compile_with_limb_sizes(path: str, scale: Scale) -> mujoco.MjModel:
-    """Compile a model file with scaled limbs, so that masses and inertias follow.
+def compile_body(path: str, change: Callable[[mujoco.MjSpec], None] | None, shift: MujocoShift) -> mujoco.MjModel:
+    """Compile a model file with another body, so that masses and inertias follow.
 
     :param path: of the MuJoCo XML file
-    :param scale: factors on the size of geoms
+    :param change: changes the body in place
+    :param shift: what it cuts off and scales
     """
     spec = mujoco.MjSpec.from_file(path)
+    if change is not None:
+        change(spec)
+    cut_off(spec, shift.without)
+    _scale_limbs(spec, shift.limb_size)
+    return spec.compile()
+
+
+def _scale_limbs(spec: mujoco.MjSpec, scale: Scale) -> None:
+    """
+    :param scale: factors on the size of geoms
+    """
     factors = resolve_pattern("limb_size", scale, [geom.name for geom in spec.geoms if geom.parent.name != "world"])
     for parent in {geom.parent.name: geom.parent for geom in spec.geoms if geom.name in factors}.values():
         for body in parent.bodies:
@@ -47,7 +61,6 @@ def compile_with_limb_sizes(path: str, scale: Scale) -> mujoco.MjModel:
         geom.pos = np.asarray(geom.pos) * factor
         if np.isfinite(geom.fromto[0]):
             geom.fromto = np.asarray(geom.fromto) * factor
-    return spec.compile()
 
 
 def scale_model(
@@ -91,7 +104,7 @@ def scale_model(
 
 
 def shift_mujoco_model(model: mujoco.MjModel, shift: MujocoShift) -> None:
-    """Apply a shift to a compiled model, in place. Limb sizes are not part of it."""
+    """Apply a shift to a compiled model, in place. What changes the body is not part of it."""
     model.opt.gravity[:] *= shift.gravity
     if shift.density:
         model.opt.density = shift.density

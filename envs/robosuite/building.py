@@ -15,8 +15,6 @@ __all__ = ["CONTROL_FREQUENCY", "build_sim_env", "shift_robosuite_model"]
 
 CONTROL_FREQUENCY = 20
 """Actions per second. Each of them is 25 physics steps."""
-HORIZON = 500
-"""Steps of an episode. Wipe scales its reward with it."""
 
 
 def _controller(shift: RobosuiteShift) -> dict[str, Any]:
@@ -59,7 +57,7 @@ def build_sim_env(base: str, shift: RobosuiteShift) -> Any:
         controller_configs=_controller(shift),
         reward_shaping=True,
         control_freq=CONTROL_FREQUENCY,
-        horizon=HORIZON,
+        horizon=shift.horizon,
         ignore_done=True,  # Gymnasium's TimeLimit ends episodes
         hard_reset=False,  # a hard reset takes 0.14 s and loads an unshifted model
         use_camera_obs=False,

@@ -1,11 +1,12 @@
-"""robosuite's Door and Wipe with a Panda arm as Gymnasium environments.
+"""robosuite's Door and Wipe with a Panda arm, or another one, as Gymnasium environments.
 
 They differ from robosuite's own Gymnasium wrapper: a seed reproduces an episode, whatever came before; the end of the
-time is a truncation; the observation keeps its shape under every shift.
+time is a truncation; the observation keeps its shape under every shift but that of the arm to a UR5e.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from daft_rl.envs.robosuite.building import CONTROL_FREQUENCY, build_sim_env, shift_robosuite_model
 from daft_rl.envs.robosuite.fast_step import FastStep
+from daft_rl.envs.robosuite.names import action_names, observation_names
 from daft_rl.envs.robosuite.shift import RobosuiteShift, check_shift_fits
 from daft_rl.envs.wrappers import shift_interface
 from daft_rl.errors import TaskError
@@ -29,10 +31,10 @@ HANDLE_ANGLE = 13
 class RobosuiteEnv(gym.Env[NDArray[Any], NDArray[Any]]):
     """A robosuite task as a Gymnasium environment, without time limit.
 
-    The observation is robosuite's object state followed by the robot's own state, ``float32``: 64 entries in Door,
-    55 in Wipe. Actions in ``[-1, 1]`` move the gripper (three translations, three rotations; in Door a seventh entry
-    closes it). Wipe terminates when everything is wiped, when a part of the arm other than the wiper touches something,
-    and near a limit of a joint. These are robosuite's defaults.
+    The observation is robosuite's object state followed by the robot's own state, ``float32``: with a Panda 64 entries
+    in Door and 55 in Wipe, with a UR5e 67 and 50. Actions in ``[-1, 1]`` move the gripper (three translations, three
+    rotations; in Door a seventh entry closes it). Wipe terminates when everything is wiped, when a part of the arm
+    other than the wiper touches something, and near a limit of a joint. These are robosuite's defaults.
 
     :param base: ``"Door"`` or ``"Wipe"``
     :param shift: what changes. This class does not apply changes of observations and actions
@@ -69,6 +71,17 @@ class RobosuiteEnv(gym.Env[NDArray[Any], NDArray[Any]]):
         size = self._flat(self._read(self.sim_env.reset())).size
         self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (self.sim_env.action_dim,), np.float32)
+
+    @property
+    def observation_names(self) -> tuple[str, ...]:
+        """Names of the entries of an observation, see :mod:`daft_rl.envs.names`."""
+        names = observation_names(self.sim_env)
+        return names if self.shift.latch else (*names[:HANDLE_ANGLE], "handle_qpos", *names[HANDLE_ANGLE:])
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the entries of an action."""
+        return action_names(self.sim_env)
 
     @property
     def model(self) -> mujoco.MjModel:
@@ -143,12 +156,17 @@ class RobosuiteEnv(gym.Env[NDArray[Any], NDArray[Any]]):
             self.sim_env.close()
 
 
-def make_robosuite(base: str, shift: RobosuiteShift, render_mode: str | None = None, **kwargs: Any) -> gym.Env:
+def make_robosuite(
+    base: str, shift: RobosuiteShift, render_mode: str | None = None, robot: str | None = None, **kwargs: Any
+) -> gym.Env:
     """Make a robosuite task: the entry point of our registrations.
 
     :param base: ``"Door"`` or ``"Wipe"``
     :param shift: what changes
     :param render_mode: ``"rgb_array"`` or ``None``
+    :param robot: the arm of this task, unless the shift names another one
     :param kwargs: further keywords of :class:`RobosuiteEnv`
     """
+    if robot is not None and "robot" not in shift.changes():
+        shift = replace(shift, robot=robot)  # type: ignore[arg-type]
     return shift_interface(RobosuiteEnv(base, shift, render_mode=render_mode, **kwargs), shift)

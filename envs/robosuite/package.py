@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,9 @@ def _quiet_import() -> Iterator[None]:
         home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
         config.CACHE_DIR = str(Path(home) / "daft_rl" / "numba")  # type: ignore[attr-defined]
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # of Python 3.12, for backslashes in texts
+            yield
     finally:
         config.CACHE_DIR = cache  # type: ignore[attr-defined]
         logger.removeFilter(only_errors)
@@ -60,6 +63,6 @@ def import_robosuite() -> ModuleType:
     except (ImportError, AttributeError) as error:
         raise TaskError(
             f"robosuite is installed, but its import fails ({error}). "
-            "It needs mujoco 3.9 and numpy below 2: pip install 'daft-rl[robosuite]'."
+            "It needs mujoco 3.9: pip install 'daft-rl[robosuite]'."
         ) from error
     return robosuite

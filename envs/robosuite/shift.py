@@ -8,7 +8,7 @@ from pydantic import Field, StrictInt
 
 from daft_rl.envs.shift import Component, Shift, vector
 from daft_rl.errors import TaskError
-from daft_rl.validation import Flag, NonNegative, Number, Positive, checked
+from daft_rl.validation import Count, Flag, NonNegative, Number, Positive, checked
 
 __all__ = ["RobosuiteShift", "check_shift_fits"]
 
@@ -17,8 +17,9 @@ OWN_FIELDS = {
     "Wipe": ("table_friction", "table_height", "markers", "line_width", "two_clusters"),
 }
 """The fields that only one of the tasks has."""
-ROBOTS = {"Door": ("Panda", "Sawyer"), "Wipe": ("Panda", "IIWA", "Kinova3")}
-"""Arms whose observation has the shape of Panda's. Sawyer's model collides with itself, which ends a Wipe at once."""
+ROBOTS = {"Door": ("Panda", "Sawyer", "UR5e"), "Wipe": ("Panda", "IIWA", "Kinova3", "UR5e")}
+"""Arms that can do the task. The observation has the shape of Panda's, but UR5e has a joint less and another gripper.
+Sawyer's model collides with itself, which ends a Wipe at once."""
 
 
 @checked(TaskError, "shift")
@@ -35,8 +36,11 @@ class RobosuiteShift(Shift):
     """Factor on the damping of the arm's joints. The controller does not compensate it."""
     arm_friction: NonNegative = 1.0
     """Factor on the dry friction of the arm's joints. The controller does not compensate it."""
-    robot: Literal["Panda", "Sawyer", "IIWA", "Kinova3"] = "Panda"
-    """The arm: in Door ``"Panda"`` or ``"Sawyer"``, in Wipe ``"Panda"``, ``"IIWA"`` or ``"Kinova3"``."""
+    robot: Literal["Panda", "Sawyer", "IIWA", "Kinova3", "UR5e"] = "Panda"
+    """The arm: in Door ``"Panda"``, ``"Sawyer"`` or ``"UR5e"``, in Wipe ``"Panda"``, ``"IIWA"``, ``"Kinova3"`` or
+    ``"UR5e"``."""
+    horizon: Count = 500
+    """Steps of an episode; robosuite's own default is 1000. Wipe scales its reward by it."""
 
     hinge_damping: NonNegative = 1.0
     """Door: factor on the damping of the hinge (0.1 Nms/rad)."""
@@ -63,6 +67,11 @@ class RobosuiteShift(Shift):
     and how dirt looks."""
     two_clusters: Flag = False
     """Wipe: two lines of dirt, each with half of the pieces."""
+
+    @classmethod
+    def fields_of_body(cls) -> tuple[str, ...]:
+        """See :meth:`Shift.fields_of_body`."""
+        return ("robot",)
 
     def __post_init__(self) -> None:
         if len(self.door_offset) == 2:

@@ -9,8 +9,11 @@ from typing import Any
 import gymnasium as gym
 import mujoco
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
+from daft_rl.envs.mujoco.names import actuator_names
+from daft_rl.envs.names import indexed
 from daft_rl.envs.safety.changes import hazard_changer, model_changer
 from daft_rl.envs.safety.fast_step import speed_up
 from daft_rl.envs.safety.package import Blueprint, get_blueprint
@@ -78,6 +81,21 @@ class SafetyEnv(gym.Env[NDArray[Any], NDArray[Any]]):
         return {"own": self._np_random, "task": of_task, "inner": getattr(self._env, "_np_random", None)}
 
     @property
+    def observation_names(self) -> Any:
+        """Names of the entries of an observation: its sensors and lidars with the place in each, ``goal_lidar[3]``."""
+        parts = getattr(getattr(self.task, "obs_info", None), "obs_space_dict", None)
+        if parts is None or not isinstance(self.observation_space, spaces.Box):
+            raise TaskError(f"The entries of {type(self.task).__name__} have no known names.")
+        return [entry for name, part in parts.spaces.items() for entry in indexed(name, spaces.flatdim(part))]
+
+    @property
+    def action_names(self) -> list[str]:
+        """Names of the entries of an action: the joints that are driven. The package has no model before a reset."""
+        if self._np_random is None:
+            self.reset()
+        return actuator_names(self.model)
+
+    @property
     def model(self) -> mujoco.MjModel:
         """The current model. A reset compiles a new one."""
         return self.task.model
@@ -102,7 +120,7 @@ class SafetyEnv(gym.Env[NDArray[Any], NDArray[Any]]):
 
     def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         """Take a step; see :meth:`gymnasium.Env.step`."""
-        observation, reward, cost, terminated, truncated, info = self._env.step(action)
+        observation, reward, cost, terminated, truncated, info = self._env.step(np.asarray(action))
         self._episode_cost += float(cost)
         info = {**info, "cost": float(cost), "episode_cost": self._episode_cost}
         return observation, float(reward), bool(terminated), bool(truncated), info

@@ -23,6 +23,7 @@ import numpy as np
 import yaml
 
 from daft_rl.envs.dependencies import require_installed
+from daft_rl.envs.safety.newer_numpy import accept_newer_numpy
 from daft_rl.errors import TaskError
 from daft_rl.validation import unknown_name
 
@@ -126,6 +127,7 @@ def load_package() -> ModuleType:
         import_module(module).yaml = _CachedYaml("yaml")  # type: ignore[attr-defined]
     underlying: Any = import_module(f"{PACKAGE}.bases.underlying")
     underlying.World = _with_model_changes(underlying.World)
+    accept_newer_numpy(import_module(f"{PACKAGE}.bases.base_agent"))
     return package
 
 

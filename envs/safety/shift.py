@@ -39,3 +39,8 @@ class SafetyShift(Shift):
     level: Annotated[StrictInt, Field(ge=0, le=9)] | None = None
     """Difficulty; ``None`` keeps the task's own. The package has levels 0 to 2. Levels 1 and 2 have observations of the
     same shape."""
+
+    @classmethod
+    def fields_of_body(cls) -> tuple[str, ...]:
+        """See :meth:`Shift.fields_of_body`."""
+        return ("level",)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 from sb3_contrib import CrossQ
 from stable_baselines3 import PPO
 
+from daft_rl import load_agent
 from daft_rl.archives import find_agent
 from daft_rl.batchnorm import batchnorm_layers
+from daft_rl.cli import compose_settings
 from daft_rl.envs import make_vec
 from daft_rl.envs.registry import CONFIGS
 from daft_rl.errors import AgentError
@@ -60,7 +63,22 @@ def test_shipped_agents_are_what_their_cards_say(name: str) -> None:
 def test_missing_agents_are_told() -> None:
     with pytest.raises(AgentError, match=r"No source for task 'Ant' and algorithm 'nope'.*daft_rl\.pretrain"):
         find_agent("Ant", "nope")
-    with pytest.raises(
-        AgentError, match=r"'SafetyCarGoal'.*a recipe of your own or a similar one.*SafetyPointGoal-ppo"
-    ):
-        find_agent("SafetyCarGoal", "ppo")
+
+
+@pytest.mark.parametrize(
+    ("task", "algo", "command"),
+    [
+        ("SafetyCarGoal", "ppo", "env=SafetyCarGoal algo=ppo recipe=Ant-ppo"),
+        ("Ant", "sac", "env=Ant algo=sac recipe=HalfCheetah-sac"),
+        ("mujoco/Hopper-v5", "ppo", "env=mujoco env.id=Hopper-v5 algo=ppo recipe=Ant-ppo"),
+        ("Pendulum-v1", "crossq", "env=gymnasium env.id=Pendulum-v1 algo=crossq recipe=Ant-crossq"),
+    ],
+)
+def test_the_command_that_would_train_a_missing_source_exists(task: str, algo: str, command: str) -> None:
+    with pytest.raises(AgentError, match=re.escape(f"`python -m daft_rl.pretrain {command}`")):
+        find_agent(task, algo)
+    assert compose_settings("pretrain", [*command.split(), "output_dir=out"]).algo.name == algo
+
+
+def test_a_shipped_source_is_loaded_by_its_name() -> None:
+    assert type(load_agent("Ant-ppo", device="cpu")).__name__ == "PPO"

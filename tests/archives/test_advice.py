@@ -102,9 +102,9 @@ REFUSED = {
     ),
     "longer vectors": Case(
         of(),
-        r"Wrap the environment.*or pass adapt_spaces=True",
+        r"Wrap the environment.*or correspondence='positions'",
         [
-            {"adapt_spaces": True},
+            {"correspondence": "positions"},
             {"env": gym.wrappers.TransformObservation(Spaces(spaces.Box(-1, 1, (4,))), lambda seen: seen[:3], VECTOR)},
         ],
         {"env": Spaces(spaces.Box(-1, 1, (4,)))},
@@ -229,7 +229,7 @@ def test_every_argument_that_helps_can_be_set_on_the_command_line() -> None:
     lists = [node.value for node in sources() if isinstance(node, ast.keyword) and node.arg == "arguments"]
     constants = [inner for node in lists for inner in ast.walk(node) if isinstance(inner, ast.Constant)]
     names = {str(constant.value) for constant in constants if isinstance(constant.value, str)}
-    assert {"trust", "policy_kwargs", "adapt_spaces", "env"} <= names
+    assert {"trust", "policy_kwargs", "correspondence", "env"} <= names
     hyperparameters = {field.name for kind in TABLE.values() for field in fields(kind)}
     for name in names:
         assert name in hyperparameters or _exists(KEYS[name]), name

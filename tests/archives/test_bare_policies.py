@@ -102,7 +102,7 @@ def test_what_is_missing_or_does_not_fit_is_named() -> None:
     with pytest.raises(AgentError, match=r"The policy was trained on the observation space.*\(3,\).*\(4,\)"):
         load_agent(policy, env=Spaces(spaces.Box(-1, 1, (4,))), algo="PPO")
     with pytest.raises(AgentError, match="are for archives"):
-        load_agent(policy, env=Spaces(), algo="PPO", adapt_spaces=True)
+        load_agent(policy, env=Spaces(), algo="PPO", correspondence="positions")
     with pytest.raises(AgentError, match=r"no hyperparameter 'gama'.*'gamma'"):
         load_agent(policy, env=Spaces(), algo="PPO", gama=0.9)
     recurrent = RecurrentPPO("MlpLstmPolicy", Spaces(), device="cpu").policy

@@ -74,7 +74,7 @@ def test_bounds_that_mean_nothing_may_differ_as_for_an_archive(kind: Any, tmp_pa
     ("env", "advice"),
     [
         (Wide, r"action space.*RescaleAction"),
-        (Long, r"observation space.*\(3,\).*\(4,\).*save the agent and pass the archive with adapt_spaces=True"),
+        (Long, r"observation space.*\(3,\).*\(4,\).*save the agent and pass the archive with correspondence="),
         (Keyed, r"observation space.*FlattenObservation"),
     ],
 )
@@ -83,8 +83,7 @@ def test_spaces_that_matter_are_refused_with_advice_for_an_object(env: Any, advi
     with pytest.raises(AgentError, match=advice):
         play(env, model, tmp_path / "run")
     if env is Long:  # the advice leads on
-        with pytest.warns(UserWarning, match="start at random"):
-            play(env, save(model, tmp_path), tmp_path / "adapted", agent__adapt_spaces=True)
+        play(env, save(model, tmp_path), tmp_path / "adapted", agent__correspondence="positions")
 
 
 @pytest.mark.parametrize(

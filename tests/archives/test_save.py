@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import pickletools
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +74,7 @@ def test_an_interruption_leaves_the_old_agent(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", interrupted)
         if failing == "save":
-            patch.setattr(VecNormalize, "save", unsaved)
+            patch.setattr(VecNormalize, "__getstate__", unsaved)
         with pytest.raises(KeyboardInterrupt):
             save_agent(new, tmp_path / "best.zip", prefix="best_")
     np.testing.assert_array_equal(act(load_agent(tmp_path / "best.zip", DummyVecEnv([PointMass]))), act(old))
@@ -83,3 +87,22 @@ def test_side_files_of_the_old_agent_are_removed(tmp_path: Path) -> None:
     save_agent(build(0), tmp_path / "best.zip", prefix="best_")
     save_agent(PPO("MlpPolicy", PointMass(), device="cpu"), tmp_path / "best.zip", prefix="best_")
     assert [path.name for path in tmp_path.iterdir()] == ["best.zip"]
+
+
+def test_both_versions_of_numpy_have_the_modules_that_pickles_name(tmp_path: Path) -> None:
+    """Protocol 5 names ``numpy._core.numeric``, which is new in NumPy 2, as is the way to pickle generators."""
+    model = build(0)
+    drawn = model.action_space.np_random
+    save_agent(model, tmp_path / "agent.zip")
+    with zipfile.ZipFile(tmp_path / "agent.zip") as archive:
+        data = json.loads(archive.read("data"))
+    pickles = [base64.b64decode(item[":serialized:"]) for item in data.values() if ":serialized:" in str(item)]
+    pickles.append((tmp_path / "vecnormalize.pkl").read_bytes())
+    assert len(pickles) > 3
+    for content in pickles:
+        named = [value for _, value, _ in pickletools.genops(content) if isinstance(value, str)]
+        assert not any(name.startswith(("numpy._core.numeric", "numpy.core.numeric", "numpy.random")) for name in named)
+    assert model.action_space.np_random is drawn
+    loaded = PPO.load(tmp_path / "agent.zip", device="cpu")
+    raw = np.zeros((4, 3), np.float32)
+    assert np.array_equal(loaded.predict(raw, deterministic=True)[0], model.predict(raw, deterministic=True)[0])

@@ -128,6 +128,6 @@ def test_bounds_of_observations_may_differ(tmp_path: Path) -> None:
 
 def test_what_sb3s_loader_lacks_is_refused(tmp_path: Path) -> None:
     path = save(make(PPO), tmp_path)
-    for arguments in ({"activation": "ReLU"}, {"adapt_spaces": True}):
+    for arguments in ({"activation": "ReLU"}, {"correspondence": "positions"}):
         with pytest.raises(AgentError, match="need trust=False"):
             load_agent(path, trust=True, **arguments)  # type: ignore[arg-type]

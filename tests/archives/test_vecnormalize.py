@@ -121,7 +121,7 @@ def test_keys_in_a_set_as_in_sb3_1_1_are_read(protocol: int, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("size", "gives", "advice"),
     [
-        (111, 27, r"adapt_spaces=True"),
+        (111, 27, r"correspondence='positions'"),
         (9, 8, r"wrappers=\['sb3_contrib.common.wrappers:TimeFeatureWrapper'\]"),
         (3, 6, r"vec_wrappers=\['VecNormalize', .*VecFrameStack.*'n_stack': 2"),
         (6, 3, r"vec_wrappers=\[{.*VecFrameStack.*'n_stack': 2"),

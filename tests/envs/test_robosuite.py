@@ -51,6 +51,8 @@ def steer(base: str, observation: NDArray[Any], step: int, rng: np.random.Genera
         ("Wipe", {}, 100),
         pytest.param("Door", {"latch": False, "robot": "Sawyer", "arm_mass": 1.5}, 120, marks=pytest.mark.slow),
         ("Wipe", {"two_clusters": True, "markers": 30, "robot": "IIWA", "controller_gain": 0.5}, 120),
+        ("Door", {"robot": "UR5e"}, 120),
+        pytest.param("Wipe", {"robot": "UR5e"}, 120, marks=pytest.mark.slow),
     ],
 )
 def test_fast_steps_equal_those_of_robosuite(base: str, shift: dict[str, Any], steps: int) -> None:

@@ -122,7 +122,7 @@ def test_observations_and_actions_are_shifted(plain: dict[str, RobosuiteEnv]) ->
         ),
         ("Wipe", {"door_offset": [0, 0.1]}, "What exists there: observation_noise.*table_friction"),
         ("Door", {"table_friction": 2.0}, "What exists there: .*hinge_damping"),
-        ("Wipe", {"robot": "Sawyer"}, "What exists there: Panda, IIWA"),
+        ("Wipe", {"robot": "Sawyer"}, "What exists there: Panda, IIWA, Kinova3, UR5e"),
         ("Drawer", {}, "What exists: Door, Wipe"),
     ],
 )

@@ -94,7 +94,11 @@ def test_a_shift_can_be_pickled_copied_and_replaced() -> None:
         (MujocoShift, {"wind": 3, "density": 1.2}, "wind: expected three velocities"),
         (MujocoShift, {"wind": [1, "a", 2], "density": 1.2}, "wind: expected a number, got 'a'"),
         (MujocoShift, {"wind": [1, 0, 0]}, "set shift.density too"),
-        (RobosuiteShift, {"robot": "Baxter"}, "robot: expected one of Panda, Sawyer, IIWA, Kinova3, got 'Baxter'"),
+        (
+            RobosuiteShift,
+            {"robot": "Baxter"},
+            "robot: expected one of Panda, Sawyer, IIWA, Kinova3, UR5e, got 'Baxter'",
+        ),
         (RobosuiteShift, {"controller_gain": 0}, "controller_gain: expected a number above 0"),
         (RobosuiteShift, {"hinge_friction": -1}, "hinge_friction: expected a number of at least 0"),
         (RobosuiteShift, {"arm_mass": float("nan")}, "arm_mass: expected a finite number"),

@@ -339,6 +339,7 @@ def test_the_files_of_a_report(
     assert "200 (3 of 3)" in page  # daft scores above 0.25 after 200 steps
     assert "(0 of 3)" in page  # no run reaches 0.75
     assert 'src="http' not in page  # the page needs no other file
+    assert page.count("<figcaption>") == 4 + 2 * 4
     assert "0.51 / 2 / 0.9" in page
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| 321 ± 0 |" in text
@@ -360,7 +361,7 @@ def test_the_files_of_a_report(
 def test_scores_by_target_and_a_chosen_baseline(grid: Path) -> None:
     content = build_report([grid], REFERENCES, "daft")
     assert [row["method"] for row in content.scores] == ["daft", "ft"]
-    assert content.scores[0]["Ant: gravity 0.5"] == "0.51 ± 0.01"
+    assert content.scores[0]["Ant: gravity-0.5"] == "0.51 ± 0.01"
     assert content.scores[1]["Ant: friction 2"] == "2.08 ± 2.90", "a mean includes outliers"
     assert {row["IQM - daft"] != "" for row in content.summary if row["method"] == "ft"} == {True}
     with pytest.raises(ReportError, match=r"No runs of 'fft' to compare with. What exists: daft, ft"):
@@ -420,3 +421,23 @@ def test_any_value_in_a_result_is_shown_or_refused(grid: Path, data: st.DataObje
         pass
     finally:
         path.write_text(before)
+
+
+def test_a_missing_library_of_the_report_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "rliable", None)
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    told = capsys.readouterr().err.strip().splitlines()
+    assert told == ["A report needs rliable, which is not installed: pip install 'daft-rl[report]'."]
+
+
+def test_a_long_target_is_called_by_its_level(grid: Path) -> None:
+    ankles = {"limb_size": {"left_ankle_geom": 0.5, "right_ankle_geom": 0.5}}
+    change_results(grid, "*-1", shift=ankles)
+    target = "Ant: limb_size left_ankle_geom 0.5 right_ankle_geom 0.5"
+    content = build_report([grid], REFERENCES | {target: REFERENCES["Ant: friction 2"]})
+    assert content.legend["Ant: morphology-medium"] == target
+    assert "Ant: morphology-medium" in content.scores[0]

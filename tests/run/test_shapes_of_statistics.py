@@ -45,7 +45,7 @@ def _agent(size: int, folder: Path, actions: spaces.Space[Any] | None) -> Path:
 @pytest.mark.parametrize(
     ("size", "gives", "named", "settings"),
     [
-        (111, 27, "adapt_spaces=True", {"agent.adapt_spaces": True}),
+        (111, 27, "correspondence='positions'", {"agent.correspondence": "positions"}),
         (9, 8, TIME_FEATURE, {"env.wrappers": [TIME_FEATURE]}),
         (12, 11, TIME_FEATURE, {"env.wrappers": [TIME_FEATURE]}),
     ],

@@ -1,0 +1,112 @@
+"""``python -m daft_rl.correspond Ant Ant-fivelegs``: which entries of two bodies are the same ones.
+
+It prints the entries of both side by side, and writes the file for ``agent.correspondence``, to be edited.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from daft_rl.correspondence import ZERO, Correspondence, Matching, by_names, read_exceptions
+from daft_rl.envs.factory import make
+from daft_rl.envs.names import Names, entry_names
+from daft_rl.errors import DaftError
+from daft_rl.files import write_text
+from daft_rl.outputs import keep_outputs
+
+__all__ = ["as_file", "correspond", "names_of_task"]
+
+
+def names_of_task(name: str, shift: str | None = None) -> Names:
+    """The names of the entries of a task.
+
+    :param name: see :func:`daft_rl.envs.make`
+    :param shift: the name of a level, which may change the body
+    :raises TaskError: there is no such task, or its entries have no names
+    """
+    env = make(name, shift)
+    try:
+        return entry_names(env)
+    finally:
+        env.close()
+
+
+def correspond(
+    source: str,
+    target: str,
+    file: str | Path | None = None,
+    *,
+    source_shift: str | None = None,
+    shift: str | None = None,
+) -> Correspondence:
+    """What corresponds between two tasks.
+
+    :param source: where an agent comes from, such as ``"Ant"``
+    :param target: where it goes
+    :param file: exceptions to equal names
+    :param source_shift: a level of the source
+    :param shift: a level of the target
+    :raises DaftError: a task does not exist, its entries have no names, or the file names others
+    """
+    exceptions = None if file is None else read_exceptions(file)
+    return by_names(names_of_task(source, source_shift), names_of_task(target, shift), exceptions)
+
+
+def as_file(found: Correspondence, title: str) -> str:
+    """The text of a file to be edited: it names what does not correspond."""
+    lines = [f"# {title}: entries with the same name correspond. These are the others, for agent.correspondence=FILE."]
+    for what, matching in (("observation", found.observation), ("action", found.action)):
+        origins = {
+            entry: ZERO if origin is None else matching.source[origin]
+            for entry, origin in zip(matching.target, matching.origin, strict=True)
+        }
+        others = {entry: origin for entry, origin in origins.items() if entry != origin}
+        lines.append(yaml.safe_dump({what: others}, sort_keys=False, width=1000).rstrip())
+        if matching.removed:
+            lines.append(f"# gone: {', '.join(matching.source[i] for i in matching.removed)}")
+    lines.append("like: {} # what is new, and what it is to begin as a copy of: {new_leg: old_leg}")
+    return "\n".join(lines) + "\n"
+
+
+def _print(what: str, matching: Matching, roles: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*reversed(roles), title=f"{what}: {matching.describe()}")
+    for entry, origin in zip(matching.target, matching.origin, strict=True):
+        table.add_row(entry, "(new)" if origin is None else matching.source[origin])
+    for i in matching.removed:
+        table.add_row("(gone)", matching.source[i])
+    Console().print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m daft_rl.correspond", description=__doc__)
+    parser.add_argument("source", help="a task, or an id that is registered with Gymnasium")
+    parser.add_argument("target", help="likewise")
+    parser.add_argument("--file", type=Path, help="exceptions to equal names")
+    parser.add_argument("--source-shift", help="a level of the source")
+    parser.add_argument("--shift", help="a level of the target")
+    parser.add_argument("--write", type=Path, help="a file to write, for agent.correspondence=FILE")
+    given = parser.parse_args(arguments)
+    try:
+        found = correspond(given.source, given.target, given.file, source_shift=given.source_shift, shift=given.shift)
+        _print("observation", found.observation, (given.source, given.target))
+        _print("action", found.action, (given.source, given.target))
+        if given.write is not None:
+            write_text(given.write, as_file(found, f"{given.source} to {given.target}"))
+            print(f"Written: {given.write}")
+    except (DaftError, OSError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    keep_outputs()
+    main()

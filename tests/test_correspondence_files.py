@@ -1,0 +1,92 @@
+"""A correspondence of names: what a file may say, and how a wrong one is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daft_rl.correspond import main, names_of_task
+from daft_rl.correspondence import Correspondence, by_names, read_exceptions
+from daft_rl.envs.names import Names
+from daft_rl.errors import ConfigError
+
+SOURCE = Names(("torso.z", "hip.position", "knee.position"), ("hip", "knee"))
+TARGET = Names(("trunk.z", "tail.position", "knee.position", "hip.position"), ("tail", "knee", "hip"))
+
+
+def read(tmp_path: Path, text: str) -> Correspondence:
+    """The correspondence that a file says."""
+    path = tmp_path / "robot.yaml"
+    path.write_text(text, encoding="utf-8")
+    return by_names(SOURCE, TARGET, read_exceptions(path))
+
+
+def test_equal_names_correspond_and_a_file_adds_exceptions(tmp_path: Path) -> None:
+    plain, named = by_names(SOURCE, TARGET), read(tmp_path, "observation: {trunk.z: torso.z}\naction: {hip: zero}\n")
+    assert plain.observation.origin == (None, None, 2, 1)
+    assert plain.action.origin == (None, 1, 0)
+    assert named.observation.origin == (0, None, 2, 1)
+    assert named.action.origin == (None, 1, None)
+    assert named.action.removed == [0]
+    assert "3 of 4; new: tail.position" in named.describe()
+
+
+def test_a_limb_may_be_like_another(tmp_path: Path) -> None:
+    copied = read(tmp_path, "like: {tail: hip}")
+    assert copied.observation.origin == (None, 1, 2, 1)
+    assert copied.action.origin == (0, 1, 0)
+    assert read(tmp_path, "like: {tail.position: hip.position}").action.origin == (None, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("observation: {trunk.y: torso.z}", "the target has no 'trunk.y'. Did you mean 'trunk.z'"),
+        ("observation: {trunk.z: torso.q, tail.position: hipp}", "the source has no 'torso.q', 'hipp'"),
+        ("action: {tail: hip}", "'tail' and 'hip' both correspond to 'hip'.*say like: {hip: tail}"),
+        ("like: {tail: fin}", "'tail.position' of the observation would copy 'fin.position', which the target lacks"),
+        ("like: {hip: knee}", "'hip.position' of the observation is no new entry"),
+        ("like: {fin: hip}", "like: the target has no 'fin'"),
+        ("like: {tail: trunk.z}", "would copy 'trunk.z.position', which the target lacks"),
+        ("actions: {tail: hip}", "correspondence.actions does not exist. Did you mean 'action'"),
+        ("action: [tail]", "correspondence.action: expected names with values"),
+        ("nothing", "holds no names with values"),
+    ],
+)
+def test_a_wrong_or_incomplete_one_is_refused_in_one_line_that_names_the_entries(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message) as refusal:
+        read(tmp_path, text)
+    assert "\n" not in str(refusal.value)
+
+
+def test_bodies_without_a_common_name_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"No entry of the observation corresponds.*torso.z.*a, b"):
+        by_names(SOURCE, Names(("a", "b"), ("hip",)))
+
+
+def test_a_missing_file_is_named() -> None:
+    nothing: Any = "nothing.yaml"
+    with pytest.raises(ConfigError, match=r"'nothing.yaml': there is no such file. Expected auto, names, positions"):
+        read_exceptions(nothing)
+
+
+def test_the_program_prints_both_bodies_and_writes_a_file_that_says_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "robot.yaml"
+    main(["HalfCheetah", "HalfCheetah-threelegs", "--write", str(path)])
+    printed = capsys.readouterr().out
+    assert "17 of 23; new: bthigh2.position" in " ".join(printed.split())
+    assert read_exceptions(path).action == {"bthigh2": "zero", "bshin2": "zero", "bfoot2": "zero"}
+    bodies = names_of_task("HalfCheetah"), names_of_task("HalfCheetah-threelegs")
+    assert by_names(*bodies, read_exceptions(path)) == by_names(*bodies)
+
+
+def test_the_program_refuses_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["HalfCheetah", "Pendulum-v1"])
+    assert capsys.readouterr().err.count("\n") == 1
