@@ -20,16 +20,14 @@ from daft_rl.run import race as racing
 from daft_rl.run.checkpoints import Checkpoints
 from daft_rl.run.evaluator import Evaluator
 from tests.conftest import PointMass, build
-from tests.test_resume import (
-    OFF_POLICY_SETTINGS,
-    ON_POLICY_SETTINGS,
-    StoppedError,
-    assert_equal_runs,
-    curves,
-)
-from tests.test_resume import SETTINGS as OF_ONE
+from tests.test_resume import OFF_POLICY_SETTINGS, StoppedError, assert_equal_runs, curves
 
-SETTINGS = OF_ONE | {"total_timesteps": 512, "evaluation.every": 120}
+SETTINGS: dict[str, Any] = {
+    **{"total_timesteps": 512, "num_envs": 2, "algo.settings.n_steps": 16, "progress_bar": False},
+    **{"calibration.steps": 64, "calibration.held_out": 32, "checkpoint.every": 50, "checkpoint.share": 1},
+    **{"evaluation.episodes": 4, "evaluation.episodes_during": 2, "evaluation.every": 120},
+    "evaluate_in_background": False,
+}
 ARMS = ["ft_eval", "lp_ft", "ft"]
 RUNG = 96
 """A fifth of 512 steps, in rollouts of 32."""
@@ -46,7 +44,7 @@ def run_race(folder: Path, source: Any = None, method: Any = None, **settings: A
         source or build("PPO"),
         source_env=PointMass,
         output_dir=folder,
-        settings=SETTINGS | ON_POLICY_SETTINGS | {"checkpoint.every": 50, "evaluation.episodes": 4} | settings,
+        settings=SETTINGS | settings,
     )
 
 
@@ -181,7 +179,7 @@ def skilled() -> PPO:
 
 @pytest.mark.parametrize(("env", "races"), [(PointMass, False), (Offset, True)])
 def test_realignment_races_only_where_it_helps(env: Any, races: bool, skilled: PPO, tmp_path: Path) -> None:
-    settings = SETTINGS | ON_POLICY_SETTINGS | {"num_envs": 8, "calibration.steps": 800, "evaluation.episodes": 8}
+    settings = SETTINGS | {"num_envs": 8, "calibration.steps": 800, "evaluation.episodes": 8}
     method = a_race("ft_eval", "daft_realign")
     result = daft_rl.transfer(env, method, skilled, source_env=PointMass, output_dir=tmp_path, settings=settings)
     assert left(result) == (["ft_eval", "daft_realign"] if races else ["ft_eval"])
@@ -332,6 +330,7 @@ def test_a_folder_named_race_of_somebody_else_is_left_alone(tmp_path: Path) -> N
 # -- where races run ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_grid_holds_races(tmp_path: Path) -> None:
     overrides = [
         *("env=HalfCheetah-shifted", "preset=smoke", "method=auto", "method.race.arms=[ft_eval,lp_ft]"),
