@@ -252,6 +252,11 @@ def test_other_sizes_and_other_bounds_are_refused(tmp_path: Path) -> None:
         load_agent(archive, env=env, correspondence="positions")
 
 
+def test_the_name_of_before_says_what_takes_its_place() -> None:
+    with pytest.raises(AgentError, match="correspondence='positions' now"):
+        load_agent("Ant-ppo", adapt_spaces=True)
+
+
 def test_statistics_beside_the_agent_are_carried(tmp_path: Path) -> None:
     venv: Any = VecNormalize(DummyVecEnv([lambda: Sized(3, 2)]))
     model = PPO("MlpPolicy", venv, n_steps=64, seed=0, device="cpu").learn(64)
