@@ -23,6 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 
 from daft_rl.archives import find_agent
+from daft_rl.correspondence import CHOICES, read_content
 from daft_rl.envs.domain import read_domains
 from daft_rl.errors import DaftError
 from daft_rl.files import write_json
@@ -158,11 +159,13 @@ def _forget_peak() -> bool:
 
 
 def _fingerprint_content(settings: TransferSettings) -> str:
-    """Of the agent's files, and of what the names of levels stand for."""
+    """Of the agent's files, of what the names of levels stand for, and of what a correspondence's file says."""
     domains = read_domains(vars(settings.env), settings.evaluation.elsewhere)
     agent = find_agent(domains["source"].name, settings.algo.name, settings.agent.path)
     changes = {role: plain_data(domain.changes) for role, domain in domains.items()}
-    return fingerprint([fingerprint_agent(agent, settings.agent.vecnormalize), changes])
+    given = settings.agent.correspondence
+    file = [read_content(given)] if isinstance(given, str) and given not in CHOICES else []
+    return fingerprint([fingerprint_agent(agent, settings.agent.vecnormalize), changes, *file])
 
 
 if __name__ == "__main__":

@@ -185,9 +185,9 @@ def _play(
         )
     path = PolicyPath(start, end)
     choice = settings.agent.correspondence
-    correspondence = find_correspondence(choice, domains, None) if "source" in domains else None
-    if correspondence is not None:
-        domains = see_as_target(domains, end, correspondence)
+    trust = settings.agent.trust
+    correspondence = find_correspondence(choice, domains, None, trust) if "source" in domains else None
+    domains = see_as_target(domains, end, correspondence)
     evaluator = Evaluator(path.model, settings, environments, {}, domains, folder)
     result = TransferResult.load(folder / RESULTS_FILE)
     winner = settings.method.name if result.race is None else result.race["winner"]

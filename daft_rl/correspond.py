@@ -12,12 +12,13 @@ from pathlib import Path
 
 import yaml
 
-from daft_rl.correspondence import ZERO, Correspondence, Matching, by_names, read_exceptions
+from daft_rl.correspondence import ZERO, Correspondence, Exceptions, Matching, by_names, read_exceptions
 from daft_rl.envs.factory import make
 from daft_rl.envs.names import Names, entry_names
 from daft_rl.errors import DaftError
 from daft_rl.files import write_text
 from daft_rl.outputs import keep_outputs
+from daft_rl.validation import plain_data
 
 __all__ = ["as_file", "correspond", "names_of_task"]
 
@@ -48,28 +49,37 @@ def correspond(
 
     :param source: where an agent comes from, such as ``"Ant"``
     :param target: where it goes
-    :param file: exceptions to equal names
+    :param file: exceptions to equal names, and names where a task tells none
     :param source_shift: a level of the source
     :param shift: a level of the target
     :raises DaftError: a task does not exist, its entries have no names, or the file names others
     """
-    exceptions = None if file is None else read_exceptions(file)
-    return by_names(names_of_task(source, source_shift), names_of_task(target, shift), exceptions)
+    rules = Exceptions() if file is None else read_exceptions(file)
+    before = rules.source.complete(lambda: names_of_task(source, source_shift))
+    return by_names(before, rules.target.complete(lambda: names_of_task(target, shift)), rules)
 
 
-def as_file(found: Correspondence, title: str) -> str:
-    """The text of a file to be edited: it names what does not correspond."""
+def as_file(found: Correspondence, title: str, rules: Exceptions | None = None) -> str:
+    """The text of a file to be edited: it names what does not correspond.
+
+    :param rules: those that led there, whose names of entries are written too
+    """
     lines = [f"# {title}: entries with the same name correspond. These are the others, for agent.correspondence=FILE."]
     for what, matching in (("observation", found.observation), ("action", found.action)):
         origins = {
-            entry: ZERO if origin is None else matching.source[origin]
+            entry: ZERO if origin is None or entry in matching.copies else matching.source[origin]
             for entry, origin in zip(matching.target, matching.origin, strict=True)
         }
         others = {entry: origin for entry, origin in origins.items() if entry != origin}
         lines.append(yaml.safe_dump({what: others}, sort_keys=False, width=1000).rstrip())
         if matching.removed:
             lines.append(f"# gone: {', '.join(matching.source[i] for i in matching.removed)}")
-    lines.append("like: {} # what is new, and what it is to begin as a copy of: {new_leg: old_leg}")
+    like = yaml.safe_dump({"like": found.observation.copies | found.action.copies}, sort_keys=False, width=1000)
+    lines.append("# what is new, and what it is to begin as a copy of: {new_leg: old_leg}")
+    lines.append(like.rstrip())
+    for side, names in plain_data({} if rules is None else {"source": rules.source, "target": rules.target}).items():
+        if given := {what: entries for what, entries in names.items() if entries is not None}:
+            lines.append(yaml.safe_dump({side: given}, sort_keys=False, width=1000).rstrip())
     return "\n".join(lines) + "\n"
 
 
@@ -82,7 +92,7 @@ def _print(what: str, matching: Matching, roles: Sequence[str]) -> None:
         table.add_row(entry, "(new)" if origin is None else matching.source[origin])
     for i in matching.removed:
         table.add_row("(gone)", matching.source[i])
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # names may have brackets
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -100,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _print("observation", found.observation, (given.source, given.target))
         _print("action", found.action, (given.source, given.target))
         if given.write is not None:
-            write_text(given.write, as_file(found, f"{given.source} to {given.target}"))
+            rules = None if given.file is None else read_exceptions(given.file)
+            write_text(given.write, as_file(found, f"{given.source} to {given.target}", rules))
             print(f"Written: {given.write}")
     except (DaftError, OSError) as error:
         print(error, file=sys.stderr)

@@ -15,7 +15,7 @@ the source that the target lacks is taken to be at its mean.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +45,13 @@ class GivenNames:
 
     observation: tuple[Text, ...] | None = None
     action: tuple[Text, ...] | None = None
+
+    def complete(self, tell: Callable[[], Names]) -> Names:
+        """These names; those that the environment tells for what is left out."""
+        if self.observation is not None and self.action is not None:
+            return Names(self.observation, self.action)
+        own = tell()
+        return Names(self.observation or own.observation, self.action or own.action)
 
 
 @checked(ConfigError, "correspondence")
@@ -88,18 +95,25 @@ class Matching:
         return [i for i in range(len(self.source)) if i not in self.origin]
 
     @cached_property
-    def first(self) -> list[int | None]:
-        """For each entry of the source the first entry of the target that stands for it."""
-        return [self.origin.index(i) if i in self.origin else None for i in range(len(self.source))]
+    def heirs(self) -> list[int | None]:
+        """For each entry of the source the entry of the target that stands for it: not a copy, which may come first."""
+        same = {name: i for i, name in enumerate(self.target)}
+        found: list[int | None] = [self.origin.index(i) if i in self.origin else None for i in range(len(self.source))]
+        for i, name in enumerate(self.source):
+            if name in same and self.origin[same[name]] == i:
+                found[i] = same[name]
+        return found
+
+    @cached_property
+    def copies(self) -> dict[str, str]:
+        """Entry of the target -> the one that it is a copy of."""
+        of = [None if origin is None else self.heirs[origin] for origin in self.origin]
+        return {self.target[i]: self.target[one] for i, one in enumerate(of) if one not in (None, i)}
 
     def describe(self) -> str:
         """How many entries are matched, and the names of the others."""
         parts = [f"{sum(origin is not None for origin in self.origin)} of {len(self.target)}"]
-        copied = [
-            f"{self.target[i]} as {self.target[self.origin.index(origin)]}"
-            for i, origin in enumerate(self.origin)
-            if origin is not None and self.origin.index(origin) < i
-        ]
+        copied = [f"{copy} as {original}" for copy, original in self.copies.items()]
         missing = {"new": [self.target[i] for i in self.new], "gone": [self.source[i] for i in self.removed]}
         parts += [f"{kind}: {shorten(names)}" for kind, names in (missing | {"copied": copied}).items() if names]
         return "; ".join(parts)
@@ -201,6 +215,8 @@ def _match_places(what: str, source: spaces.Space[Any], target: spaces.Space[Any
 
 def _match(what: str, source: tuple[str, ...], target: tuple[str, ...], rules: Exceptions) -> Matching:
     given = getattr(rules, what)
+    for side, known in (("source", source), ("target", target)):
+        _refuse_twice(f"correspondence.{side}.{what}", known)
     _refuse_unknown(f"correspondence.{what}", given, "target", target)
     _refuse_unknown(f"correspondence.{what}", [name for name in given.values() if name != ZERO], "source", source)
     names: dict[str, str | None] = {entry: entry if entry in source else None for entry in target}
@@ -255,6 +271,14 @@ def _refuse_double(what: str, names: Mapping[str, str | None]) -> None:
             )
         if origin is not None:
             of[origin] = entry
+
+
+def _refuse_twice(where: str, names: Sequence[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"{where}: '{twice}' is there twice. Give each entry a name of its own.", arguments=("correspondence",)
+        )
 
 
 def _refuse_unknown(where: str, given: Sequence[str] | Mapping[str, Any], side: str, known: Sequence[str]) -> None:

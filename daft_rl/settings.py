@@ -74,7 +74,7 @@ class AgentSettings:
     """Patterns over the names of the heads' parameters, such as ``action_net.*``. ``None`` knows SB3's policies."""
     critic: tuple[Text, ...] | None = None
     """Patterns over the names of the critic's parameters, likewise."""
-    correspondence: Text | dict[Text, Any] = "auto"
+    correspondence: PathText | dict[Text, Any] = "auto"
     """Which entries of the target's observations and actions are which of the source's: ``names``; ``positions``; the
     path of a YAML file with exceptions, or its content. ``auto`` goes by names where the bodies may differ."""
     adapt_spaces: Flag = False
@@ -92,6 +92,12 @@ class AgentSettings:
     """Whether to insert BatchNorm. ``auto`` does so in a policy without BatchNorm if the method converts BatchNorm."""
 
     def __post_init__(self) -> None:
+        if self.adapt_spaces and self.correspondence not in ("auto", "positions"):
+            raise ConfigError(
+                f"adapt_spaces=True is correspondence='positions', and correspondence={self.correspondence!r}. Leave "
+                "one of them out.",
+                arguments=("adapt_spaces", "correspondence"),
+            )
         if self.adapt_spaces:
             object.__setattr__(self, "correspondence", "positions")
 

@@ -104,8 +104,10 @@ def load_and_play(
     from daft_rl.run.cache import cached_returns
 
     given = settings.agent
-    correspondence = find_correspondence(given.correspondence, domains, agent, given.trust)
     learning_env = current.learning_env(domains["target"], agent)
+    made = learning_env.unwrapped  # without vec_wrappers
+    actual = made.observation_space, made.action_space
+    correspondence = find_correspondence(given.correspondence, domains, agent, given.trust, actual)
     current.model, current.statistics = load_source(
         settings,
         agent,
@@ -121,7 +123,8 @@ def load_and_play(
     if correspondence is not None:
         with current.environments.opened(domains["target"], CRITICIZED, current.model) as venv:
             measure_new_entries(current.model, correspondence, venv, settings.seed)
-        domains = see_as_target(domains, current.model, correspondence)
+    current.is_another_body = correspondence is not None
+    domains = see_as_target(domains, current.model, correspondence)
     evaluator = current.open_evaluator(dict(domains), _during(domains))
     with current.profile("evaluation"):
         current.start_zero_shot(lambda: cached_returns(cache, settings, agent, domains, evaluator.play))
@@ -156,7 +159,7 @@ def adapt_to_target(current: Run, settings: TransferSettings, agent: Path | Base
     )
     if settings.method.keep_source and adaptation.realigned is not None:
         current.evaluator.act_at_home(adaptation.realigned.offset)
-    if adaptation.distortion is not None:
+    if adaptation.distortion is not None and not current.is_another_body:
         seen = adaptation.distortion.observations
         warn_of_normalized_inputs(agent, settings.agent, current.model, seen, where.num_envs)
     envs = current.evaluator.open_envs

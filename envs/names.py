@@ -114,7 +114,7 @@ _IN_ORDER = (
 
 
 def _infer(env: gym.Env) -> Names:
-    if getattr(env.unwrapped, "model", None) is not None:
+    if type(getattr(env.unwrapped, "model", None)).__module__.partition(".")[0] == "mujoco":
         try:
             from daft_rl.envs.mujoco.names import infer_names
         except ImportError:

@@ -35,9 +35,12 @@ class SeenAs:
 
     def observation(self, rows: Any, space: spaces.Space[Any]) -> Any:
         """
-        :param rows: observations of the body that is there, ``(n, entries)``, or a dictionary of such arrays
+        :param rows: observations of the body that is there, ``(n, entries)``, or a dictionary of such arrays; or one
+            of several states each, ``(n,)``
         :param space: of these
         """
+        if isinstance(space, spaces.Discrete):
+            return np.array([one or 0 for one in self.correspondence.observation.heirs])[rows]
         flat = np.concatenate([rows[key] for key in space.spaces], axis=1) if isinstance(space, spaces.Dict) else rows
         origin = np.array([-1 if one is None else one for one in self.correspondence.observation.origin])
         seen = flat[:, origin]
@@ -54,10 +57,10 @@ class SeenAs:
         """
         if isinstance(self.action_space, spaces.Discrete):
             return np.array([one or 0 for one in self.correspondence.action.origin])[rows]
-        first = self.correspondence.action.first
-        moved = np.zeros((len(rows), len(first)), rows.dtype)
-        known = [i for i, one in enumerate(first) if one is not None]
-        moved[:, known] = rows[:, [one for one in first if one is not None]]
+        heirs = self.correspondence.action.heirs
+        moved = np.zeros((len(rows), len(heirs)), rows.dtype)
+        known = [i for i, one in enumerate(heirs) if one is not None]
+        moved[:, known] = rows[:, [one for one in heirs if one is not None]]
         return moved
 
 
@@ -119,9 +122,9 @@ class OtherBody(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def _batched(observation: Any) -> Any:
-    return (
-        {key: value[None] for key, value in observation.items()} if isinstance(observation, dict) else observation[None]
-    )
+    if isinstance(observation, dict):
+        return {key: value[None] for key, value in observation.items()}
+    return np.asarray(observation)[None]
 
 
 def _first(rows: Any) -> Any:

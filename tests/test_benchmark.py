@@ -136,6 +136,19 @@ def test_a_cell_runs_again_when_what_its_settings_name_has_changed(tmp_path: Pat
     assert played() != first
 
 
+def test_a_cell_runs_again_when_its_file_of_names_says_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[Path] = []
+    monkeypatch.setattr("daft_rl.benchmark.run", lambda settings, zero_shot_cache: runs.append(settings.output_dir))
+    names = tmp_path / "names.yaml"
+    settings, _ = cell(tmp_path / "grid", "method=zero_shot", f"agent.correspondence={names}")
+    for said in ("action: {bthigh: zero}", "action: {bthigh: zero}", "action: {bshin: zero}"):
+        names.write_text(said)
+        assert run_cell(settings)["status"] == "finished"
+    assert len(runs) == 2
+
+
 def test_two_processes_do_not_run_one_cell_at_once(tmp_path: Path) -> None:
     settings, folder = cell(tmp_path, "method=zero_shot")
     folder.mkdir(parents=True)

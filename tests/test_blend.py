@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import yaml
 from gymnasium.wrappers import TimeAwareObservation, TimeLimit
@@ -146,6 +147,31 @@ def test_an_agent_for_another_body_plays_on_its_source_too(tmp_path: Path) -> No
     assert played[1.0].keys() == final.keys() == {"target", "source"}
     for role, returns in final.items():
         assert played[1.0][role].returns == returns["returns"]
+
+
+class Ordered(PointMass):
+    """Tells names in the order that it is asked for."""
+
+    action_names = ("u", "v")
+
+    def __init__(self, names: str = "abc") -> None:
+        super().__init__()
+        self.observation_names = tuple(names)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_agent_that_sb3_has_read_plays_on_its_source_as_in_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gym, "registry", dict(gym.registry))
+    gym.register("Ordered-v0", lambda **kwargs: Ordered(**kwargs), max_episode_steps=20)
+    PPO("MlpPolicy", PointMass(), n_steps=64, device="cpu").save(tmp_path / "agent.zip")
+    settings = parse([*TINY, *ON_POLICY, "agent.trust=true", "evaluation.episodes=1", "env.kwargs={names: cba}"])
+    result = daft_rl.transfer(
+        "Ordered-v0", "ft", tmp_path / "agent.zip", total_timesteps=64, output_dir=tmp_path / "run", settings=settings
+    )
+    played = daft_rl.blend(tmp_path / "run", 1.0, alphas=[], trust=True).returns
+    assert played[1.0]["source"].returns == result.final["source"].returns
 
 
 def test_batch_renormalization_computes_as_in_the_run(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daft_rl.correspond import main, names_of_task
+from daft_rl.correspond import as_file, correspond, main, names_of_task
 from daft_rl.correspondence import Correspondence, by_names, read_exceptions
 from daft_rl.envs.names import Names
 from daft_rl.errors import ConfigError
@@ -40,6 +40,17 @@ def test_a_limb_may_be_like_another(tmp_path: Path) -> None:
     assert read(tmp_path, "like: {tail.position: hip.position}").action.origin == (None, 1, 0)
 
 
+def test_the_sibling_stands_for_the_source_entry_though_its_copy_comes_first(tmp_path: Path) -> None:
+    copied = read(tmp_path, "like: {tail: hip}")
+    assert copied.action.heirs == [2, 1]
+    assert copied.action.copies == {"tail": "hip"}
+
+
+def test_a_written_file_says_the_same_of_copies(tmp_path: Path) -> None:
+    copied = read(tmp_path, "observation: {trunk.z: torso.z}\nlike: {tail: hip}")
+    assert read(tmp_path, as_file(copied, "source to target")) == copied
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -68,6 +79,14 @@ def test_bodies_without_a_common_name_are_refused() -> None:
         by_names(SOURCE, Names(("a", "b"), ("hip",)))
 
 
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_names_that_are_there_twice_are_refused(side: str) -> None:
+    twice = Names(("a", "b", "a"), ("hip",))
+    bodies = (twice, Names(("a", "b"), ("hip",))) if side == "source" else (Names(("a", "b"), ("hip",)), twice)
+    with pytest.raises(ConfigError, match=rf"{side}.observation: 'a' is there twice"):
+        by_names(*bodies)
+
+
 def test_a_missing_file_is_named() -> None:
     nothing: Any = "nothing.yaml"
     with pytest.raises(ConfigError, match=r"'nothing.yaml': there is no such file. Expected auto, names, positions"):
@@ -84,6 +103,24 @@ def test_the_program_prints_both_bodies_and_writes_a_file_that_says_the_same(
     assert read_exceptions(path).action == {"bthigh2": "zero", "bshin2": "zero", "bfoot2": "zero"}
     bodies = names_of_task("HalfCheetah"), names_of_task("HalfCheetah-threelegs")
     assert by_names(*bodies, read_exceptions(path)) == by_names(*bodies)
+
+
+def test_the_program_takes_names_from_a_file_and_writes_them(tmp_path: Path) -> None:
+    text = "source: {observation: [x, y, z], action: [push]}\ntarget: {observation: [y, z, w], action: [push]}\n"
+    (tmp_path / "names.yaml").write_text(text)
+    main(["Pendulum-v1", "Pendulum-v1", "--file", str(tmp_path / "names.yaml"), "--write", str(tmp_path / "all.yaml")])
+    found = [correspond("Pendulum-v1", "Pendulum-v1", tmp_path / name) for name in ("names.yaml", "all.yaml")]
+    assert found[0] == found[1]
+    assert found[0].observation.origin == (1, 2, None)
+
+
+def test_the_program_prints_names_with_brackets_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = Names(("pos[x]", "pos[y]"), ("hip",))
+    monkeypatch.setattr("daft_rl.correspond.names_of_task", lambda *_: names)
+    main(["one", "other"])
+    assert capsys.readouterr().out.count("pos[x]") == 2
 
 
 def test_the_program_refuses_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,8 +57,10 @@ def test_what_a_run_writes_reads_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_path_may_be_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"agent.path": Path("my") / "agent.zip", "agent.vecnormalize": Path("my") / "statistics.pkl"}
+    given["agent.correspondence"] = Path("my") / "names.yaml"
     agent = settings_of(monkeypatch, "Ant-shifted", settings=given).agent
     assert (agent.path, agent.vecnormalize) == ("my/agent.zip", "my/statistics.pkl")
+    assert agent.correspondence == "my/names.yaml"
 
 
 @pytest.mark.parametrize("env", ["mujoco", "gymnasium"])
@@ -94,6 +96,7 @@ def test_a_family_of_environments_needs_an_id(env: str, monkeypatch: pytest.Monk
         ({"env.shift": "gravity-2.0", "env.shift.friction": 3.0}, "given as a whole and by its parts"),
         ({"agent.head": "action_net.*"}, "agent.head: expected a list"),
         ({"output_dir": ""}, "output_dir is empty"),
+        ({"agent.adapt_spaces": True, "agent.correspondence": "names"}, "Leave one of them out"),
         ({"method.actor_head.scale": -1}, "method.actor_head.scale: expected a number of at least 0"),
     ],
 )

@@ -88,8 +88,6 @@ def load_agent(
     """
     if not isinstance(trust, bool):
         raise AgentError(f"trust={trust!r}: expected True or False.", arguments=("trust",))
-    if "adapt_spaces" in overrides:
-        raise AgentError("adapt_spaces=True of daft_rl 0.2 is correspondence='positions' now.")
     wanted = None if algo is None else find_algorithm(algo).cls  # refuses what the table does not have
     request = Request(
         cls=algo if isinstance(algo, type) else wanted, env=env, device=device, policy_kwargs=policy_kwargs,

@@ -103,9 +103,8 @@ def _warn_missing(archive: Path, doubtful: Mapping[str, str], normalized: bool |
     listed = "; ".join(f"{path} ({reason})" for path, reason in list(doubtful.items())[:MOST_NAMED])
     told = f"{archive} was loaded without statistics of a VecNormalize, though there is {listed}." if listed else ""
     effect = "Without its statistics an agent sees other observations, or gets other rewards, than it learnt with."
-    advice = "Pass vecnormalize=PATH of the file, or 'none' if the agent needs none."
-    message = " ".join(filter(None, (learnt, told, effect, advice)))
-    warnings.warn(DaftWarning(message, arguments=("vecnormalize",)), stacklevel=5)
+    message = f"{learnt} {told} {effect} Pass vecnormalize=PATH of the file, or 'none' if the agent needs none."
+    warnings.warn(DaftWarning(message.strip(), arguments=("vecnormalize",)), stacklevel=5)
 
 
 def _shape_of(space: spaces.Space[Any]) -> Any:

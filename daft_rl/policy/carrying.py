@@ -93,7 +93,9 @@ class Carrier:
             if online in head:
                 of_gsde = online.endswith("log_std") and tensor.ndim == 2  # a matrix (features, actions)
                 found[name] = 1 if of_gsde else 0
-        return {name: axis for name, axis in found.items() if self.new.state_dict()[name].shape[axis] > 1 or axis == 0}
+        # without full_std, gSDE has one column for all actions, however many there are
+        states = self.old.state_dict(), self.new.state_dict()
+        return {name: axis for name, axis in found.items() if axis == 0 or any(s[name].shape[1] > 1 for s in states)}
 
     def state(self) -> dict[str, Tensor]:
         """The state dictionary of the new policy.

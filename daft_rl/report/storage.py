@@ -17,7 +17,7 @@ __all__ = ["agent_name", "read_cells", "read_failures", "read_note", "save_cells
 
 SAVED = (
     *("task", "shift", "algo", "method", "seed", "timesteps", "wall_seconds", "phases", "curve"),
-    *("compared", "method_digest", "machine", "realigned", "race"),
+    *("compared", "method_digest", "machine", "realigned"),
 )
 """Keys of ``results.json`` that are saved unchanged, apart from rounding."""
 WHEN: tuple[When, ...] = ("zero_shot", "final")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from daft_rl.archives import read_archive
 from daft_rl.batchnorm import Moments, batchnorm_layers
@@ -37,10 +37,16 @@ LEAST_VARIANCE = 1e-8
 
 Choice = str | Mapping[str, Any]
 """``auto``, ``names``, ``positions``, the path of a file, or its content."""
+Spaces = tuple[Any, Any]
+"""Of observations and of actions."""
 
 
 def find_correspondence(
-    choice: Choice, domains: Mapping[str, Domain], agent: Path | BaseAlgorithm | None, trust: bool = False
+    choice: Choice,
+    domains: Mapping[str, Domain],
+    agent: Path | BaseAlgorithm | None,
+    trust: bool = False,
+    actual: Spaces | None = None,
 ) -> Correspondence | None:
     """What corresponds between source and target.
 
@@ -49,6 +55,8 @@ def find_correspondence(
     :param choice: see :class:`~daft_rl.settings.AgentSettings`
     :param agent: an archive; an agent in memory, which is for the target as it is; or ``None`` if it has learnt already
     :param trust: whether the archive is read by SB3 itself, which cannot be carried
+    :param actual: spaces of the target; ``None`` makes one to see them. The user's function may make another
+        environment each time it is called
     :return: ``None`` if all entries are where they were
     :raises DaftError: the choice needs names, and there are none
     """
@@ -59,18 +67,17 @@ def find_correspondence(
         return None
     stored = _stored_spaces(agent, source)
     if choice == "positions":
-        return _told(by_positions(stored, _spaces_of(target)))
+        return _told(by_positions(stored, actual or _spaces_of(target)))
     if choice == "auto":
         assert source is not None
-        return _by_auto(source, target, stored)
+        return _by_auto(source, target, stored, actual or _spaces_of(target))
     exceptions = Exceptions() if choice == "names" else read_exceptions(choice)
     return _told(by_names(_names(exceptions.source, source), _names(exceptions.target, target), exceptions))
 
 
-def _by_auto(source: Domain, target: Domain, stored: tuple[Any, Any]) -> Correspondence | None:
+def _by_auto(source: Domain, target: Domain, stored: Spaces, actual: Spaces) -> Correspondence | None:
     """By names, unless there are none, or entries can stay where they are and names do not say that they are the same
     ones in another order."""
-    actual = _spaces_of(target)
     known, sizes = ([count_entries(space) for space in both] for both in (stored, actual))
     fits = known == sizes or None in stored
     if fits and (source.maker or target.maker):
@@ -95,19 +102,20 @@ def _told(found: Correspondence) -> Correspondence | None:
 
 def _names(given: GivenNames, domain: Domain | None) -> Names:
     """Names from a file, and those of the environment for what the file leaves out."""
-    if given.observation is not None and given.action is not None:
-        return Names(given.observation, given.action)
-    if domain is None:
+
+    def tell() -> Names:
+        if domain is not None:
+            return names_of(domain)
         raise AgentError(
             "A correspondence by names needs the names of the source's entries: pass source_env=..., or name them in "
             "the file, source: {observation: [...], action: [...]}.",
             arguments=("correspondence",),
         )
-    own = names_of(domain)
-    return Names(given.observation or own.observation, given.action or own.action)
+
+    return given.complete(tell)
 
 
-def _stored_spaces(agent: Path | None, source: Domain | None) -> tuple[Any, Any]:
+def _stored_spaces(agent: Path | None, source: Domain | None) -> Spaces:
     """Observation and action space of the source."""
     if agent is None:
         assert source is not None
@@ -116,7 +124,7 @@ def _stored_spaces(agent: Path | None, source: Domain | None) -> tuple[Any, Any]
     return contents.observation_space, contents.action_space
 
 
-def _spaces_of(domain: Domain) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+def _spaces_of(domain: Domain) -> Spaces:
     env = _make_undisturbed(domain)
     env.close()
     return env.observation_space, env.action_space
@@ -148,37 +156,45 @@ def _make_undisturbed(domain: Domain) -> Any:
 
 
 def see_as_target(
-    domains: Mapping[str, Domain], model: BaseAlgorithm, correspondence: Correspondence
+    domains: Mapping[str, Domain], model: BaseAlgorithm, correspondence: Correspondence | None
 ) -> dict[str, Domain]:
     """The domains in which an agent for the target can play: other bodies are seen as the target's.
 
     :param domains: role -> domain
     :param model: it was loaded for the target
-    :param correspondence: from source to target
+    :param correspondence: from source to target, if some entries moved
     """
-    means, found = _means(model, correspondence), {}
-    seen = _spaces_of(domains["target"])
+    target, found = domains["target"], {}
     for role, domain in domains.items():
-        between = correspondence if role == "source" else _between(domain, domains["target"])
+        moved = correspondence if role == "source" else None
+        between = moved or _between(domain, target, as_before=role == "source")
         if role == "target" or between is None:
             found[role] = domain
         elif isinstance(between, Correspondence):
+            means = _means(model, between)
             rest = tuple(means[i] for i in between.observation.new)
-            found[role] = replace(domain, seen_as=SeenAs(between, *seen, rest))
+            found[role] = replace(domain, seen_as=SeenAs(between, *_spaces_of(target), rest))
         else:
             print(f"The agent does not play in '{role}', where the body is another one.", file=sys.stderr)
     return found
 
 
-def _between(domain: Domain, target: Domain) -> Correspondence | bool | None:
-    """What corresponds between a further domain and the target: ``None`` if it is the same body, ``False`` if names do
-    not tell."""
-    if domain.body == target.body:
+def _between(domain: Domain, target: Domain, as_before: bool) -> Correspondence | bool | None:
+    """What corresponds between a further domain and the target: ``None`` if entries are where they are, ``False`` if
+    names do not tell.
+
+    :param as_before: whether entries stay where they are wherever the sizes allow it
+    """
+    if domain.maker or target.maker or domain.body == target.body:
+        return None
+    sizes = [[count_entries(space) for space in _spaces_of(one)] for one in (domain, target)]
+    fits = sizes[0] == sizes[1]
+    if fits and as_before:
         return None
     try:
         found = by_names(names_of(domain), names_of(target))
     except TaskError:
-        return False
+        return None if fits else False
     return None if found.is_identity else found
 
 
@@ -192,23 +208,35 @@ def measure_new_entries(model: BaseAlgorithm, correspondence: Correspondence, ve
     :param venv: of the target, with raw observations
     :param seed: of the episodes that are visited
     """
-    new = correspondence.observation.new
     observations, actions = visit(model, venv, STEPS, seed)
-    dictionary = isinstance(observations, dict)
-    flat = np.concatenate([*observations.values()], axis=1) if dictionary else observations
     normalizer = model.get_vec_normalize_env()
-    if normalizer is not None and normalizer.norm_obs and not dictionary and new:
-        means = flat[:, new].mean(axis=0, dtype=np.float64)
-        variances = flat[:, new].var(axis=0, dtype=np.float64)  # entries beyond clip_obs count as clip_obs
-        variances[variances < LEAST_VARIANCE] = 1.0
-        running: Any = normalizer.obs_rms
-        running.mean[new], running.var[new] = means, variances
-        observations[:, new] = (flat[:, new] - means) / np.sqrt(variances + normalizer.epsilon)
+    if normalizer is not None and normalizer.norm_obs:
+        _measure_normalized(normalizer, observations, correspondence.observation.new)
     networks = Networks(model.policy)
     channels = new_channels(model.policy, correspondence)
     if channels:
         _measure_channels(networks, channels, networks.measure(networks.batches(observations, actions)))
     model.set_random_seed(seed)
+
+
+def _measure_normalized(normalizer: VecNormalize, observations: Any, new: Sequence[int]) -> None:
+    """Give new entries their mean and variance, and normalize what was seen of them, in place.
+
+    :param observations: where the statistics of new entries are 0 and 1; entries beyond clip_obs count as clip_obs
+    """
+    dictionary, known = isinstance(observations, dict), normalizer.obs_rms
+    statistics: Mapping[str, Any] = known if isinstance(known, dict) else {"": known}
+    place = 0
+    for key, seen in (observations if dictionary else {"": observations}).items():
+        size = seen.shape[1] if seen.ndim == 2 else 1
+        own = [entry - place for entry in new if place <= entry < place + size]
+        place += size
+        if not own or key not in statistics:
+            continue
+        means, variances = seen[:, own].mean(axis=0, dtype=np.float64), seen[:, own].var(axis=0, dtype=np.float64)
+        variances[variances < LEAST_VARIANCE] = 1.0
+        statistics[key].mean[own], statistics[key].var[own] = means, variances
+        seen[:, own] = (seen[:, own] - means) / np.sqrt(variances + normalizer.epsilon)
 
 
 def _means(model: BaseAlgorithm, correspondence: Correspondence) -> list[float]:

@@ -63,7 +63,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def _conditions(settings: TransferSettings, agent: Path, domain: Domain) -> dict[str, Any]:
     """All that the returns of a source depend on, down to the last bit on one machine."""
-    evaluation = settings.evaluation
+    evaluation, other_body = settings.evaluation, domain.seen_as
     return {
         "agent": fingerprint_agent(agent, settings.agent.vecnormalize),
         "read_with": plain_data(settings.agent) | {"path": None},
@@ -72,4 +72,4 @@ def _conditions(settings: TransferSettings, agent: Path, domain: Domain) -> dict
         "episodes": [evaluation.episodes, evaluation.episodes_during, evaluation.seed],
         "computed": [settings.vec, settings.device, settings.torch_threads],
         "seed": None,  # nothing is drawn by chance
-    }
+    } | ({} if other_body is None else {"seen_as": plain_data(other_body.correspondence)})

@@ -71,6 +71,8 @@ class Run:
     """Returns of the source, before anything changes it. A pretraining has no source."""
     statistics: SourceStatistics | None = None
     """Of the source's ``VecNormalize``."""
+    is_another_body: bool = False
+    """Whether the target has other entries than the source, or has them in another order."""
     distortion_on_source: Distortion | None = None
     race: RaceResult | None = None
     """Of the race that this run is the winner of."""

@@ -87,17 +87,19 @@ FIELDS: dict[str, Callable[[mujoco.MjModel], list[str]]] = {
 def infer_names(core: Any) -> Names:
     """The names of a MuJoCo environment without wrappers.
 
-    Gymnasium's tasks that have rules (:mod:`daft_rl.envs.mujoco.rules`) tell what they observe. Any other observation
-    must be ``qpos`` without its first entries, and ``qvel``, as its values show.
+    Gymnasium's tasks that have rules (:mod:`daft_rl.envs.mujoco.rules`) tell what they observe. Any other observation,
+    such as that of a class derived from them with an own ``_get_obs``, must be ``qpos`` without its first entries, and
+    ``qvel``, as its values show.
 
     :param core: an environment with ``model`` and ``data``
     :raises TaskError: it observes something else
     """
-    model = core.model
-    rules = next((RULES[cls] for cls in type(core).__mro__ if cls in RULES), None)
-    if rules is None:
+    model: Any = core.model
+    task: Any = next((cls for cls in type(core).__mro__ if cls in RULES), None)
+    if task is None or type(core)._get_obs is not task._get_obs:
         observation = position_names(model)[_hidden_positions(core) :] + velocity_names(model)
     else:
+        rules = RULES[task]
         given = rules.read_arguments(core)
         observation = position_names(model)[given.hidden :] + velocity_names(model)
         for field in given.included:

@@ -167,6 +167,9 @@ def test_noise_that_depends_on_the_state_is_carried(name: str, tmp_path: Path) -
     before = (model.policy if name == "PPO" else model.actor).log_std  # type: ignore[attr-defined]
     assert torch.equal(actor.log_std[:, [2, 1]], before)
     torch.testing.assert_close(actor.log_std[:, 0], before.mean(dim=1))
+    one = carry(tmp_path / "agent.zip", Names(SOURCE.observation, ("v",)))
+    actor = one.policy if name == "PPO" else one.actor
+    assert torch.equal(actor.log_std, before[:, 1:])
 
 
 @pytest.mark.parametrize("cls", [PPO, SAC])
@@ -250,11 +253,6 @@ def test_other_sizes_and_other_bounds_are_refused(tmp_path: Path) -> None:
     env.observation_space = spaces.Dict({"a": env.observation_space})
     with pytest.raises(AgentError, match="vectors"):
         load_agent(archive, env=env, correspondence="positions")
-
-
-def test_the_name_of_before_says_what_takes_its_place() -> None:
-    with pytest.raises(AgentError, match="correspondence='positions' now"):
-        load_agent("Ant-ppo", adapt_spaces=True)
 
 
 def test_statistics_beside_the_agent_are_carried(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.wrappers import FrameStackObservation, TimeAwareObservation, TimeLimit
 
 from daft_rl.envs import make, task_names
@@ -83,9 +84,25 @@ def test_names_that_do_not_fit_are_refused(names: Any, message: str) -> None:
         entry_names(env)
 
 
+class Planner(gym.Env):
+    """Has a model of its own, which is none of MuJoCo."""
+
+    observation_space = action_space = spaces.Box(-1, 1, (2,))
+    model = "of its own"
+
+
+class Backwards(HalfCheetahEnv):
+    """Observes what its task observes, in another order."""
+
+    def _get_obs(self) -> Any:
+        return super()._get_obs()[::-1]
+
+
 @pytest.mark.parametrize(
     ("env", "message"),
     [
+        (Planner, "have no names"),
+        (Backwards, "observes more than positions and velocities"),
         (lambda: TimeAwareObservation(make("HalfCheetah")), "TimeAwareObservation may change the order"),
         (lambda: FrameStackObservation(make("HalfCheetah"), 2), "FrameStackObservation may change the order"),
         (lambda: gym.make("CartPole-v1"), "have no names"),

@@ -10,16 +10,22 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.envs.mujoco import mujoco_env
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from daft_rl import load_agent
 from daft_rl.archives import find_agent
-from daft_rl.correspondence import Correspondence
+from daft_rl.correspondence import Correspondence, by_names
 from daft_rl.envs.domain import Domain, read_domains
+from daft_rl.envs.factory import make
+from daft_rl.envs.names import Names
 from daft_rl.errors import TaskError
-from daft_rl.run.bodies import find_correspondence, measure_new_entries
+from daft_rl.rollout.returns import Returns
+from daft_rl.run.bodies import find_correspondence, measure_new_entries, see_as_target
+from daft_rl.run.cache import cached_returns
+from daft_rl.settings import TransferSettings
 from daft_rl.transfer import transfer
-from tests.conftest import parse
+from tests.conftest import PointMass, build, parse
 
 TINY = [
     *("num_envs=2", "evaluation.episodes=1", "evaluation.episodes_during=1", "calibration.steps=64"),
@@ -102,6 +108,45 @@ def test_new_entries_get_their_statistics_in_the_target_and_change_nothing(monke
             assert not np.any(normalizer.obs_rms.mean[new] == 0.0)
 
 
+class Parts(gym.Env):
+    """A dictionary of entries with known means: 10, 11, ... for the arm, 100 for the goal, which VecNormalize omits."""
+
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,))
+
+    def __init__(self, joints: int) -> None:
+        sizes = {"arm": joints, "goal": 1}
+        self.observation_space: Any = gym.spaces.Dict(
+            {key: gym.spaces.Box(-np.inf, np.inf, (size,)) for key, size in sizes.items()}
+        )
+
+    def _observe(self) -> dict[str, Any]:
+        means = {"arm": 10.0 + np.arange(self.observation_space["arm"].shape[0]), "goal": np.array([100.0])}
+        return {key: (mean + self.np_random.normal(size=len(mean))).astype(np.float32) for key, mean in means.items()}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self._observe(), {}
+
+    def step(self, action: Any) -> Any:
+        return self._observe(), 0.0, False, False, {}
+
+
+def test_new_entries_of_a_dictionary_get_their_statistics_too(tmp_path: Path) -> None:
+    venv = VecNormalize(DummyVecEnv([lambda: Parts(2)]), norm_obs_keys=["arm"], clip_obs=50.0)
+    agent = PPO("MultiInputPolicy", venv, n_steps=32, batch_size=32, policy_kwargs={"net_arch": [8]}, device="cpu")
+    agent.learn(32).save(tmp_path / "agent.zip")
+    venv.save(str(tmp_path / "vecnormalize.pkl"))
+    source = Names(("arm.a", "arm.b", "goal.x"), ("u",))
+    found = by_names(source, Names(("arm.b", "arm.new", "arm.a", "goal.x"), ("u",)))
+    target = DummyVecEnv([lambda: Parts(3)])
+    model = load_agent(tmp_path / "agent.zip", env=target, correspondence=found)
+    measure_new_entries(model, found, target, seed=0)
+    known: Any = model.get_vec_normalize_env().obs_rms  # type: ignore[union-attr]
+    old: Any = venv.obs_rms
+    assert known["arm"].mean[[0, 2]].tolist() == old["arm"].mean[[1, 0]].tolist()
+    assert (known["arm"].mean[1], known["arm"].var[1]) == pytest.approx((11.0, 1.0), abs=0.15)
+
+
 def test_without_names_entries_stay_where_they_are_and_a_file_can_name_them() -> None:
     domains = {
         "source": Domain("short", maker=lambda: gym.make("CartPole-v1")),
@@ -115,3 +160,76 @@ def test_without_names_entries_stay_where_they_are_and_a_file_can_name_them() ->
     found = find_correspondence({"source": names, "target": longer}, domains, None)
     assert found is not None
     assert found.observation.origin == (1, 0, 2, 3, None)
+
+
+def test_an_agent_for_the_same_body_plays_elsewhere_on_another(tmp_path: Path, short_episodes: None) -> None:
+    result = transfer(
+        "HalfCheetah-shifted", "zero_shot", output_dir=tmp_path,
+        settings=parse([*TINY, "evaluation.elsewhere=[foot-less]"]),
+    )  # fmt: skip
+    assert set(result.zero_shot) == {"target", "source", "foot-less"}
+
+
+@pytest.mark.parametrize("as_archive", [False, True])
+def test_an_agent_that_knows_the_target_s_body_plays_on_the_source_s(
+    as_archive: bool, tmp_path: Path, short_episodes: None
+) -> None:
+    agent: Any = PPO("MlpPolicy", make("HalfCheetah-threelegs"), policy_kwargs={"net_arch": [8]}, device="cpu")
+    if as_archive:
+        agent.save(tmp_path / "agent.zip")
+        agent = tmp_path / "agent.zip"
+    result = transfer("HalfCheetah-threelegs", "zero_shot", agent, output_dir=tmp_path / "run", settings=parse(TINY))
+    assert set(result.zero_shot) == {"target", "source"}
+
+
+def test_states_that_are_numbered_are_seen_as_those_of_another_body() -> None:
+    def lake(size: int) -> Domain:
+        return Domain(f"lake of {size}", maker=lambda: gym.make("FrozenLake-v1", map_name=f"{size}x{size}"))
+
+    domains = {"source": lake(8), "target": lake(4)}
+    agent = PPO("MlpPolicy", domains["target"].make(), policy_kwargs={"net_arch": [8]}, device="cpu")
+    names = {"observation": [str(i) for i in range(64)], "action": ["left", "down", "right", "up"]}
+    fewer = names | {"observation": [str(63 - i) for i in range(16)]}
+    found = find_correspondence({"source": names, "target": fewer}, domains, None)
+    source = see_as_target(domains, agent, found)["source"]
+    assert source.make().reset(seed=0)[0] == 0  # the agent does not know the first state
+    venv = source.make_vec(2, "dummy")
+    seen: Any = venv.seen_as.observation(np.array([63, 60]), gym.spaces.Discrete(64))  # type: ignore[attr-defined]
+    assert seen.tolist() == [0, 3]
+    assert venv.reset().tolist() == [0, 0]  # type: ignore[union-attr]
+
+
+def test_runs_of_a_grid_share_no_returns_of_a_source_that_is_seen_as_other_bodies(tmp_path: Path) -> None:
+    archive, played = find_agent("HalfCheetah", "crossq"), []
+
+    def play(domains: Any) -> dict[str, Returns]:
+        played.append(domains["source"].seen_as is not None)
+        return {"source": Returns([1.0], [1])}
+
+    settings = TransferSettings.from_dict({"env": {"name": "HalfCheetah"}, "method": "ft", "algo": {"name": "crossq"}})
+    for shift in ("none", "foot-less", "foot-less"):
+        domains = read_domains({"name": "HalfCheetah", "shift": shift})
+        found = find_correspondence("auto", domains, archive)
+        if found is not None:
+            model = load_agent(archive, env=domains["target"].make(), correspondence=found)
+            domains = see_as_target(domains, model, found)
+        cached_returns(tmp_path, settings, archive, {"source": domains["source"]}, play)
+    assert played == [False, True]
+
+
+def test_a_function_of_the_user_is_called_no_more_often_with_a_source(tmp_path: Path) -> None:
+    calls: dict[bool, int] = {}
+    for with_source in (False, True):
+        made: list[PointMass] = []
+
+        def make_target(made: list[PointMass] = made) -> PointMass:
+            made.append(PointMass())
+            return made[-1]
+
+        build("PPO").save(tmp_path / "agent.zip")
+        transfer(
+            make_target, "zero_shot", tmp_path / "agent.zip", source_env=PointMass if with_source else None,
+            output_dir=tmp_path / f"run{with_source}", settings=parse(TINY),
+        )  # fmt: skip
+        calls[with_source] = len(made)
+    assert calls[True] == calls[False]

@@ -40,12 +40,12 @@ def trained(normalized: bool, steps: int, kind: type[Any] = SAC) -> Any:
     return model.learn(2 * steps)
 
 
-def told(source: Any, folder: Path, **settings: Any) -> int:
+def told(source: Any, folder: Path, env: Any = far_away, **settings: Any) -> int:
     """How many warnings say that the statistics are missing."""
     given = parse([*TINY, *OFF_POLICY]) | {"calibration.held_out": 128} | settings
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        transfer(far_away, "zero_shot", source, output_dir=folder, settings=given)
+        transfer(env, "zero_shot", source, output_dir=folder, settings=given)
     return sum(
         isinstance(one.message, DaftWarning) and "learnt inside of a VecNormalize" in str(one.message) for one in caught
     )
@@ -73,6 +73,24 @@ def test_an_agent_with_its_statistics_is_transferred_without_a_word(tmp_path: Pa
 def test_an_object_without_them_is_told_of(tmp_path: Path) -> None:
     trained(True, EPISODE + 7).save(tmp_path / "agent.zip")
     assert told(SAC.load(tmp_path / "agent.zip", device="cpu"), tmp_path / "run") == 1
+
+
+def test_nothing_is_told_where_entries_have_moved(tmp_path: Path) -> None:
+    def flipped() -> TransformObservation[Any, Any, Any]:
+        env = far_away()
+        shift = np.array([0.0, 0.0, 1000.0], np.float32)
+        return TransformObservation(env, lambda seen: (seen + shift)[::-1], env.observation_space)
+
+    model = trained(False, EPISODE + 7)
+    for name in ("_last_obs", "_last_original_obs"):
+        getattr(model, name)[:, 2] += 1000.0
+    model._last_original_obs[:, 0] += 500.0  # a step of the entry that is another one now
+    model.save(tmp_path / "agent.zip")
+    moved = {
+        "source": {"observation": ["a", "b", "c"], "action": ["u", "v"]},
+        "target": {"observation": ["c", "b", "a"], "action": ["u", "v"]},
+    }
+    assert told(tmp_path / "agent.zip", tmp_path / "run", flipped, **{"agent.correspondence": moved}) == 0
 
 
 class Hostile:
