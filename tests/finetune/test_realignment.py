@@ -220,9 +220,9 @@ def test_at_home_the_policy_acts_as_on_observations_with_the_offset(algorithm: s
 def realigned_run(tmp_path_factory: pytest.TempPathFactory) -> TransferResult:
     """A transfer that realigns, and learns next to nothing."""
     method = {"name": "mine", "realign": 1.5, **{name: {"scale": 1e-9} for name in GROUPS}}
-    tiny = ["num_envs=4", "calibration.steps=2048", "evaluation.episodes=2", "evaluation.episodes_during=1"]
-    tiny += ["progress_bar=false", "total_timesteps=64", "evaluation.every=64", "algo.settings.n_steps=16"]
-    tiny += ["algo.settings.batch_size=64"]
+    tiny = ["num_envs=4", "calibration={steps: 2048, held_out: 64}", "evaluation.episodes=1"]
+    tiny += ["evaluation.episodes_during=1", "progress_bar=false", "total_timesteps=64", "evaluation.every=64"]
+    tiny += ["algo.settings.n_steps=16", "algo.settings.batch_size=64"]
     folder = tmp_path_factory.mktemp("realigned")
     return transfer("Ant-shifted", method, shift=OFFSET, output_dir=folder, settings=parse(tiny))
 
