@@ -212,7 +212,9 @@ def scalars(folder: Path) -> dict[str, Any]:
             "crossq",
             ["algo.settings.train_freq=4", "algo.settings.gradient_steps=1", "algo.settings.learning_starts=8"],
         ),
-        ("SafetyPointGoal-shifted", "ppo", ["algo.settings.n_steps=64", "vec=dummy"]),
+        pytest.param(
+            *("SafetyPointGoal-shifted", "ppo", ["algo.settings.n_steps=64", "vec=dummy"]), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_transfer_with_forks_equals_one_without(env: Any, algo: str, settings: list[str], tmp_path: Path) -> None:
