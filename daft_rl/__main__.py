@@ -18,6 +18,7 @@ PROGRAMS = {
     "pretrain": "train a source policy",
     "benchmark": "run a grid of transfers",
     "blend": "trade return on the target for return on the source, after a transfer",
+    "correspond": "show what two robots sense and move, and which entries correspond",
     "report": "make a page from the runs of a benchmark",
     "push": "publish the policy of a transfer on the Hugging Face hub",
 }

@@ -216,12 +216,7 @@ def adapt(
     :raises MethodError: an unknown method, or one that cannot be applied to this model
     :raises AgentError: a policy that is not supported, or neither environment nor ``experience``
     """
-    if not isinstance(model, BaseAlgorithm):
-        raise AgentError(f"model: expected an agent such as PPO.load(...), got {model!r}.")
-    if getattr(model, "policy", None) is None:
-        raise AgentError("model has no policy: it was made with _init_setup_model=False. Leave that out.")
-    if profile is not None and not isinstance(profile, Profile):
-        raise AgentError(f"profile: expected a Profile or None, got {profile!r}.")
+    _refuse_others(model, profile)
     options = Options(
         calibration_steps=calibration_steps, held_out_steps=held_out_steps, seed=seed, head=head, critic=critic,
         insert_batchnorm=insert_batchnorm, actor_scale=actor_scale, adaptive_kl=adaptive_kl,
@@ -232,6 +227,18 @@ def adapt(
         raise MethodError(f"'{chosen.name}' is a race of methods, which daft_rl.transfer holds. Name one method here.")
     target = Target(model, env, experience, seed)
     return _prepare(model, resolve_method(model, chosen), target, options, profile or Profile())
+
+
+def _refuse_others(model: Any, profile: Any) -> None:
+    """
+    :raises AgentError: the model is no agent with a policy, or the profile is something else
+    """
+    if not isinstance(model, BaseAlgorithm):
+        raise AgentError(f"model: expected an agent such as PPO.load(...), got {model!r}.")
+    if getattr(model, "policy", None) is None:
+        raise AgentError("model has no policy: it was made with _init_setup_model=False. Leave that out.")
+    if profile is not None and not isinstance(profile, Profile):
+        raise AgentError(f"profile: expected a Profile or None, got {profile!r}.")
 
 
 def _prepare(model: BaseAlgorithm, method: Method, target: Target, options: Options, profile: Profile) -> Adaptation:
