@@ -96,8 +96,8 @@ def assert_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: dic
     assert not (folder / "cut" / "error.json").exists()
 
 
-SLOW = ("A2C", "DDPG", "QRDQN", "TQC")
-"""What these have is in PPO and A2C with gSDE, TD3, DQN and SAC too."""
+SLOW = ("A2C", "DDPG", "QRDQN", "TD3", "TQC", "TRPO")
+"""What these have is in PPO, A2C with gSDE, TD3 with noise, DQN and SAC too."""
 
 
 def discrete() -> PointMass:
@@ -147,7 +147,11 @@ def with_drifting_noise() -> BaseAlgorithm:
     [
         pytest.param(with_vecnormalize, {"agent.normalize": "update"}, id="VecNormalize"),
         pytest.param(lambda: with_state_dependent_exploration(A2C), {}, id="gSDE of A2C"),
-        pytest.param(lambda: with_state_dependent_exploration(SAC), OFF_POLICY_SETTINGS, id="gSDE of SAC"),
+        pytest.param(
+            *(lambda: with_state_dependent_exploration(SAC), OFF_POLICY_SETTINGS),
+            id="gSDE of SAC",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(with_drifting_noise, OFF_POLICY_SETTINGS, id="Ornstein-Uhlenbeck noise"),
         pytest.param(lambda: build("PPO"), {"evaluate_in_background": True}, id="evaluation in the background"),
     ],
@@ -161,7 +165,9 @@ def test_whatever_an_agent_remembers_goes_on(
     assert_goes_on(tmp_path, monkeypatch, arguments)
 
 
-@pytest.mark.parametrize("method", ["daft_paper", "l2_sp", "lp_ft", "scratch"])
+@pytest.mark.parametrize(
+    "method", ["lp_ft", "scratch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("daft_paper", "l2_sp"))]
+)
 def test_every_kind_of_method_goes_on(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments: dict[str, Any] = {
         "env": PointMass, "source": build("SAC"), "method": method, "settings": SETTINGS | OFF_POLICY_SETTINGS,

@@ -48,10 +48,10 @@ def steer(base: str, observation: NDArray[Any], step: int, rng: np.random.Genera
     ("base", "shift", "steps"),
     [
         ("Door", {}, 120),
-        ("Wipe", {}, 100),
+        pytest.param("Wipe", {}, 100, marks=pytest.mark.slow),
         pytest.param("Door", {"latch": False, "robot": "Sawyer", "arm_mass": 1.5}, 120, marks=pytest.mark.slow),
         ("Wipe", {"two_clusters": True, "markers": 30, "robot": "IIWA", "controller_gain": 0.5}, 120),
-        ("Door", {"robot": "UR5e"}, 120),
+        ("Door", {"robot": "UR5e"}, 60),
         pytest.param("Wipe", {"robot": "UR5e"}, 120, marks=pytest.mark.slow),
     ],
 )

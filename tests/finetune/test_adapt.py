@@ -71,7 +71,7 @@ def source_of(algorithm: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("method", "algorithm"),
-    [("daft", "PPO"), ("ft", "PPO"), ("daft", "SAC"), pytest.param("ft", "SAC", marks=pytest.mark.slow)],
+    [("daft", "PPO"), ("daft", "SAC"), *(pytest.param("ft", name, marks=pytest.mark.slow) for name in ("PPO", "SAC"))],
 )
 def test_two_lines_return_what_transfer_returns(algorithm: str, method: str, tmp_path: Path) -> None:
     """On an environment and with a policy that are not of this project."""

@@ -50,7 +50,10 @@ TOLERANCE = {"Humanoid": 2e-3}
 """Largest differences relative to the size of a number. Humanoid observes forces of thousands of newtons."""
 
 
-@pytest.fixture(scope="module", params=TASKS)
+# each task compiles some kernels anew, for its sizes
+@pytest.fixture(
+    scope="module", params=[name if name in SHIFTS else pytest.param(name, marks=pytest.mark.slow) for name in TASKS]
+)
 def task(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -114,8 +117,14 @@ def test_first_observations_are_distributed_as_in_gymnasium(task: str) -> None:
         ("Ant", {"include_cfrc_ext_in_observation": False, "main_body": "front_left_leg", "frame_skip": 2}),
         ("Ant", {"exclude_current_positions_from_observation": False, "contact_force_range": (-0.2, 0.5)}),
         ("Ant", {"healthy_reward": 2, "healthy_z_range": (0.5, 0.8), "contact_cost_weight": 0.1}),
-        ("Hopper", {"healthy_state_range": (-2.0, 2.0), "healthy_angle_range": (-1.0, 1.0)}),
-        ("Walker2d", {"terminate_when_unhealthy": False, "healthy_reward": 0.3, "forward_reward_weight": 2.5}),
+        pytest.param(
+            *("Hopper", {"healthy_state_range": (-2.0, 2.0), "healthy_angle_range": (-1.0, 1.0)}),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("Walker2d", {"terminate_when_unhealthy": False, "healthy_reward": 0.3, "forward_reward_weight": 2.5}),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_constructor_arguments_have_an_effect(task: str, kwargs: dict[str, Any]) -> None:

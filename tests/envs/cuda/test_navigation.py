@@ -29,7 +29,7 @@ SHIFTED: dict[str, Any] = {"gear": 3.0, "mass": 2.0, "damping": 2.0, "hazards": 
     [
         (POINT, 14, ({}, SHIFTED)),
         pytest.param(CAR, 14, ({}, SHIFTED), marks=pytest.mark.slow),
-        ("SafetyPointGoal2-v0", 12, ({},)),
+        pytest.param("SafetyPointGoal2-v0", 12, ({},), marks=pytest.mark.slow),
     ],
 )
 def test_steps_equal_those_of_the_package(base: str, steps: int, shifts: tuple[dict[str, Any], ...]) -> None:

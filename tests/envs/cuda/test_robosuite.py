@@ -80,7 +80,7 @@ def assert_near(base: str, observation: NDArray[Any], expected: NDArray[Any]) ->
     np.testing.assert_allclose(observation[:, rest], expected[:, rest], atol=2e-4)
 
 
-@pytest.fixture(scope="module", params=list(SHIFTS))
+@pytest.fixture(scope="module", params=["Door", pytest.param("Wipe", marks=pytest.mark.slow)])
 def base(request: pytest.FixtureRequest) -> str:
     return request.param
 
