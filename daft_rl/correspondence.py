@@ -125,6 +125,13 @@ class Correspondence:
 
     observation: Matching
     action: Matching
+    by_place: bool = False
+    """Whether entries are numbered, and have no names."""
+
+    @property
+    def target_names(self) -> Names | None:
+        """The names of the target's entries, if they have any."""
+        return None if self.by_place else Names(self.observation.target, self.action.target)
 
     @property
     def is_identity(self) -> bool:
@@ -196,9 +203,8 @@ def by_positions(source: Sequence[spaces.Space[Any]], target: Sequence[spaces.Sp
     :param target: likewise
     :raises AgentError: they are not vectors or choices, or not of the same kind
     """
-    return Correspondence(
-        *(_match_places(*both) for both in zip(("observation", "action"), source, target, strict=True))
-    )
+    observation, action = (_match_places(*both) for both in zip(("observation", "action"), source, target, strict=True))
+    return Correspondence(observation, action, by_place=True)
 
 
 def _match_places(what: str, source: spaces.Space[Any], target: spaces.Space[Any]) -> Matching:

@@ -100,7 +100,7 @@ def load_and_play(
     """
     from daft_rl.finetune import find_input_range
     from daft_rl.run.agents import check_learning_steps, load_source
-    from daft_rl.run.bodies import find_correspondence, measure_new_entries, see_as_target
+    from daft_rl.run.bodies import between_bodies, find_correspondence, measure_new_entries, see_as_target
     from daft_rl.run.cache import cached_returns
 
     given = settings.agent
@@ -124,7 +124,8 @@ def load_and_play(
         with current.environments.opened(domains["target"], CRITICIZED, current.model) as venv:
             measure_new_entries(current.model, correspondence, venv, settings.seed)
     current.is_another_body = correspondence is not None
-    domains = see_as_target(domains, current.model, correspondence)
+    between = between_bodies(correspondence, given.correspondence, domains, agent, given.trust)
+    domains = see_as_target(domains, current.model, between)
     evaluator = current.open_evaluator(dict(domains), _during(domains))
     with current.profile("evaluation"):
         current.start_zero_shot(lambda: cached_returns(cache, settings, agent, domains, evaluator.play))

@@ -17,6 +17,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from daft_rl.archives import read_archive
+from daft_rl.archives.container import read_attributes
+from daft_rl.archives.kept_names import kept_names
 from daft_rl.batchnorm import Moments, batchnorm_layers
 from daft_rl.correspondence import Correspondence, Exceptions, GivenNames, by_names, by_positions, read_exceptions
 from daft_rl.envs.domain import Domain
@@ -28,7 +30,7 @@ from daft_rl.policy.networks import Networks
 from daft_rl.policy.tracing import Tracer
 from daft_rl.rollout.evaluation import visit
 
-__all__ = ["find_correspondence", "measure_new_entries", "names_of", "see_as_target"]
+__all__ = ["between_bodies", "find_correspondence", "measure_new_entries", "names_of", "see_as_target"]
 
 STEPS = 2048
 """States of the target in which entries are measured that the source does not know."""
@@ -50,7 +52,8 @@ def find_correspondence(
 ) -> Correspondence | None:
     """What corresponds between source and target.
 
-    ``auto`` goes by names where the bodies may differ, and leaves entries where they are if names do not tell.
+    ``auto`` goes by names where the bodies may differ, and leaves entries where they are if names do not tell. An
+    archive that keeps the names of its entries is of the body that has them, whatever the source's.
 
     :param choice: see :class:`~daft_rl.settings.AgentSettings`
     :param agent: an archive; an agent in memory, which is for the target as it is; or ``None`` if it has learnt already
@@ -63,27 +66,52 @@ def find_correspondence(
     source, target = domains.get("source"), domains["target"]
     if isinstance(agent, BaseAlgorithm) or (trust and choice == "auto"):
         return None
-    if choice == "auto" and (source is None or source.body == target.body):
+    kept = _kept_by(agent)
+    if choice == "auto" and kept is None and (source is None or source.body == target.body):
         return None
     stored = _stored_spaces(agent, source)
     if choice == "positions":
         return _told(by_positions(stored, actual or _spaces_of(target)))
     if choice == "auto":
-        assert source is not None
-        return _by_auto(source, target, stored, actual or _spaces_of(target))
+        return _by_auto(kept or source, target, stored, actual or _spaces_of(target))
     exceptions = Exceptions() if choice == "names" else read_exceptions(choice)
-    return _told(by_names(_names(exceptions.source, source), _names(exceptions.target, target), exceptions))
+    if kept is not None and kept == _names(exceptions.target, target):
+        return None  # what the file says has been done
+    return _told(by_names(_names(exceptions.source, kept or source), _names(exceptions.target, target), exceptions))
 
 
-def _by_auto(source: Domain, target: Domain, stored: Spaces, actual: Spaces) -> Correspondence | None:
+def between_bodies(
+    found: Correspondence | None,
+    choice: Choice,
+    domains: Mapping[str, Domain],
+    agent: Path | BaseAlgorithm | None,
+    trust: bool = False,
+) -> Correspondence | None:
+    """What corresponds between the bodies of source and target, whatever body the agent has learnt on since.
+
+    :param found: from the agent's entries to the target's; the others are those of :func:`find_correspondence`
+    """
+    archive = None if isinstance(agent, BaseAlgorithm) else agent
+    if "source" not in domains or _kept_by(archive) is None:
+        return found
+    return find_correspondence(choice, domains, None, trust)
+
+
+def _kept_by(archive: Path | None) -> Names | None:
+    """The names that an archive keeps."""
+    return None if archive is None else kept_names(read_attributes(archive))
+
+
+def _by_auto(source: Names | Domain | None, target: Domain, stored: Spaces, actual: Spaces) -> Correspondence | None:
     """By names, unless there are none, or entries can stay where they are and names do not say that they are the same
     ones in another order."""
+    assert source is not None
     known, sizes = ([count_entries(space) for space in both] for both in (stored, actual))
     fits = known == sizes or None in stored
-    if fits and (source.maker or target.maker):
+    if fits and any(isinstance(one, Domain) and one.maker for one in (source, target)):
         return None  # a function may make another environment each time it is called
     try:
-        names = names_of(source), names_of(target)
+        names = source if isinstance(source, Names) else names_of(source), names_of(target)
     except TaskError:
         return None  # the check of the agent's spaces tells what to do
     if [len(names[0].observation), len(names[0].action)] != known:
@@ -100,12 +128,12 @@ def _told(found: Correspondence) -> Correspondence | None:
     return found
 
 
-def _names(given: GivenNames, domain: Domain | None) -> Names:
-    """Names from a file, and those of the environment for what the file leaves out."""
+def _names(given: GivenNames, body: Names | Domain | None) -> Names:
+    """Names from a file, and those of the archive or the environment for what the file leaves out."""
 
     def tell() -> Names:
-        if domain is not None:
-            return names_of(domain)
+        if body is not None:
+            return body if isinstance(body, Names) else names_of(body)
         raise AgentError(
             "A correspondence by names needs the names of the source's entries: pass source_env=..., or name them in "
             "the file, source: {observation: [...], action: [...]}.",

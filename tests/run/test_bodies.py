@@ -233,3 +233,24 @@ def test_a_function_of_the_user_is_called_no_more_often_with_a_source(tmp_path: 
         )  # fmt: skip
         calls[with_source] = len(made)
     assert calls[True] == calls[False]
+
+
+def test_an_agent_that_has_learnt_on_another_body_is_taken_to_be_of_that_body(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Joints in another order give vectors of the same length, which do not tell whose agent it is."""
+    home: dict[str, Any] = {"max_episode_steps": 10}
+    other = home | {"xml_file": str(reordered(tmp_path))}
+    settings = parse(TINY) | {"env.kwargs": other, "env.source_kwargs": home}
+    archive = find_agent("HalfCheetah", "ppo")
+    first = transfer("HalfCheetah-v5", "zero_shot", archive, output_dir=tmp_path / "first", settings=settings)
+    assert "Another body" in capsys.readouterr().err
+    moved = tmp_path / "first" / "final.zip"
+    second = transfer("HalfCheetah-v5", "zero_shot", moved, output_dir=tmp_path / "second", settings=settings)
+    assert second.zero_shot == first.zero_shot
+    assert "source" in second.zero_shot
+    settings = parse(TINY) | {"env.kwargs": home}
+    back = transfer("HalfCheetah-v5", "zero_shot", moved, output_dir=tmp_path / "back", settings=settings)
+    # sums are in another order, and the simulation is chaotic
+    assert back.zero_shot["target"].mean == pytest.approx(first.zero_shot["source"].mean, rel=1e-3)
+    assert PPO.load(moved).policy.state_dict().keys() == PPO.load(archive).policy.state_dict().keys()
