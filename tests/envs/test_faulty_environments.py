@@ -95,7 +95,6 @@ def test_an_environment_that_cannot_be_closed_is_told_and_the_others_are_closed(
     ("fault", "message"),
     [
         ("init raises: lines", r"Environment 0 failed in __init__\(\): ValueError: first line second line"),
-        ("reset returns: None", r"Environment 0 returned something else from reset\(\)"),
         (
             "step raises: SystemExit",
             r"Environment 0 failed in step\(\): SystemExit: 3 .*at step 5 of episode 1 since seed",

@@ -38,7 +38,10 @@ def steps(venv: VecEnv, count: int, seed: int) -> list[tuple[NDArray[Any], NDArr
     return [(np.array(o), r, d, [info.get("cost") for info in infos]) for o, r, d, infos in map(venv.step, actions)]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow) if case == "Wipe" else case for case in CASES],
+)
 def test_an_episode_goes_on_in_another_batch(case: str) -> None:
     """The episode began without a seed, from generators that an earlier one had moved."""
     first, other = opened(case, seed=1), opened(case, seed=50)

@@ -24,6 +24,7 @@ from daft_rl.errors import TaskError
 
 GOALS = ["SafetyPointGoal1-v0", "SafetyPointGoal2-v0", "SafetyCarGoal1-v0"]
 OTHERS = ["SafetyPointButton1-v0", "SafetyPointPush1-v0", "SafetyCarCircle1-v0", "SafetyAntGoal1-v0"]
+LONG = ("SafetyPointGoal2-v0", "SafetyPointButton1-v0", "SafetyAntGoal1-v0")  # many objects, or many joints
 
 
 def drive(env: gym.Env, seed: int, steps: int) -> list[NDArray[Any]]:
@@ -55,7 +56,9 @@ def slow_resets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(underlying, "World", importlib.import_module("safety_gymnasium.world").World)
 
 
-@pytest.mark.parametrize("id", GOALS + OTHERS)
+@pytest.mark.parametrize(
+    "id", [pytest.param(id, marks=pytest.mark.slow) if id in LONG else id for id in GOALS + OTHERS]
+)
 def test_fast_steps_and_resets_equal_those_of_the_package(id: str, slow_resets: None) -> None:
     slow = SafetyEnv(blueprints()[id], fast=False)
     expected = [drive(slow, seed, steps=100) for seed in range(2 if id in GOALS else 1)]
