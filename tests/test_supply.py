@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import subprocess
 from pathlib import Path
@@ -22,9 +23,13 @@ def project_files() -> list[Path]:
     return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
+def content(path: Path) -> bytes:
+    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
 @pytest.mark.parametrize("pattern", [FOLDERS_OF_A_MACHINE, OWN_INDEX], ids=["folder", "package index"])
 def test_no_file_names_a_machine(pattern: re.Pattern[bytes]) -> None:
-    found = {str(path.relative_to(ROOT)): pattern.search(path.read_bytes()) for path in project_files()}
+    found = {str(path.relative_to(ROOT)): pattern.search(content(path)) for path in project_files()}
     named = {name: match[0] for name, match in found.items() if match}
     assert not named
 

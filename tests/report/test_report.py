@@ -195,6 +195,7 @@ def test_a_missing_run_is_an_error(
     with pytest.raises(SystemExit):
         main()
     assert "too heavy" in capsys.readouterr().err, "the reason why a run is missing"
+    assert read_failures([saved])[0].folder == Path(*(grid / "ft-1-0").parts[-3:]), "no path of this machine"
     assert len(read_cells([saved])) == 11, "finished runs can be saved now and joined with the rest later"
     write_run(tmp_path / "rest" / "ft-1-0", "ft", 1, TARGETS[0], 310.0)
     assert statistics.score_matrices(read_cells([saved, tmp_path / "rest"]), SCALES)["ft"].shape == (3, 2)
