@@ -24,7 +24,7 @@ def kill_worker_of(venv: Any, index: int, number: int = signal.SIGKILL) -> None:
     await_end([pid])
 
 
-@pytest.mark.parametrize("space", ["box", "dict", "tuple"])
+@pytest.mark.parametrize("space", ["box", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dict", "tuple"))])
 def test_a_killed_worker_ends_the_episodes_of_its_environments_and_of_no_other(build: Any, space: str) -> None:
     venv, undisturbed = build([toy(space)] * 3, 3), build([toy(space)] * 3, 3)
     for batch in (venv, undisturbed):
