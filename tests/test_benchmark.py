@@ -198,13 +198,13 @@ def test_what_was_measured_stays_when_its_agent_is_gone(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("groups_composed_once")
 @pytest.mark.parametrize("preset", ["smoke", "mujoco", pytest.param("full", marks=pytest.mark.slow)])
 def test_every_cell_of_a_preset_can_be_composed(preset: str, tmp_path: Path) -> None:
-    """All tasks with all methods, and all shifts: the axes do not depend on each other."""
+    """One task with every value of each axis, and the others with all shifts: only these depend on the task."""
     params = yaml.safe_load((CONFIGS / "preset" / f"{preset}.yaml").read_text())["hydra"]["sweeper"]["params"]
     axes = {axis: str(values).split(",") for axis, values in params.items()}
     folders = set()
-    for env in axes.pop("env"):
+    for number, env in enumerate(axes.pop("env")):
         for axis, values in axes.items():
-            for value in values[:2] if axis == "seed" else values:
+            for value in values[:2] if axis == "seed" or (number and axis != "env.shift") else values:
                 first = [f"env.shift={shift}" for shift in axes.get("env.shift", ())[:1] if axis != "env.shift"]
                 overrides = [f"preset={preset}", f"env={env}", f"{axis}={value}", f"benchmark.folder={tmp_path}"]
                 settings = compose_settings("benchmark", [*overrides, *first])
