@@ -43,6 +43,14 @@ OFF_POLICY: dict[str, type[Any]] = {
 }  # fmt: skip
 DISCRETE = ("DQN", "QRDQN")
 ALGORITHMS = {**ON_POLICY, **OFF_POLICY}
+SIBLINGS = ("A2C", "TRPO", "DDPG", "TQC", "QRDQN")
+"""Algorithms whose networks and updates are those of PPO, TD3, SAC and DQN, or nearly so."""
+
+
+def algorithms(*without: str) -> list[Any]:
+    """All algorithms but some, for tests that take a second each: siblings of others are slow."""
+    names = [name for name in ALGORITHMS if name not in without]
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SIBLINGS else name for name in names]
 
 
 class PointMass(gym.Env):

@@ -25,7 +25,7 @@ from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.errors import AgentError, DaftWarning, MethodError
 from daft_rl.finetune.hooks import HookedAlgorithm
 from daft_rl.rollout.evaluation import evaluate
-from tests.conftest import ALGORITHMS, DISCRETE, PointMass, build, outputs
+from tests.conftest import ALGORITHMS, DISCRETE, PointMass, algorithms, build, outputs
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "your_own_script.py"
 
@@ -112,7 +112,7 @@ def learn(model: BaseAlgorithm, steps: int = 128, **arguments: Any) -> None:
     model.learn(steps, **arguments)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", algorithms())
 def test_it_adapts_learns_and_leaves_an_ordinary_agent(algorithm: str, tmp_path: Path) -> None:
     model = tiny(algorithm)
     plain = type(model)

@@ -21,10 +21,10 @@ from daft_rl.finetune.tuner import Tuner
 from daft_rl.method import GROUPS, Group, Method
 from daft_rl.policy.anatomy import Anatomy
 from daft_rl.policy.insertion import insert_batchnorm
-from tests.conftest import ALGORITHMS, DISCRETE, PointMass, build, data, outputs
+from tests.conftest import DISCRETE, PointMass, algorithms, build, data, outputs
 
-EVERY = pytest.mark.parametrize("algorithm", ALGORITHMS)
-WITH_RATES = pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "TRPO"])
+EVERY = pytest.mark.parametrize("algorithm", algorithms())
+WITH_RATES = pytest.mark.parametrize("algorithm", algorithms("TRPO"))
 """TRPO moves its actor by a line search; what it cannot do is refused."""
 
 
@@ -282,7 +282,7 @@ def test_detached_agents_can_be_tuned_again() -> None:
     assert not any(layer.module._forward_pre_hooks for layer in batchnorm_layers(model.policy).values())
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@EVERY
 def test_initial_weights(algorithm: str) -> None:
     kept, zeroed, random = build(algorithm), build(algorithm), build(algorithm)
     before = state(kept)

@@ -20,7 +20,7 @@ from daft_rl.learner.chain import Chain
 from daft_rl.learner.gaussian import QuickGaussian
 from daft_rl.learner.learner import Learner
 from daft_rl.method import find_method
-from tests.conftest import ALGORITHMS, PointMass, build
+from tests.conftest import PointMass, algorithms, build
 
 
 def parts(model: Any) -> set[type]:
@@ -30,7 +30,7 @@ def parts(model: Any) -> set[type]:
     return {type(part) for part in [*model.policy.modules(), *optimizers, *further]}
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", algorithms())
 def test_a_detached_agent_is_what_it_was(name: str) -> None:
     model = build(name)
     before = parts(model)

@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from daft_rl.cli import expand
 from daft_rl.errors import AgentError
 from daft_rl.transfer import transfer
-from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, parse
+from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, algorithms, parse
 from tests.envs.test_domain import TINY
 
 
@@ -27,18 +27,18 @@ def train(name: str, path: Path) -> BaseAlgorithm:
     return model
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_transfer_of_two_thousand_steps_changes_finite_weights(algorithm: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("algorithm", algorithms())
+def test_a_transfer_changes_finite_weights(algorithm: str, tmp_path: Path) -> None:
     train(algorithm, tmp_path / "agent.zip")
     cheap = ["algo.settings.learning_starts=100", "algo.settings.buffer_size=3000"]
     cheap += ["algo.settings.train_freq=4", "algo.settings.gradient_steps=1"]
     result = transfer(
         lambda: PointMass(algorithm in DISCRETE),
-        source=tmp_path / "agent.zip", total_timesteps=2000, output_dir=tmp_path / "run",
+        source=tmp_path / "agent.zip", total_timesteps=512, output_dir=tmp_path / "run",
         settings=parse([*TINY, "num_envs=8", *(cheap if algorithm in OFF_POLICY else ["algo.settings.n_steps=32"])]),
     )  # fmt: skip
     assert result.algo == algorithm.lower()
-    assert result.timesteps >= 2000
+    assert result.timesteps >= 512
     tuned = ALGORITHMS[algorithm].load(tmp_path / "run" / "final.zip", device="cpu")
     assert all(torch.isfinite(value).all() for value in tuned.policy.state_dict().values() if value.is_floating_point())
     changed = [name for name, measured in result.distortion.items() if measured.get("weight_l2")]

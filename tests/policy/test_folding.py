@@ -41,7 +41,7 @@ SHARING = ["SAC", "TD3"]
 """Their actor and critic may share an extractor; their targets have their own."""
 
 
-@pytest.mark.parametrize("batchnorm", [False, True])
+@pytest.mark.parametrize("batchnorm", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(
     ("algorithm", "shared"), [*((name, False) for name in ALGORITHMS), *((n, True) for n in SHARING)]
 )

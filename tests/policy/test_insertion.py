@@ -23,9 +23,9 @@ from daft_rl.errors import AgentError
 from daft_rl.finetune.tuner import Tuner
 from daft_rl.method import Method
 from daft_rl.policy.anatomy import Anatomy
-from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, data, outputs
+from tests.conftest import ALGORITHMS, DISCRETE, OFF_POLICY, PointMass, algorithms, data, outputs
 
-WITHOUT = [name for name in ALGORITHMS if name != "CrossQ"]
+WITHOUT = algorithms("CrossQ")
 """CrossQ has BatchRenorm of its own."""
 
 

@@ -67,7 +67,7 @@ def test_joints_in_another_order_are_found_by_their_names(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("env", "shift", "source", "least"),
     [
-        ("Ant-fivelegs", None, "Ant-ppo", 100),
+        pytest.param("Ant-fivelegs", None, "Ant-ppo", 100, marks=pytest.mark.slow),
         ("Ant", "leg-less", "Ant-ppo", -100),  # the source's fourth leg hangs now
         ("HalfCheetah-threelegs", None, None, 100),
     ],

@@ -20,7 +20,7 @@ from daft_rl.run.divergence import DivergenceWatch, refused_distribution
 from daft_rl.run.interruption import Interrupted
 from daft_rl.run.snapshot import PolicyCopy, Snapshot, not_finite
 from daft_rl.transfer import transfer
-from tests.conftest import ALGORITHMS, ON_POLICY, PointMass, build, data
+from tests.conftest import ON_POLICY, PointMass, algorithms, build, data
 
 
 def learn(model: Any, path: Path, steps: int = 300) -> DivergenceError:
@@ -32,7 +32,7 @@ def learn(model: Any, path: Path, steps: int = 300) -> DivergenceError:
     return caught.value
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", algorithms())
 def test_weights_that_are_not_finite_end_learning_and_the_last_good_ones_are_kept(name: str, tmp_path: Path) -> None:
     model: Any = build(name)
     before = {key: value.clone() for key, value in model.policy.state_dict().items()}
@@ -85,7 +85,7 @@ def test_losses_that_may_be_nan_are_left_alone(tmp_path: Path) -> None:
         watch.on_rollout_start()
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", algorithms())
 @pytest.mark.parametrize("use_sde", [False, True])
 def test_a_copy_of_the_policy_acts_as_the_policy_did(name: str, use_sde: bool) -> None:
     if use_sde and name not in ("PPO", "A2C", "SAC", "TQC"):

@@ -43,7 +43,9 @@ def run_in_fork(folder: Path) -> None:
         transfer(folder)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_process_that_was_stopped_goes_on(number: signal.Signals, whole: Path, tmp_path: Path) -> None:
     context: Any = multiprocessing.get_context("fork")
     process = context.Process(target=run_in_fork, args=(tmp_path / "cut",))

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from daft_rl.errors import AgentError
 from daft_rl.run.path import PolicyPath
-from tests.conftest import ALGORITHMS, PointMass, build, data, outputs
+from tests.conftest import PointMass, algorithms, build, data, outputs
 
 
 def moved(name: str, seed: int) -> Any:
@@ -26,7 +26,7 @@ def moved(name: str, seed: int) -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", algorithms())
 def test_the_ends_are_the_policies_themselves(name: str) -> None:
     start, end = moved(name, 1), moved(name, 2)
     observations, actions = data(start, 20)
