@@ -379,6 +379,7 @@ def test_its_state_goes_on_in_another_process(algorithm: str) -> None:
             assert all(torch.equal(again["moments"][path][index][key], value) for key, value in entries.items())
 
 
+@pytest.mark.slow
 def test_the_example_runs(tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLE), "--steps", "2048", "--folder", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)

@@ -15,10 +15,13 @@ from daft_rl.envs.robosuite import RobosuiteShift
 from daft_rl.envs.robosuite.environment import RobosuiteEnv
 from daft_rl.errors import TaskError
 
-pytestmark = pytest.mark.skipif(
-    find_spec("robosuite") is None or find_spec("mujoco_warp") is None,
-    reason="robosuite or mujoco_warp is not installed",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        find_spec("robosuite") is None or find_spec("mujoco_warp") is None,
+        reason="robosuite or mujoco_warp is not installed",
+    ),
+    pytest.mark.slow,  # the kernels of these models compile for a minute
+]
 SHIFTS: dict[str, list[dict[str, Any]]] = {
     "Door": [
         {},
@@ -80,7 +83,7 @@ def assert_near(base: str, observation: NDArray[Any], expected: NDArray[Any]) ->
     np.testing.assert_allclose(observation[:, rest], expected[:, rest], atol=2e-4)
 
 
-@pytest.fixture(scope="module", params=["Door", pytest.param("Wipe", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=list(SHIFTS))
 def base(request: pytest.FixtureRequest) -> str:
     return request.param
 
