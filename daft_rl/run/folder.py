@@ -34,11 +34,12 @@ MONITOR_FILE, TENSORBOARD_FOLDER = "monitor.csv", "tensorboard"
 RESULT_FILES = ("results.json", "card.json")
 """Whoever has one of these is finished."""
 SIDE_FILES = ("vecnormalize.pkl", "constraint.json")
+PREFIXES = ("", "final_at_home_", "best_", "start_", "blend_", "source_")
 START_FILE = "start.zip"
 OF_TRANSFERS = (
-    *("final.zip", "best.zip", START_FILE, "blend.zip", "source.zip", "target.mp4", "source.mp4"),
+    *("final.zip", "final_at_home.zip", "best.zip", START_FILE, "blend.zip", "source.zip", "target.mp4", "source.mp4"),
     *("blend.json", "blend.png"),
-    *(f"{prefix}{name}" for prefix in ("", "best_", "start_", "blend_", "source_") for name in SIDE_FILES),
+    *(f"{prefix}{name}" for prefix in PREFIXES for name in SIDE_FILES),
 )
 OTHER_FILES = ("agent.zip", "README.md", "error.txt", "last_good.zip", *(f"last_good_{name}" for name in SIDE_FILES))
 CHECKPOINTS_FOLDER = "checkpoints"
