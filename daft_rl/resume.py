@@ -15,6 +15,7 @@ from daft_rl.errors import ConfigError, DaftError, FinishedRunError, TaskError
 from daft_rl.files import read_mapping
 from daft_rl.outputs import keep_outputs
 from daft_rl.run.interruption import RESUMABLE, Interrupted, interruption
+from daft_rl.run.names import RACE_FILE
 from daft_rl.settings import RunSettings, TransferSettings
 
 __all__ = ["command_of", "read_run", "refuse_other", "resume_command", "stoppable"]
@@ -35,6 +36,9 @@ def read_run(kind: type[Settings], folder: str | Path, trust: bool = False) -> S
         found = read_mapping(path)
     except FileNotFoundError:
         raise ConfigError(f"{folder} holds no run: there is no {path.name}.") from None
+    race = path.absolute().parent.parent
+    if (race / RACE_FILE).exists():
+        raise ConfigError(f"{folder} is an arm of a race, which goes on as a whole: name {race.parent}.")
     if not {"method", "env"} <= found.keys():
         raise ConfigError(f"{path} does not hold the settings of a run.")
     try:

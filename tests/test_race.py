@@ -73,6 +73,15 @@ def test_results_from_before_there_were_races_have_the_same_fingerprints() -> No
     assert fingerprint_method(find_method("auto")) != fingerprint_method(find_method(race()))
 
 
+def test_a_race_is_told_by_what_its_arms_do_and_not_by_their_names() -> None:
+    written = [find_method(name).as_dict() for name in ("ft_eval", "ft")]
+    other = [written[0], written[1] | {"l2_sp": 0.1}]
+    by_name, by_fields, by_others = (
+        fingerprint_method(find_method(race(arms=arms))) for arms in (["ft_eval", "ft"], written, other)
+    )
+    assert by_name == by_fields != by_others
+
+
 def test_the_command_line_sets_every_field() -> None:
     overrides = ["method=auto", "method.race.arms=[ft,lp]", "method.race.keep=0.3", "method.race.rung=5000"]
     settings = compose_settings("transfer", [*overrides, "output_dir=out"])

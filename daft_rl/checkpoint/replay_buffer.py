@@ -45,6 +45,10 @@ class BufferParts:
                 found.append((int(first), int(last), path))
         return sorted(found)
 
+    def can_keep(self, buffer: ReplayBuffer) -> bool:
+        """Whether all that a buffer holds can be written."""
+        return not (isinstance(buffer, HerReplayBuffer) and buffer.copy_info_dict)
+
     def write(self, buffer: ReplayBuffer, rows: int) -> dict[str, Any]:
         """Write what was added since the last call.
 
@@ -52,8 +56,7 @@ class BufferParts:
         :return: what :meth:`load` needs beside the parts
         :raises CheckpointError: a buffer that keeps what no checkpoint can, such as infos
         """
-        with_infos = isinstance(buffer, HerReplayBuffer) and buffer.copy_info_dict
-        if with_infos or rows % buffer.buffer_size != buffer.pos:
+        if not self.can_keep(buffer) or rows % buffer.buffer_size != buffer.pos:
             raise CheckpointError(f"A {type(buffer).__name__} cannot be kept in checkpoints.")
         oldest = max(0, rows - buffer.buffer_size)
         start = max([oldest, *(last for _, last, _ in self._parts() if last <= rows)])

@@ -39,6 +39,11 @@ class CheckpointStore:
     def _path(self, step: int) -> Path:
         return self.folder / f"{step:0{DIGITS}d}.zip"
 
+    def can_keep(self, model: BaseAlgorithm) -> bool:
+        """Whether a checkpoint can keep the replay buffer of a model, if it has one."""
+        buffer = _buffer_of(model)
+        return buffer is None or self.parts.can_keep(buffer)
+
     def write(self, model: BaseAlgorithm, state: dict[str, Any]) -> None:
         """Write a checkpoint, with what its replay buffer lacks on disk, and delete the oldest.
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daft_rl.method import Method
+from daft_rl.method import Method, find_method
 from daft_rl.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _published(settings: dict[str, Any]) -> dict[str, Any]:
         settings = settings | {"keep_source": False}
     kept = {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
     if kept.get("race") is not None:
-        arms = [_published(arm) if isinstance(arm, dict) else arm for arm in kept["race"]["arms"]]
+        arms = [_published(find_method(arm).as_dict()) for arm in kept["race"]["arms"]]
         kept["race"] = {**kept["race"], "arms": arms}
     return kept
 

@@ -21,11 +21,11 @@ from daft_rl.files import UNFINISHED, delete_files, read_mapping, write_json, wr
 from daft_rl.run.fingerprints import IRRELEVANT
 from daft_rl.run.identity import IDENTITY_FILE, Identity, KeptIdentity
 from daft_rl.run.lock import FolderLock
-from daft_rl.run.names import make_folder, make_new_folder
+from daft_rl.run.names import RACE_FILE, RACE_FOLDER, make_folder, make_new_folder
 from daft_rl.settings import RunSettings
 
 __all__ = [
-    *("MONITOR_FILE", "RACE_FILE", "RACE_FOLDER", "START_FILE", "TENSORBOARD_FOLDER"),
+    *("MONITOR_FILE", "START_FILE", "TENSORBOARD_FOLDER"),
     *("RunFolder", "note_traceback"),
 ]
 
@@ -34,16 +34,15 @@ MONITOR_FILE, TENSORBOARD_FOLDER = "monitor.csv", "tensorboard"
 RESULT_FILES = ("results.json", "card.json")
 """Whoever has one of these is finished."""
 SIDE_FILES = ("vecnormalize.pkl", "constraint.json")
+PREFIXES = ("", "final_at_home_", "best_", "start_", "blend_", "source_")
 START_FILE = "start.zip"
 OF_TRANSFERS = (
-    *("final.zip", "best.zip", START_FILE, "blend.zip", "source.zip", "target.mp4", "source.mp4"),
+    *("final.zip", "final_at_home.zip", "best.zip", START_FILE, "blend.zip", "source.zip", "target.mp4", "source.mp4"),
     *("blend.json", "blend.png"),
-    *(f"{prefix}{name}" for prefix in ("", "best_", "start_", "blend_", "source_") for name in SIDE_FILES),
+    *(f"{prefix}{name}" for prefix in PREFIXES for name in SIDE_FILES),
 )
 OTHER_FILES = ("agent.zip", "README.md", "error.txt", "last_good.zip", *(f"last_good_{name}" for name in SIDE_FILES))
 CHECKPOINTS_FOLDER = "checkpoints"
-RACE_FOLDER, RACE_FILE = "race", "race.json"
-"""Where the arms of a race learn, each in a run folder of its own; and in there, what the race has found out."""
 
 
 class RunFolder:

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daft_rl.settings import RunSettings
 
-__all__ = ["details", "make_folder", "make_new_folder", "plain", "shortened", "task_folder"]
+__all__ = ["RACE_FILE", "RACE_FOLDER", "details", "make_folder", "make_new_folder", "plain", "shortened", "task_folder"]
+
+RACE_FOLDER, RACE_FILE = "race", "race.json"
+"""Where the arms of a race learn, each in a run folder of its own; and in there, what the race has found out."""
 
 LONGEST = 60
 LONGEST_OF_SWEEP = 150

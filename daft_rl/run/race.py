@@ -10,8 +10,7 @@ stops at the rung with a checkpoint. The winner's files then move to the run fol
 
 from __future__ import annotations
 
-import json
-import shutil
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,17 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-
-from daft_rl.checkpoint import CheckpointStore
 from daft_rl.envs.domain import Domain
-from daft_rl.errors import CheckpointError, ConfigError, DivergenceError, MethodError
-from daft_rl.files import UNFINISHED, delete_files, sync, write_json
+from daft_rl.errors import AgentError, ConfigError, DivergenceError, MethodError
 from daft_rl.method import Method
 from daft_rl.rollout.returns import Returns
-from daft_rl.run.folder import RACE_FILE, RACE_FOLDER
 from daft_rl.run.identity import Identity
-from daft_rl.run.names import plain
+from daft_rl.run.interruption import interruption
+from daft_rl.run.race_folder import RaceFolder
 from daft_rl.run.race_result import RaceResult
 from daft_rl.run.run import Run
 from daft_rl.run.signs import Signs, refresh, start_problems
@@ -38,11 +33,6 @@ from daft_rl.settings import TransferSettings
 from daft_rl.validation import plain_data
 
 __all__ = ["hold_race"]
-
-OWN_FILES = ("config.yaml", "run.json", "run.lock", "error.json", "error.txt")
-"""What a run folder holds that belongs to the arm, and not to what it has learnt."""
-LOOK_FOLDER = ".look"
-"""Of runs that only look at an arm; no arm has such a name."""
 
 Load = Callable[[Run, TransferSettings], dict[str, Domain]]
 Adapt = Callable[[Run, TransferSettings], None]
@@ -73,26 +63,9 @@ class _Race:
         self.load, self.adapt = load, adapt
         self.rule, self.methods = settings.method.race, {arm.name: arm for arm in settings.method.arms}
         self.roles = ["target", "source"] if self.rule.keep else ["target"]
-        self.folder = current.folder / RACE_FOLDER
+        self.folder = RaceFolder(current.folder, self.methods)
         self._since = time.perf_counter()
-        self.state = self._read() or {"seconds": 0.0, "arms": {name: {} for name in self.methods}}
-
-    def _read(self) -> dict[str, Any] | None:
-        """What an earlier process has found out.
-
-        :raises CheckpointError: the file is damaged
-        """
-        path = self.folder / RACE_FILE
-        try:
-            found = json.loads(path.read_text("utf-8"))
-            if [*found["arms"]] != [*self.methods] or not {found.get("winner")} <= {None, *self.methods}:
-                raise ValueError("it is of another race")
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            message = f"{path} is damaged: {error}. Pass overwrite=True to begin anew."
-            raise CheckpointError(message, arguments=("overwrite",)) from error
-        return dict(found)
+        self.state = self.folder.read() or {"seconds": 0.0, "arms": {name: {} for name in self.methods}}
 
     def hold(self) -> TransferSettings:
         """Look, learn, decide, and let the winner go on. Each of them is skipped if it is done."""
@@ -101,7 +74,7 @@ class _Race:
         if "winner" not in self.state:
             self._learn()
             self._decide()
-        self._promote()
+        self.folder.promote(self.state["winner"])
         return self._go_on()
 
     @property
@@ -117,43 +90,47 @@ class _Race:
         now = time.perf_counter()
         self.state["seconds"] += now - self._since
         self._since = now
-        write_json(self.folder / RACE_FILE, self.state)
+        self.folder.write(self.state)
 
     # -- before anything is learnt --------------------------------------------------------------------
 
     def _look(self) -> None:
         """Let arms fall away for cheap signs, and settle how far the others learn."""
-        methods = self.methods.values()
-        with self._looking(replace(next(iter(methods)), realign=None)) as (run, settings):
-            domains = self.load(run, settings)
-            assert run.zero_shot is not None
-            zero_shot = run.zero_shot.result()
-            signs = Signs.of(run.model, methods, self.settings.agent.insert_batchnorm)
-            stays = not (run.environments.has_worlds and isinstance(run.model, OffPolicyAlgorithm))
-        if missing := {*self.roles} - domains.keys():
-            raise ConfigError(f"keep={self.rule.keep} counts the return on the {missing.pop()}: pass source_env.")
+        signs, zero_shot = self._look_at_source()
         self._leave_out(signs, zero_shot)
-        for name in [] if stays else self.left()[1:]:
-            self.arms[name]["left_out"] = "vec='cuda' keeps no checkpoints of this algorithm to go on from"
         self._settle_steps(signs)
         self.state["zero_shot"] = {role: returns.as_dict() for role, returns in zero_shot.items()}
         self._save()
         for name in [name for name in self.methods if name not in self.left()]:
             print(f"race: without {name}: {self.arms[name]['left_out']}")
 
+    def _look_at_source(self) -> tuple[Signs, dict[str, Returns]]:
+        with self._looking(replace(next(iter(self.methods.values())), realign=None)) as (run, settings):
+            domains = self.load(run, settings)
+            assert run.zero_shot is not None
+            zero_shot = run.zero_shot.result()
+            signs = Signs.of(run, self.methods.values(), self.settings)
+        if missing := {*self.roles} - domains.keys():
+            raise ConfigError(f"keep={self.rule.keep} counts the return on the {missing.pop()}: pass source_env.")
+        return signs, zero_shot
+
     @contextmanager
     def _looking(self, arm: Method) -> Iterator[tuple[Run, TransferSettings]]:
         """A run of an arm that is not meant to learn, in a folder that goes."""
-        folder = self.folder / LOOK_FOLDER
-        shutil.rmtree(folder, ignore_errors=True)
+        self.folder.clear_look()
         own = self.settings.calibration
         few = replace(own, held_out=1, steps=2 if arm.realign is None else own.steps)  # nothing is converted for good
-        settings = replace(self._settings_of(arm, folder), calibration=few)
+        given = self._settings_of(arm, self.folder.look)
+        settings = replace(given, calibration=few, progress_bar=self.settings.progress_bar)  # tells what is played
         try:
-            with Run(settings, self.identity) as run:
+            with self._open(settings) as run:
                 yield run, settings
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            self.folder.clear_look()
+
+    def _open(self, settings: TransferSettings) -> Run:
+        _free_agents()
+        return Run(settings, self.identity, is_arm=True)
 
     def _settings_of(self, arm: Method, folder: Path) -> TransferSettings:
         total = self.state.get("total", self.settings.total_timesteps)
@@ -164,20 +141,26 @@ class _Race:
         """Note what speaks against arms. If nothing else is left, the first that only a sign speaks against stays."""
         problems: dict[str, str] = {}
         starts: dict[str, Played] = {}
-        for name, arm in self.methods.items():
-            if signs.misses_batch_statistics(arm):
+        acting = dict(self.methods)
+        for name, misfit in signs.misfits.items():
+            self.arms[name]["left_out"] = misfit
+        for name in self.left():
+            if signs.misses_batch_statistics(acting[name]):
                 problems[name] = f"{self.settings.algo.name} needs batch statistics in updates"
-            elif signs.changes_start(arm):
-                start = self._start(arm, signs, zero_shot)
-                if isinstance(start, str):
-                    problems[name] = start
-                elif start is not None:
-                    starts[name] = start
+            elif signs.changes_start(acting[name]):
+                try:
+                    acting[name], start = self._start(acting[name], signs, zero_shot)
+                except (AgentError, MethodError, DivergenceError) as error:
+                    self.arms[name]["left_out"] = str(error)
+                    continue
+                starts |= {} if start is None else {name: start}
         source = {role: returns.first(self.episodes_at_start) for role, returns in zero_shot.items()}
         problems |= start_problems(source, starts, self.rule.keep)
-        fitting = {name: self.methods[name] for name in self.left()}
-        problems |= signs.same({name: arm for name, arm in fitting.items() if name not in problems})
-        spared = next(iter(problems), None) if problems.keys() == fitting.keys() else None
+        fitting = self.left()
+        for name, other in signs.same({name: acting[name] for name in fitting if name not in problems}).items():
+            unmoved = "realignment moves no input, so that it " if acting[name] != self.methods[name] else ""
+            problems[name] = f"{unmoved}does the same as {other} here"
+        spared = fitting[0] if problems.keys() == {*fitting} and fitting else None
         for name in problems.keys() - {spared}:
             self.arms[name]["left_out"] = problems[name]
         self._refuse_none()
@@ -187,36 +170,40 @@ class _Race:
         """The source has played no more than the settings say."""
         return min(self.rule.episodes, self.settings.evaluation.episodes)
 
-    def _start(self, arm: Method, signs: Signs, zero_shot: dict[str, Returns]) -> Played | str | None:
+    def _start(self, arm: Method, signs: Signs, zero_shot: dict[str, Returns]) -> tuple[Method, Played | None]:
         """Play with the policy as an arm that changes it starts.
 
-        :return: what it played; or what speaks against the arm; or ``None`` if it does not fit the agent
+        :return: the arm, without realignment if that moves no input; and what it played, if it changes the policy
+        :raises DaftError: it does not fit the agent
         """
-        try:
-            with self._looking(arm) as (run, settings):
-                run.take_zero_shot(zero_shot)
-                domains = self.load(run, settings)
-                self.adapt(run, settings)
-                assert run.adaptation is not None
-                if run.adaptation.realigned is not None and not run.adaptation.realigned.moved:
-                    return "realignment moves no input"
-                if signs.refreshes(arm):
-                    refresh(run, self.settings.calibration.steps, self.settings.seed)
-                return run.evaluator.play({role: domains[role] for role in self.roles}, self.episodes_at_start)
-        except MethodError as error:
-            self.arms[arm.name]["left_out"] = str(error)
-            return None
+        with self._looking(arm) as (run, settings):
+            run.take_zero_shot(zero_shot)
+            domains = self.load(run, settings)
+            self.adapt(run, settings)
+            assert run.adaptation is not None
+            if run.adaptation.realigned is not None and not run.adaptation.realigned.moved:
+                arm = replace(arm, realign=None)
+            if not signs.changes_start(arm):
+                return arm, None
+            if signs.refreshes(arm):
+                refresh(run, self.settings.calibration.steps, self.settings.seed)
+            return arm, run.evaluator.play({role: domains[role] for role in self.roles}, self.episodes_at_start)
 
     def _settle_steps(self, signs: Signs) -> None:
         """The rung in whole rollouts, so that all steps together are those of a run without a race."""
         asked, left = self.settings.total_timesteps, self.left()
         rung = max(1, self.rule.rung_steps(asked) // signs.rollout) * signs.rollout
         total = int(self.rule.steps_of_winner(asked, len(left), rung))
+        problem = None if signs.can_stop else "no checkpoint can keep what this agent needs to go on after a race"
         if total <= rung or rung <= signs.idle:
-            for name in left[1:]:
-                self.arms[name]["left_out"] = f"total_timesteps={asked} are too few to race"
-        alone = len(self.left()) == 1
-        self.state |= {"rung": 0, "total": asked} if alone else {"rung": rung, "total": total}
+            problem = f"total_timesteps={asked} are too few to race"
+        for name in [] if problem is None else left[1:]:
+            self.arms[name]["left_out"] = problem
+        if len(self.left()) == 1:
+            rung, total = 0, asked
+        self.state |= {"rung": rung, "total": total}
+        for name in self.left() if rung else []:
+            self.arms[name]["steps"] = rung  # also of one that diverges: its steps are nobody else's
 
     # -- up to the rung -------------------------------------------------------------------------------
 
@@ -230,14 +217,14 @@ class _Race:
             print(f"race: {name} learns from {self.state['rung']} steps")
             try:
                 self._learn_one(name, zero_shot)
-            except (MethodError, DivergenceError) as error:
+            except (AgentError, MethodError, DivergenceError) as error:
                 self.arms[name]["left_out"] = str(error)
             self._save()
         self._refuse_none()
 
     def _learn_one(self, name: str, zero_shot: dict[str, Returns]) -> None:
-        settings = self._settings_of(self.methods[name], self.folder / plain(name))
-        with Run(settings, self.identity) as run:
+        settings = self._settings_of(self.methods[name], self.folder.of(name))
+        with self._open(settings) as run:
             run.take_zero_shot(zero_shot)
             domains = self.load(run, settings)
             self.adapt(run, settings)
@@ -246,6 +233,7 @@ class _Race:
             played = run.evaluator.play({role: domains[role] for role in self.roles}, self.rule.episodes)
             self.arms[name] |= {
                 "returns": {role: returns.as_dict() for role, returns in played.items()},
+                "steps": run.model.num_timesteps,  # whole episodes may end after the rung
                 "score": float(scores(played, self.rule.keep).mean()),
                 "seconds": run.seconds,
             }
@@ -273,33 +261,28 @@ class _Race:
         print(f"race: {winner} goes on: {why}")
         self._save()
 
-    def _promote(self) -> None:
-        """Move what the winner has learnt to the run folder, and delete what nobody goes on from."""
-        for name in self.methods:
-            folder = self.folder / plain(name)
-            if name == self.state["winner"] and folder.is_dir():
-                for path in list(folder.iterdir()):
-                    if path.name not in OWN_FILES and not path.name.startswith(UNFINISHED):
-                        path.replace(self.current.folder / path.name)
-                sync(self.current.folder)
-                shutil.rmtree(folder)
-            elif folder.is_dir():
-                CheckpointStore(folder / "checkpoints", keep=1).clear()
-                for pattern in ("*.zip", "*.pkl"):
-                    delete_files(folder, pattern)
-
     def _go_on(self) -> TransferSettings:
         winner, rung = self.state["winner"], self.state["rung"]
+        steps = {name: arm["steps"] for name, arm in self.arms.items() if "steps" in arm}
         arms = {name: {key: arm[key] for key in arm if key != "seconds"} for name, arm in self.arms.items()}
         rule = plain_data(self.rule) | {"arms": arms, "rung": rung}
         result = RaceResult(
-            rung=rung,
-            spent=rung * sum("returns" in arm for name, arm in self.arms.items() if name != winner),
+            rung=steps.get(winner, 0),
+            spent=sum(steps.values()) - steps.get(winner, 0),
             seconds=self.state["seconds"],
             seconds_of_others=self.state["seconds"] - self.arms[winner].get("seconds", 0.0),
             zero_shot={role: Returns.from_dict(data) for role, data in self.state["zero_shot"].items()},
             summary=rule | {"winner": winner, "why": self.state["why"]},
         )
         chosen = replace(self.settings, method=self.methods[winner], total_timesteps=self.state["total"])
+        _free_agents()
         self.current.become_winner(chosen, result, learnt=bool(rung))
         return chosen
+
+
+def _free_agents() -> None:
+    """Free the agents of earlier runs, which are in circles of references, and whose replay buffers may be large."""
+    with interruption.deferred():  # a finalizer would swallow what a signal raises
+        gc.collect()
+    if interruption.requested:
+        interruption.stop()

@@ -20,9 +20,9 @@ class RaceResult:
     """A race that is decided."""
 
     rung: int
-    """Steps of each arm before the comparison; 0 if only one arm was left, and no race was held."""
+    """Steps of the winner before the comparison; 0 if only one arm was left, and no race was held."""
     spent: int
-    """Steps of the arms that lost."""
+    """Steps of the arms that lost. One that diverged counts as if it had come to the rung."""
     seconds: float
     """How long the race took, with the winner's part."""
     seconds_of_others: float
@@ -52,14 +52,19 @@ def race_table(race: dict[str, Any]) -> Table:
     :param race: ``race`` of ``results.json``
     """
     table = Table(title=f"race to step {race['rung']}, {race['episodes']} episodes" if race["rung"] else "race")
-    roles = list(dict.fromkeys(role for arm in race["arms"].values() for role in arm.get("returns", ())))
-    for column in ("arm", *roles, "verdict"):
-        table.add_column(column, justify="right" if column in roles else "left")
-    for name, arm in race["arms"].items():
-        cells = []
-        for role in roles:
-            one = Returns.from_dict(arm["returns"][role]) if role in arm.get("returns", ()) else None
-            cells.append("" if one is None else f"{one.mean:.1f} ± {one.standard_error:.1f}")
+    played = {
+        name: {role: Returns.from_dict(data) for role, data in arm.get("returns", {}).items()}
+        for name, arm in race["arms"].items()
+    }
+    roles = list(dict.fromkeys(role for returns in played.values() for role in returns))
+    has_cost = any(returns["target"].costs is not None for returns in played.values() if returns)
+    numbers = [*roles, *(["cost"] if has_cost else [])]
+    for column in ("arm", *numbers, "verdict"):
+        table.add_column(column, justify="right" if column in numbers else "left")
+    for name, returns in played.items():
+        cells = {role: f"{one.mean:.1f} ± {one.standard_error:.1f}" for role, one in returns.items()}
+        if returns and returns["target"].mean_cost is not None:
+            cells["cost"] = f"{returns['target'].mean_cost:.1f}"
         won = f"won: {race['why']}" if name == race["winner"] else ""
-        table.add_row(name, *cells, arm.get("left_out") or won)
+        table.add_row(name, *(cells.get(column, "") for column in numbers), race["arms"][name].get("left_out") or won)
     return table

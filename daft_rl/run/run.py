@@ -56,6 +56,7 @@ class Run:
 
     :param settings: of the run
     :param identity: what tells this run from others beside its settings
+    :param is_arm: whether another run holds this one as an arm of its race, and tells of errors
     :raises ConfigError: the device does not exist, or the folder cannot be used
     """
 
@@ -77,8 +78,8 @@ class Run:
     race: RaceResult | None = None
     """Of the race that this run is the winner of."""
 
-    def __init__(self, settings: RunSettings, identity: Identity | None = None) -> None:
-        self.settings = settings
+    def __init__(self, settings: RunSettings, identity: Identity | None = None, is_arm: bool = False) -> None:
+        self.settings, self.is_arm = settings, is_arm
         self.profile = Profile()
         wrappers = VecWrappers(settings.env.vec_wrappers)
         self.environments = Environments(settings.vec, settings.device, settings.env.step_timeout, wrappers)
@@ -136,7 +137,8 @@ class Run:
         if isinstance(error, Interrupted) and not self._opened.finished():  # it may have rendered only
             error.folder = self.folder
         try:
-            self._opened.note_error(named or error)
+            if not self.is_arm:
+                self._opened.note_error(named or error)
         finally:
             self._stack.close()
         if named is not None:
@@ -148,7 +150,7 @@ class Run:
         if problem is not None:
             return DivergenceError(f"{problem}. Look at the scale of the observations, and at the policy.")
         refused = refused_by_disk(error)
-        if refused is None:
+        if refused is None or self.is_arm:
             return None
         further = f" Then go on: pass resume={str(self.folder)!r}." if self._opened.began else ""
         return StorageError(f"{self.folder}: {refused}. Make space, or take another disk.{further}")
@@ -231,7 +233,8 @@ class Run:
         self._started, self.profile = time.perf_counter(), Profile()
         self._begin(learnt or self._opened.goes_on)
         # later checkpoints count the seconds of the race themselves
-        self._earlier = replace(self._earlier, seconds=max(self._earlier.seconds, race.seconds))
+        seconds = max(self._earlier.seconds, race.seconds)
+        self._earlier = replace(self._earlier, seconds=seconds, zero_shot=race.zero_shot)
 
     def axis(self, step: int) -> int:
         """Steps on the target until the policy had learnt from ``step`` of them, with those of other arms of a race."""

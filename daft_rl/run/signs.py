@@ -12,11 +12,14 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.batchnorm import batchnorm_layers
+from daft_rl.errors import MethodError
+from daft_rl.finetune.tuner import check_method
 from daft_rl.method import Method
 from daft_rl.policy.insertion import wants_batchnorm
 from daft_rl.rollout.evaluation import visit
 from daft_rl.run.run import Run
 from daft_rl.run.verdict import Played, lead
+from daft_rl.settings import TransferSettings
 
 __all__ = ["Signs", "refresh", "start_problems"]
 
@@ -38,18 +41,32 @@ class Signs:
     """Whether the algorithm needs BatchNorm's batch statistics in updates, as CrossQ does."""
     inserts: frozenset[str]
     """Methods that insert BatchNorm."""
+    can_stop: bool
+    """Whether a checkpoint can keep all that learning needs."""
+    misfits: Mapping[str, str]
+    """Methods that cannot be applied to the agent, and why."""
 
     @classmethod
-    def of(cls, model: BaseAlgorithm, methods: Iterable[Method], insert_batchnorm: str | bool) -> Signs:
+    def of(cls, run: Run, methods: Iterable[Method], settings: TransferSettings) -> Signs:
         """
-        :param model: the source, loaded for learning
+        :param run: has loaded the source for learning
         :param methods: the arms
-        :param insert_batchnorm: of the agent's settings
+        :param settings: of the race
         """
-        inserts = frozenset(arm.name for arm in methods if wants_batchnorm(model, arm, insert_batchnorm))
+        model = run.model
+        choice = settings.agent.insert_batchnorm
+        inserts = frozenset(arm.name for arm in methods if wants_batchnorm(model, arm, choice))
         layers, mode = bool(batchnorm_layers(model.policy)), find_algorithm(model).bn_mode
-        idle = getattr(model, "learning_starts", 0)
-        return cls(_rollout(model), idle, layers, layers and mode == "train", inserts)
+        on_device = run.environments.has_worlds and isinstance(model, OffPolicyAlgorithm)
+        return cls(
+            rollout=_rollout(model),
+            idle=getattr(model, "learning_starts", 0),
+            has_batchnorm=layers,
+            batch_statistics=layers and mode == "train",
+            inserts=inserts,
+            can_stop=run.store.can_keep(model) and not on_device,
+            misfits=_misfits(model, methods, settings),
+        )
 
     def changes_start(self, arm: Method) -> bool:
         """Whether the policy is another before it has learnt, in a way that may help or harm: inputs are realigned, or
@@ -79,11 +96,21 @@ class Signs:
     def same(self, arms: Mapping[str, Method]) -> dict[str, str]:
         """The arms that do the same as one before them.
 
-        :return: name -> what speaks against it
+        :return: name -> that one
         """
         first: dict[Method, str] = {}
         found = {name: first.setdefault(self.essence(arm), name) for name, arm in arms.items()}
-        return {name: f"does the same as {other} here" for name, other in found.items() if other != name}
+        return {name: other for name, other in found.items() if other != name}
+
+
+def _misfits(model: BaseAlgorithm, methods: Iterable[Method], settings: TransferSettings) -> dict[str, str]:
+    found = {}
+    for arm in methods:
+        try:
+            check_method(model, arm, settings.algo.actor_scale, settings.agent.head, settings.agent.critic)
+        except MethodError as error:
+            found[arm.name] = str(error)
+    return found
 
 
 def _rollout(model: BaseAlgorithm) -> int:

@@ -31,6 +31,8 @@ class Lead:
         return self.mean > errors * self.error
 
     def __str__(self) -> str:
+        if self.error == math.inf:
+            return f"{self.mean:.4g} in a single episode"
         if not 0 < self.error < math.inf:
             return f"{self.mean:.4g}"
         decimals = max(0, 1 - math.floor(math.log10(self.error)))

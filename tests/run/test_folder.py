@@ -103,14 +103,13 @@ def test_files_of_another_program_stay(name: str, tmp_path: Path) -> None:
 def test_deleting_a_run_deletes_nothing_else(tmp_path: Path) -> None:
     open_and_release(tmp_path)
     foreign = [tmp_path / name for name in FOREIGN[:2]] + [tmp_path / "tensorboard" / "notes.txt"]
-    own = [
-        tmp_path / name for name in (f"checkpoints/{1:012d}.zip", "checkpoints/replay/0-1.zip", "tensorboard/events.1")
-    ]
+    learning = (f"checkpoints/{1:012d}.zip", "checkpoints/replay/0-1.zip", "tensorboard/events.1")
+    own = [tmp_path / name for name in (*learning, "final_at_home.zip", "final_at_home_vecnormalize.pkl")]
     for path in (*foreign, *own):
         path.parent.mkdir(exist_ok=True)
         path.touch()
     open_and_release(tmp_path, overwrite=True)
-    assert [path.exists() for path in (*foreign, *own)] == [True] * 3 + [False] * 3
+    assert [path.exists() for path in (*foreign, *own)] == [True] * 3 + [False] * 5
     assert not (tmp_path / "checkpoints" / "replay").exists()
 
 

@@ -1,24 +1,25 @@
-"""A race: cheap signs first, then arms that learn to a rung, and the winner goes on as the run itself."""
+"""A race: arms learn to a rung, and the winner goes on as the run itself. It may be stopped anywhere."""
 
 from __future__ import annotations
 
+import errno
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import daft_rl
 from daft_rl.benchmark import run_cell
+from daft_rl.checkpoint import CheckpointStore
 from daft_rl.cli import compose_settings
-from daft_rl.errors import CheckpointError, ConfigError, MethodError
+from daft_rl.errors import CheckpointError, ConfigError, StorageError
 from daft_rl.run import race as racing
 from daft_rl.run.checkpoints import Checkpoints
 from daft_rl.run.evaluator import Evaluator
+from daft_rl.run.run import Run
 from tests.conftest import PointMass, build
 from tests.test_resume import OFF_POLICY_SETTINGS, StoppedError, assert_equal_runs, curves
 
@@ -53,11 +54,6 @@ def left(result: daft_rl.TransferResult) -> list[str]:
     return [name for name, arm in result.race["arms"].items() if "left_out" not in arm]
 
 
-def why_left_out(result: daft_rl.TransferResult, name: str) -> str:
-    assert result.race is not None
-    return str(result.race["arms"][name]["left_out"])
-
-
 # -- the winner ---------------------------------------------------------------------------------------------
 
 
@@ -90,6 +86,15 @@ def test_a_race_may_come_on_top_of_the_steps(tmp_path: Path) -> None:
     assert result.timesteps == 512 + RUNG
 
 
+def test_arms_that_learn_from_whole_episodes_count_all_of_their_steps(tmp_path: Path) -> None:
+    kind = OFF_POLICY_SETTINGS | {"algo.settings.train_freq": [1, "episode"], "algo.settings.learning_starts": 10}
+    slow = {"name": "slow", "actor_encoder": {"scale": 0.1}}
+    result = run_race(tmp_path, build("TD3"), a_race("ft_eval", slow), num_envs=1, total_timesteps=150, **kind)
+    assert result.race is not None
+    assert (result.race["rung"], [arm["steps"] for arm in result.race["arms"].values()]) == (30, [40, 40])
+    assert result.timesteps == 40 + 120
+
+
 def test_what_was_tried_stands_in_results_and_tensorboard_and_nothing_heavy_stays(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,7 +120,16 @@ def test_what_was_tried_stands_in_results_and_tensorboard_and_nothing_heavy_stay
     assert {path.name for path in (tmp_path / "race").iterdir()} == {loser, "race.json"}
 
 
-def test_zero_shot_episodes_are_played_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("arms", "expected"),
+    [
+        (ARMS, [None, 4, 4, 4, None]),  # the source, the start of ft, two arms at the rung, the end
+        (["ft_eval", "daft"], [None, None]),  # one is left
+    ],
+)
+def test_zero_shot_episodes_are_played_once(
+    arms: list[str], expected: list[int | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plays: list[int | None] = []
     play = Evaluator.play
 
@@ -124,93 +138,24 @@ def test_zero_shot_episodes_are_played_once(tmp_path: Path, monkeypatch: pytest.
         return play(self, domains, episodes)
 
     monkeypatch.setattr(Evaluator, "play", counted)
-    run_race(tmp_path)
-    assert plays == [None, 4, 4, 4, None]  # the source, the start of ft, two arms at the rung, the end
+    run_race(tmp_path, method=a_race(*arms), total_timesteps=160)
+    assert plays == expected
 
 
-# -- signs --------------------------------------------------------------------------------------------------
+def test_no_agent_but_those_that_race_now_stays_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replay buffers have gigabytes."""
+    made: list[Any] = []
+    alive: list[int] = []
+    learn = Run.learn
 
+    def counted(self: Run, until: int | None = None) -> None:
+        alive.append(sum(model() is not None for model in made))
+        made.append(weakref.ref(self.model))
+        learn(self, until)
 
-def test_arms_that_do_the_same_on_this_agent_are_one(tmp_path: Path) -> None:
-    plain = PPO("MlpPolicy", PointMass(), n_steps=32, batch_size=32, seed=1, device="cpu")
-    result = run_race(tmp_path / "race", plain, "auto")
-    assert left(result) == ["ft_eval"]
-    assert why_left_out(result, "ft") == why_left_out(result, "daft") == "does the same as ft_eval here"
-    assert "nothing normalizes" in why_left_out(result, "daft_realign")
-    assert result.race is not None
-    assert (result.race["rung"], result.race["why"]) == (0, "the only arm left")
-    alone = run_race(tmp_path / "alone", plain, "ft_eval")
-    assert (result.final, result.curve) == (alone.final, alone.curve)
-    assert "race" not in {tag.partition("/")[0] for tag in curves(tmp_path / "race")}
-
-
-def test_conversion_is_no_difference_with_running_statistics_but_is_one_with_batch_statistics(tmp_path: Path) -> None:
-    result = run_race(tmp_path, method=a_race("ft_eval", "daft", "daft_conversion_only"))
-    assert left(result) == ["ft_eval", "daft_conversion_only"]
-
-
-def test_crossq_races_with_batch_statistics_only(tmp_path: Path) -> None:
-    result = run_race(tmp_path, build("CrossQ"), a_race("ft_eval", "daft"), **OFF_POLICY_SETTINGS)
-    assert left(result) == ["daft"]
-    assert why_left_out(result, "ft_eval") == "crossq needs batch statistics in updates"
-
-
-OFFSET = np.array([0, 50, 0], np.float32)
-
-
-class Offset(PointMass):
-    """A sensor far from where it was."""
-
-    def reset(self, **kwargs: Any) -> Any:
-        observation, info = super().reset(**kwargs)
-        return observation + OFFSET, info
-
-    def step(self, action: Any) -> Any:
-        observation, *rest = super().step(action)
-        return observation + OFFSET, *rest
-
-
-@pytest.fixture(scope="module")
-def skilled() -> PPO:
-    """Knows a little, and depends on its inputs."""
-    venv = VecNormalize(DummyVecEnv([PointMass] * 4), gamma=0.9)
-    return PPO("MlpPolicy", venv, n_steps=64, gamma=0.9, seed=1, device="cpu", learning_rate=3e-3).learn(8192)
-
-
-@pytest.mark.parametrize(("env", "races"), [(PointMass, False), (Offset, True)])
-def test_realignment_races_only_where_it_helps(env: Any, races: bool, skilled: PPO, tmp_path: Path) -> None:
-    settings = SETTINGS | {"num_envs": 8, "calibration.steps": 800, "evaluation.episodes": 8}
-    method = a_race("ft_eval", "daft_realign")
-    result = daft_rl.transfer(env, method, skilled, source_env=PointMass, output_dir=tmp_path, settings=settings)
-    assert left(result) == (["ft_eval", "daft_realign"] if races else ["ft_eval"])
-    if races:
-        assert result.race is not None
-        assert result.race["winner"] == "daft_realign"
-        assert result.realigned is not None
-        assert daft_rl.blend(tmp_path, env=env, source_env=PointMass, alphas=[0.0, 1.0]).returns[1.0] == result.final
-    else:
-        assert why_left_out(result, "daft_realign") == "realignment moves no input"
-
-
-def test_the_last_arm_stays_whatever_its_sign(tmp_path: Path, skilled: PPO) -> None:
-    result = run_race(tmp_path, skilled, a_race("daft_realign"))
-    assert left(result) == ["daft_realign"]
-
-
-def test_arms_that_diverge_or_do_not_fit_fall_away(tmp_path: Path) -> None:
-    wild = {"name": "wild", "actor_head": {"scale": 1e30}}
-    result = run_race(tmp_path / "one", method=a_race(wild, "ft_eval", "lp_ft"))
-    assert "wild" not in left(result)
-    assert "diverged" in why_left_out(result, "wild") or "PyTorch refuses" in why_left_out(result, "wild")
-    plain = PPO("MlpPolicy", PointMass(), n_steps=32, batch_size=32, seed=1, device="cpu")
-    with pytest.raises(MethodError, match=r"no arm that can go on.*daft_realign: .*nothing normalizes"):
-        run_race(tmp_path / "other", plain, a_race("daft_realign"))
-    assert not (tmp_path / "other").exists()
-
-
-def test_keep_needs_a_source(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"keep=0\.3 counts the return on the source"):
-        daft_rl.transfer(PointMass, a_race(keep=0.3), build("PPO"), output_dir=tmp_path, settings=SETTINGS)
+    monkeypatch.setattr(Run, "learn", counted)
+    run_race(tmp_path, method=a_race("ft_eval", "lp_ft"), total_timesteps=160)
+    assert alive == [0, 0, 0]
 
 
 # -- stopping and going on ----------------------------------------------------------------------------------
@@ -281,7 +226,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(in_call(Evaluator, "play", 3), id="at the rung, before it is measured", marks=pytest.mark.slow),
         pytest.param(in_call(racing._Race, "_learn_one", 2), id="between two arms"),
         pytest.param(in_call(racing, "judge"), id="before the decision", marks=pytest.mark.slow),
-        pytest.param(in_call(racing._Race, "_promote"), id="after the decision"),
+        pytest.param(in_call(racing.RaceFolder, "promote"), id="after the decision"),
         pytest.param(in_move(2), id="while files move"),
         pytest.param(in_step("run", 110), id="in the winner, before another checkpoint"),
         pytest.param(in_step("run", 290), id="in the winner, later", marks=pytest.mark.slow),
@@ -308,6 +253,8 @@ def test_another_race_in_the_folder_is_refused_and_overwriting_leaves_nothing_of
         in_step("lp_ft", 20)(patch)
         with pytest.raises(StoppedError):
             run_race(tmp_path)
+    with pytest.raises(ConfigError, match=f"is an arm of a race, which goes on as a whole: name {tmp_path}"):
+        daft_rl.transfer(resume=tmp_path / "race" / "lp_ft", env=PointMass, source_env=PointMass, source=build("PPO"))
     with pytest.raises(ConfigError, match=r"unfinished run with another method\.race"):
         run_race(tmp_path, method=a_race("ft_eval"))
     found = (tmp_path / "race" / "race.json").read_text()
@@ -325,6 +272,15 @@ def test_a_folder_named_race_of_somebody_else_is_left_alone(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="holds race, which no run of daft_rl has left"):
         run_race(tmp_path)
     assert (tmp_path / "race" / "laps.csv").exists()
+
+
+def test_a_full_disk_is_told_with_the_folder_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(CheckpointStore, "write", full)
+    with pytest.raises(StorageError, match=f"pass resume='{tmp_path}'"):
+        run_race(tmp_path, method=a_race("ft_eval", "lp_ft"), total_timesteps=160, **{"checkpoint.every": None})
 
 
 # -- where races run ----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from daft_rl.race import Race
 from daft_rl.rollout.returns import Returns
-from daft_rl.run.race_result import RaceResult
+from daft_rl.run.race_result import RaceResult, race_table
 from daft_rl.run.verdict import Played, judge, lead, scores
 
 
@@ -31,7 +31,9 @@ def test_a_lead_is_a_mean_of_paired_differences_with_its_standard_error() -> Non
 
 
 def test_a_single_episode_tells_nothing() -> None:
-    assert not lead(played([1e9]), played([0.0]), keep=0.0).is_beyond(1e-9)
+    ahead = lead(played([1e9]), played([0.0]), keep=0.0)
+    assert not ahead.is_beyond(1e-9)
+    assert str(ahead) == "1e+09 in a single episode"
 
 
 @pytest.mark.parametrize(
@@ -78,3 +80,17 @@ def test_arms_within_the_limit_on_costs_come_first() -> None:
 def test_steps_of_the_losers_count_from_the_rung_on() -> None:
     result = RaceResult(rung=100, spent=200, seconds=0, seconds_of_others=0, zero_shot={}, summary={})
     assert [result.axis(step) for step in (0, 100, 101, 500)] == [0, 100, 301, 700]
+
+
+def test_the_table_shows_the_costs_that_decide() -> None:
+    arms: dict[str, Any] = {
+        name: {"returns": {"target": played(returns, cost=cost)["target"].as_dict()}}
+        for name, returns, cost in (("safe", [1.0, 3.0], 2.0), ("rich", [8.0, 8.0], 30.0))
+    } | {"odd": {"left_out": "does not fit"}}
+    table = race_table({"rung": 96, "episodes": 2, "winner": "safe", "why": "its cost", "arms": arms})
+    assert {column.header: list(column.cells) for column in table.columns} == {
+        "arm": ["safe", "rich", "odd"],
+        "target": ["2.0 ± 0.7", "8.0 ± 0.0", ""],
+        "cost": ["2.0", "30.0", ""],
+        "verdict": ["won: its cost", "", "does not fit"],
+    }

@@ -1,0 +1,143 @@
+"""Arms of a race fall away for cheap signs before they learn, or because they cannot learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+import daft_rl
+from daft_rl.errors import ConfigError, MethodError
+from daft_rl.method import find_method
+from tests.conftest import PointMass, build
+from tests.run.test_race import SETTINGS, a_race, left, run_race
+from tests.test_resume import OFF_POLICY_SETTINGS, GoalMass, curves, with_hindsight
+
+
+def why_left_out(result: daft_rl.TransferResult, name: str) -> str:
+    assert result.race is not None
+    return str(result.race["arms"][name]["left_out"])
+
+
+def test_arms_that_do_the_same_on_this_agent_are_one(tmp_path: Path) -> None:
+    plain = PPO("MlpPolicy", PointMass(), n_steps=32, batch_size=32, seed=1, device="cpu")
+    result = run_race(tmp_path / "race", plain, "auto")
+    assert left(result) == ["ft_eval"]
+    assert why_left_out(result, "ft") == why_left_out(result, "daft") == "does the same as ft_eval here"
+    assert "nothing normalizes" in why_left_out(result, "daft_realign")
+    assert result.race is not None
+    assert (result.race["rung"], result.race["why"]) == (0, "the only arm left")
+    alone = run_race(tmp_path / "alone", plain, "ft_eval")
+    assert (result.final, result.curve) == (alone.final, alone.curve)
+    assert "race" not in {tag.partition("/")[0] for tag in curves(tmp_path / "race")}
+
+
+def test_conversion_is_no_difference_with_running_statistics_but_is_one_with_batch_statistics(tmp_path: Path) -> None:
+    result = run_race(tmp_path, method=a_race("ft_eval", "daft", "daft_conversion_only"))
+    assert left(result) == ["ft_eval", "daft_conversion_only"]
+
+
+def test_crossq_races_with_batch_statistics_only(tmp_path: Path) -> None:
+    result = run_race(tmp_path / "one", build("CrossQ"), a_race("ft_eval", "daft"), **OFF_POLICY_SETTINGS)
+    assert left(result) == ["daft"]
+    assert why_left_out(result, "ft_eval") == "crossq needs batch statistics in updates"
+    few = OFF_POLICY_SETTINGS | {"total_timesteps": 64}
+    none_is_clear = run_race(tmp_path / "none", build("CrossQ"), a_race("ft", "ft_eval"), **few)
+    assert left(none_is_clear) == ["ft"]
+
+
+OFFSET = np.array([0, 50, 0], np.float32)
+
+
+class Offset(PointMass):
+    """A sensor far from where it was."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        observation, info = super().reset(**kwargs)
+        return observation + OFFSET, info
+
+    def step(self, action: Any) -> Any:
+        observation, *rest = super().step(action)
+        return observation + OFFSET, *rest
+
+
+@pytest.fixture(scope="module")
+def skilled() -> PPO:
+    """Knows a little, and depends on its inputs."""
+    venv = VecNormalize(DummyVecEnv([PointMass] * 4), gamma=0.9)
+    return PPO("MlpPolicy", venv, n_steps=64, gamma=0.9, seed=1, device="cpu", learning_rate=3e-3).learn(8192)
+
+
+@pytest.mark.parametrize(("env", "races"), [(PointMass, False), (Offset, True)])
+def test_realignment_races_only_where_it_helps(env: Any, races: bool, skilled: PPO, tmp_path: Path) -> None:
+    settings = SETTINGS | {"num_envs": 8, "calibration.steps": 800, "evaluation.episodes": 8}
+    method = a_race("ft_eval", "daft_realign")
+    result = daft_rl.transfer(env, method, skilled, source_env=PointMass, output_dir=tmp_path, settings=settings)
+    assert left(result) == (["ft_eval", "daft_realign"] if races else ["ft_eval"])
+    if races:
+        assert result.race is not None
+        assert result.race["winner"] == "daft_realign"
+        assert result.realigned is not None
+        assert daft_rl.blend(tmp_path, env=env, source_env=PointMass, alphas=[0.0, 1.0]).returns[1.0] == result.final
+    else:
+        expected = "realignment moves no input, so that it does the same as ft_eval here"
+        assert why_left_out(result, "daft_realign") == expected
+
+
+def test_an_arm_whose_realignment_moves_nothing_races_for_what_else_it_is(skilled: PPO, tmp_path: Path) -> None:
+    slow = find_method("daft_realign").as_dict() | {"name": "slow", "actor_head": {"scale": 0.1}}
+    result = run_race(tmp_path, skilled, a_race("ft_eval", slow), **{"calibration.steps": 800, "num_envs": 8})
+    assert left(result) == ["ft_eval", "slow"]
+
+
+def test_the_last_arm_stays_whatever_its_sign(tmp_path: Path, skilled: PPO) -> None:
+    result = run_race(tmp_path, skilled, a_race("daft_realign"))
+    assert left(result) == ["daft_realign"]
+
+
+def test_arms_that_diverge_or_do_not_fit_fall_away(tmp_path: Path) -> None:
+    wild = {"name": "wild", "actor_head": {"scale": 1e30}}
+    result = run_race(tmp_path / "one", method=a_race(wild, "ft_eval", "lp_ft"))
+    assert "wild" not in left(result)
+    assert "diverged" in why_left_out(result, "wild") or "PyTorch refuses" in why_left_out(result, "wild")
+    assert result.timesteps == 512
+    if "last_good.zip" in why_left_out(result, "wild"):
+        assert (tmp_path / "one" / "race" / "wild" / "last_good.zip").exists()
+    plain = PPO("MlpPolicy", PointMass(), n_steps=32, batch_size=32, seed=1, device="cpu")
+    with pytest.raises(MethodError, match=r"no arm that can go on.*daft_realign: .*nothing normalizes"):
+        run_race(tmp_path / "other", plain, a_race("daft_realign"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_arm_that_cannot_learn_costs_no_steps(tmp_path: Path) -> None:
+    frozen = {name: {"frozen_until": 0.1} for name in ("actor_encoder", "actor_head", "critic_encoder", "critic_head")}
+    result = run_race(tmp_path, method=a_race("ft_eval", {"name": "frozen", **frozen}), total_timesteps=128)
+    assert "freezes actor_encoder" in why_left_out(result, "frozen")
+    assert (result.timesteps, result.race and result.race["rung"]) == (128, 0)
+
+
+def test_an_arm_for_which_the_policy_has_no_place_falls_away(tmp_path: Path) -> None:
+    """A linear policy, into which BatchNorm cannot be inserted."""
+    venv = VecNormalize(DummyVecEnv([PointMass]))
+    linear: dict[str, Any] = {"net_arch": []}
+    source = PPO("MlpPolicy", venv, n_steps=32, batch_size=32, policy_kwargs=linear, device="cpu").learn(64)
+    result = run_race(tmp_path, source, "auto", total_timesteps=128)
+    assert left(result) == ["ft_eval"]
+    assert "no place for BatchNorm" in why_left_out(result, "daft_realign")
+
+
+def test_an_agent_that_no_checkpoint_can_keep_does_not_race(tmp_path: Path) -> None:
+    settings = {**SETTINGS, **OFF_POLICY_SETTINGS, "total_timesteps": 200, "checkpoint.every": None}
+    source = with_hindsight(copy_info_dict=True)
+    result = daft_rl.transfer(GoalMass, a_race("ft_eval", "lp_ft"), source, settings=settings, output_dir=tmp_path)
+    assert left(result) == ["ft_eval"]
+    assert why_left_out(result, "lp_ft") == "no checkpoint can keep what this agent needs to go on after a race"
+
+
+def test_keep_needs_a_source(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"keep=0\.3 counts the return on the source"):
+        daft_rl.transfer(PointMass, a_race(keep=0.3), build("PPO"), output_dir=tmp_path, settings=SETTINGS)
