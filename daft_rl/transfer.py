@@ -20,6 +20,7 @@ from daft_rl.correspondence import CHOICES, read_content
 from daft_rl.envs.domain import Domain, read_domains, user_domains
 from daft_rl.envs.user_env import UserEnv
 from daft_rl.errors import AgentError, ConfigError, TaskError
+from daft_rl.hyperparameters import check_learning_starts
 from daft_rl.method import Method, find_method
 from daft_rl.outputs import tell
 from daft_rl.plan import check_domains
@@ -64,6 +65,9 @@ def run(
     agent = agent or find_agent(domains.get("source", domains["target"]).name, settings.algo.name, settings.agent.path)
     loaded = agent if isinstance(agent, Path) else type(agent).__name__
     tell(f"To {domains['target'].name} by {settings.method.name}. Loading {loaded}.", settings.progress_bar)
+    if settings.method.learns:  # before simulators start; an archive's own number is looked at when it is loaded
+        own = getattr(agent, "learning_starts", 0)
+        check_learning_starts(settings.algo.hyperparameters.get("learning_starts", own), settings.total_timesteps)
     settings = _resolve(settings, domains["target"])
 
     from daft_rl.run.identity import Identity

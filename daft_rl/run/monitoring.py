@@ -135,7 +135,7 @@ class Monitoring(BaseCallback):
             self.logger.record("rollout/ep_cost_mean", float(np.mean(costs)))
         constraint = find_constraint(self.training_env)
         if constraint is not None:
-            self.logger.record("constraint/multiplier", constraint.multiplier)
+            self.logger.record("rollout/cost_multiplier", constraint.multiplier)
 
     def skip(self, until: int) -> None:
         """Make no evaluations that were due up to this step: others learnt there."""
@@ -247,8 +247,7 @@ class Monitoring(BaseCallback):
                 point[f"{role}_cost"] = result.mean_cost
                 logger.record(f"eval/{role}_cost", result.mean_cost)
         for key, value in distances.items():
-            group, _, rest = key.partition("_")
-            logger.record(f"{group}/{rest}", value)
+            logger.record(f"from_source/{key}", value)
         for phase, seconds in self.profile.as_dict().items():
             logger.record(f"time/{phase}_seconds", seconds)
         logger.dump(shown)

@@ -35,7 +35,7 @@ from daft_rl.run.checkpoints import Checkpoints, RungReached
 from daft_rl.run.divergence import DivergenceWatch, refused_distribution
 from daft_rl.run.environments import Environments
 from daft_rl.run.evaluator import Evaluator
-from daft_rl.run.folder import MONITOR_FILE, START_FILE, TENSORBOARD_FOLDER, RunFolder
+from daft_rl.run.folder import MONITOR_FILE, START_FILE, RunFolder
 from daft_rl.run.identity import Identity
 from daft_rl.run.interruption import Interrupted, interruption
 from daft_rl.run.listeners import Listeners
@@ -256,11 +256,10 @@ class Run:
             another to which everything was moved. ``None`` learns from all steps of the settings
         """
         self.note_learning()
-        folder = self.folder / TENSORBOARD_FOLDER
         every = interval(self.settings.tensorboard.every, self.settings.total_timesteps)
-        scalars = ScalarFile(folder)
+        scalars = ScalarFile(self.folder)
         self._stack.callback(_close, scalars)
-        self.logger = SparseLogger(str(folder), [scalars, *self.listeners.outputs], every, self.axis)
+        self.logger = SparseLogger(str(self.folder), [scalars, *self.listeners.outputs], every, self.axis)
         self.model.set_logger(self.logger)
         if self._restored is not None:  # before it evaluates what it has evaluated
             self.monitoring.load_state_dict(self._restored["run"]["monitoring"])

@@ -90,7 +90,7 @@ def test_callbacks_and_outputs_see_the_run_and_change_no_result(tmp_path: Path) 
     assert all(model is witness.model for model in calls)
     assert isinstance(witness.training_env, VecMonitor)
     assert witness.ends == 1
-    shown = points(tmp_path / "run" / "tensorboard")  # without what SB3 keeps from TensorBoard
+    shown = points(tmp_path / "run")  # without what SB3 keeps from TensorBoard
     for path in (tmp_path / "saved").iterdir():
         PPO.load(path, device="cpu")
     assert len(list((tmp_path / "saved").iterdir())) == 2
