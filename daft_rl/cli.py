@@ -34,8 +34,8 @@ from daft_rl.errors import ConfigError, DaftError, DaftWarning
 from daft_rl.files import refused_by_disk
 from daft_rl.help import nothing_said
 from daft_rl.hydra_messages import explain_hydra
-from daft_rl.overrides import axes_of_sweep, expand, first_of_sweep, quoted, refuse_fields_beside_axis
 from daft_rl.outputs import tell
+from daft_rl.overrides import axes_of_sweep, expand, first_of_sweep, quoted, refuse_fields_beside_axis
 from daft_rl.plan import check_plan
 from daft_rl.run.interruption import RESUMABLE, Interrupted, interruption
 from daft_rl.run.lock import LOCK_FILE

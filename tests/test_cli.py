@@ -74,6 +74,18 @@ def test_mistakes_are_one_message(
         assert message in told
 
 
+def test_a_person_at_a_terminal_sees_a_line_before_settings_are_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["transfer", "agent=nothing.zip"])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with pytest.raises(SystemExit, match="2"):
+        run_command("transfer", run)
+    first, second = capsys.readouterr().err.strip().splitlines()
+    assert first == "Reading the settings."
+    assert "nothing.zip" in second
+
+
 @pytest.mark.parametrize(
     ("fields", "shifts"),
     [
