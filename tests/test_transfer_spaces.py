@@ -218,8 +218,9 @@ class Precise(PointMass):
 def test_an_agent_of_single_precision_is_no_mismatch_for_a_target_of_double_precision(tmp_path: Path) -> None:
     agent = build("PPO")
     agent.save(tmp_path / "agent.zip")
+    few = {"num_envs": 1, "evaluation.episodes": 2, "calibration.steps": 16, "calibration.held_out": 8}
     played = [
-        transfer(Precise, "zero_shot", source, output_dir=tmp_path / name, settings={"evaluation.episodes": 2}).final
+        transfer(Precise, "zero_shot", source, output_dir=tmp_path / name, settings=few).final
         for name, source in (("object", agent), ("archive", tmp_path / "agent.zip"))
     ]
     assert played[0] == played[1]
