@@ -242,7 +242,8 @@ class Monitoring(BaseCallback):
         for role, result in returns.items():
             point[role] = result.mean
             logger.record(f"eval/{role}_return", result.mean)
-            logger.record(f"eval/{role}_return_std", result.std)
+            if len(result.returns) > 1:
+                logger.record(f"eval/{role}_return_std", result.std)
             if result.mean_cost is not None:
                 point[f"{role}_cost"] = result.mean_cost
                 logger.record(f"eval/{role}_cost", result.mean_cost)
