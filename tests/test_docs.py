@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -204,6 +206,31 @@ def test_every_command_gives_valid_settings(command: Command, tmp_path: Path, mo
     ]
     for run in single_runs(overrides):
         compose_settings(command.program, [*without_archives(run), *folders])
+
+
+TOOL = re.compile(r"(?:python -m daft_rl\.|daft-rl )(blend|correspond|report|push)\b(.*)")
+TOOLS = sorted({found.groups() for page in PAGES for block in blocks(page) for found in TOOL.finditer(block.text)})
+
+
+class Parsed(Exception):  # noqa: N818
+    """The arguments are fine, and nothing is to be done with them."""
+
+
+@pytest.mark.parametrize(("program", "arguments"), TOOLS)
+def test_every_command_of_another_program_has_arguments_that_it_takes(
+    program: str, arguments: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse = ArgumentParser.parse_args
+
+    def parse_and_stop(parser: ArgumentParser, given: Any = None) -> Any:
+        parse(parser, given)  # ends the program if it takes no such arguments
+        raise Parsed
+
+    monkeypatch.setattr(ArgumentParser, "parse_args", parse_and_stop)
+    monkeypatch.setattr(sys, "argv", [program, *shlex.split(arguments, comments=True)])
+    module = import_module("daft_rl.report.__main__" if program == "report" else f"daft_rl.{program}")
+    with pytest.raises(Parsed):
+        module.main()
 
 
 LISTED = re.compile(r"daft-rl (list \w+(?: [A-Z]\w+)?)")
