@@ -34,6 +34,7 @@ from daft_rl.errors import ConfigError, DaftError, DaftWarning
 from daft_rl.files import refused_by_disk
 from daft_rl.help import nothing_said
 from daft_rl.hydra_messages import explain_hydra
+from daft_rl.hydra_parser import let_hydra_parse
 from daft_rl.outputs import tell
 from daft_rl.overrides import axes_of_sweep, expand, first_of_sweep, quoted, refuse_fields_beside_axis
 from daft_rl.plan import check_plan
@@ -124,6 +125,7 @@ def check_command(name: str, check: Callable[[Sequence[str]], None]) -> list[Pat
     :return: the run folder and those above it that are not there yet
     :raises DaftError: something does not exist, or is impossible
     """
+    let_hydra_parse()
     parser = get_args_parser()
     given = parser.parse_args()
     asked = [flag for flag in ("cfg", "info", "shell_completion", "run", "multirun") if getattr(given, flag)]
