@@ -34,7 +34,9 @@ class Witness(BaseCallback):
 
     def __init__(self, stop: float = float("inf")) -> None:
         super().__init__()
-        self.stop, self.steps, self.at_start, self.rollouts, self.ends = stop, [], -1, [], 0
+        self.stop, self.at_start, self.ends = stop, -1, 0
+        self.steps: list[int] = []
+        self.rollouts: list[int] = []
 
     def _on_training_start(self) -> None:
         self.at_start = self.num_timesteps
@@ -55,7 +57,7 @@ class Kept(KVWriter):
     """Keeps scalars in memory."""
 
     def __init__(self) -> None:
-        self.points: dict[str, list[tuple[int, float]]] = {}
+        self.points: dict[str, list[tuple[int, Any]]] = {}
         self.closed = False
 
     def write(self, key_values: dict[str, Any], key_excluded: Mapping[str, tuple[str, ...]], step: int = 0) -> None:
@@ -76,12 +78,18 @@ def run(folder: Path, source: BaseAlgorithm | None = None, **arguments: Any) -> 
 
 
 def test_callbacks_and_outputs_see_the_run_and_change_no_result(tmp_path: Path) -> None:
-    witness, kept, calls = Witness(), Kept(), []
+    witness, kept = Witness(), Kept()
+    calls: list[BaseAlgorithm] = []
+
+    def note(values: dict[str, Any], _: dict[str, Any]) -> bool:
+        calls.append(values["self"])
+        return True
+
     saving = CheckpointCallback(64, str(tmp_path / "saved"))
     run(tmp_path / "plain")
     run(
         tmp_path / "run",
-        callback=[witness, saving, lambda values, _: calls.append(values["self"]) or True],
+        callback=[witness, saving, note],
         logger=Logger(None, [kept]),
     )
     assert outcome(tmp_path / "run") == outcome(tmp_path / "plain")
