@@ -34,10 +34,13 @@ from daft_rl.errors import ConfigError, DaftError, DaftWarning
 from daft_rl.files import refused_by_disk
 from daft_rl.help import nothing_said
 from daft_rl.hydra_messages import explain_hydra
+from daft_rl.hydra_parser import let_hydra_parse
+from daft_rl.outputs import tell
 from daft_rl.overrides import axes_of_sweep, expand, first_of_sweep, quoted, refuse_fields_beside_axis
 from daft_rl.plan import check_plan
 from daft_rl.run.interruption import RESUMABLE, Interrupted, interruption
 from daft_rl.run.lock import LOCK_FILE
+from daft_rl.run.names import EVENT_FILES
 from daft_rl.run.orphans import end_with_launcher
 
 __all__ = ["compose_config", "compose_settings", "expand", "read_settings", "run_command"]
@@ -122,6 +125,7 @@ def check_command(name: str, check: Callable[[Sequence[str]], None]) -> list[Pat
     :return: the run folder and those above it that are not there yet
     :raises DaftError: something does not exist, or is impossible
     """
+    let_hydra_parse()
     parser = get_args_parser()
     given = parser.parse_args()
     asked = [flag for flag in ("cfg", "info", "shell_completion", "run", "multirun") if getattr(given, flag)]
@@ -239,7 +243,7 @@ def remove_unused(missing: Sequence[Path]) -> None:
 
     :param missing: the run folder and what is above it, as far as it was not there before
     """
-    if not missing or any((missing[0] / name).exists() for name in ("tensorboard", "results.json", LOCK_FILE)):
+    if not missing or any(any(missing[0].glob(name)) for name in (EVENT_FILES, "results.json", LOCK_FILE)):
         return
     shutil.rmtree(missing[0], ignore_errors=True)
     with suppress(OSError):  # another run has begun there
@@ -296,6 +300,8 @@ def run_command(
         if not sys.argv[1:] and name != "benchmark":  # whose preset is a grid that goes on
             _end(nothing_said(name))
         refuse_deleted_directory()  # before an archive is read: PyTorch's libraries would end the process
+        # an archive needs PyTorch, which takes seconds; a message in a log should stand alone
+        tell("Reading the settings.", sys.stderr.isatty() and not any(item.startswith("-") for item in sys.argv[1:]))
         sys.argv[1:] = expand(sys.argv[1:], name)
         missing += check_command(name, check)
         hydra.main(config_path="pkg://daft_rl.configs", config_name=name, version_base="1.3")(job)()

@@ -7,7 +7,7 @@ module can be called: ``daft_rl.transfer(...)`` is :func:`transfer`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -20,6 +20,7 @@ from daft_rl.correspondence import CHOICES, read_content
 from daft_rl.envs.domain import Domain, read_domains, user_domains
 from daft_rl.envs.user_env import UserEnv
 from daft_rl.errors import AgentError, ConfigError, TaskError
+from daft_rl.hyperparameters import check_learning_starts
 from daft_rl.method import Method, find_method
 from daft_rl.outputs import tell
 from daft_rl.plan import check_domains
@@ -28,7 +29,9 @@ from daft_rl.settings import TransferSettings, default_algorithm, merge, nest, r
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.logger import Logger
 
+    from daft_rl.run.listeners import Listeners, UserCallback
     from daft_rl.run.results import TransferResult
     from daft_rl.run.run import Run
 
@@ -46,6 +49,7 @@ def run(
     domains: Mapping[str, Domain] | None = None,
     agent: Path | BaseAlgorithm | None = None,
     zero_shot_cache: Path | None = None,
+    listeners: Listeners | None = None,
 ) -> TransferResult:
     """Transfer one agent.
 
@@ -53,6 +57,7 @@ def run(
     :param domains: ``target``, maybe ``source``, and others to play in before and after, in place of the settings'
     :param agent: the source policy, in place of the settings'
     :param zero_shot_cache: a folder in which the runs of a grid share zero-shot returns, which are the same for all
+    :param listeners: the user's own callbacks and outputs
     :return: what is also written to ``results.json`` in the run folder
     :raises DaftError: a setting names something that does not exist or does not fit
     """
@@ -60,6 +65,9 @@ def run(
     agent = agent or find_agent(domains.get("source", domains["target"]).name, settings.algo.name, settings.agent.path)
     loaded = agent if isinstance(agent, Path) else type(agent).__name__
     tell(f"To {domains['target'].name} by {settings.method.name}. Loading {loaded}.", settings.progress_bar)
+    if settings.method.learns:  # before simulators start; an archive's own number is looked at when it is loaded
+        own = getattr(agent, "learning_starts", 0)
+        check_learning_starts(settings.algo.hyperparameters.get("learning_starts", own), settings.total_timesteps)
     settings = _resolve(settings, domains["target"])
 
     from daft_rl.run.identity import Identity
@@ -68,7 +76,7 @@ def run(
     # an environment may change the working directory
     there, settings = agent.absolute() if isinstance(agent, Path) else agent, _with_files_found(settings)
     identity = Identity.of(there, vecnormalize=settings.agent.vecnormalize)
-    with Run(settings, identity) as current:
+    with Run(settings, identity, listeners) as current:
         chosen = settings
         if settings.method.race is not None:
             from daft_rl.run.race import hold_race
@@ -299,6 +307,8 @@ def transfer(
     settings: Mapping[str, Any] | None = None,
     source_env: UserEnv | None = None,
     resume: str | Path | None = None,
+    callback: UserCallback | Sequence[UserCallback] | None = None,
+    logger: Logger | None = None,
 ) -> TransferResult:
     """Transfer one agent from Python. The command line does the same with the same settings.
 
@@ -317,13 +327,23 @@ def transfer(
     :param source_env: where the agent comes from, if ``env`` is your own; without it, returns on the source are not
         measured
     :param resume: the folder of a run that was stopped, which goes on with its own settings. Of the other arguments it
-        takes only environments and agents that are Python objects, and ``source`` if the archive lies elsewhere now
+        takes only environments, agents, callbacks and loggers, which have to be passed again, and ``source`` if the
+        archive lies elsewhere now
+    :param callback: a callback of SB3, or a list of them, beside daft_rl's own while the target is learnt. It sees the
+        agent with its optimizers and the environments that daft_rl made, and may save it. In a race only the winner's
+        learning calls it, from the rung on. If it returns ``False``, learning ends there, and the run goes on to its
+        final episodes. ``on_training_start`` of a run that goes on sees the agent as it began; the state of its
+        checkpoint is there from the first ``on_rollout_start`` on
+    :param logger: a logger of SB3, such as ``configure("logs", ["csv"])``: its output formats write the same scalars
+        as the run's TensorBoard files, at the same steps (the setting ``tensorboard.every``), and stay open. What else
+        it can do is not used
     :return: returns before and after, the learning curve, and the run folder
     :raises DaftError: something does not exist or does not fit
     """
+    listeners = _listeners(callback, logger)
     if resume is not None:
         given = _given(total_timesteps=total_timesteps, seed=seed, output_dir=output_dir, algo=algo, shift=shift)
-        return _go_on(resume, env, method, source, source_env, given | dict(settings or {}))
+        return _go_on(resume, env, method, source, source_env, given | dict(settings or {}), listeners)
     further = nest({} if settings is None else settings)
     _refuse_conflicts(shift, further)
     agent = _checked_agent(source)
@@ -335,7 +355,7 @@ def transfer(
     checked = TransferSettings.from_dict(values)
     domains = domains or read_domains(vars(checked.env), checked.evaluation.elsewhere)
     check_domains(domains)
-    return run(checked, domains, agent)
+    return run(checked, domains, agent, listeners=listeners)
 
 
 def _defaults(name: str, method: Method, source: Any, shift: Any, algo: str | None, vec: Any) -> dict[str, Any]:
@@ -350,8 +370,22 @@ def _defaults(name: str, method: Method, source: Any, shift: Any, algo: str | No
     return defaults | _given(env=defaults["env"] | _given(shift=shift), agent=agent)
 
 
+def _listeners(callback: Any, logger: Any) -> Listeners | None:
+    if callback is None and logger is None:
+        return None
+    from daft_rl.run.listeners import Listeners
+
+    return Listeners.of(callback, logger)
+
+
 def _go_on(
-    folder: str | Path, env: str | UserEnv, method: Any, source: Any, source_env: UserEnv | None, given: dict[str, Any]
+    folder: str | Path,
+    env: str | UserEnv,
+    method: Any,
+    source: Any,
+    source_env: UserEnv | None,
+    given: dict[str, Any],
+    listeners: Listeners | None,
 ) -> TransferResult:
     """Go on with the run in a folder.
 
@@ -367,7 +401,7 @@ def _go_on(
     agent = find_agent("", "", source) if isinstance(source, str | Path) else source
     if domains is not None and agent is None and settings.agent.path is None:
         raise AgentError(f"The agent of {folder} was a Python object: pass it again, source=...")
-    return run(settings, domains, agent)
+    return run(settings, domains, agent, listeners=listeners)
 
 
 def _refuse_conflicts(shift: Any, settings: Mapping[str, Any]) -> None:

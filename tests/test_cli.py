@@ -23,7 +23,8 @@ from daft_rl.overrides import axes_of_sweep, expand, quoted
 from daft_rl.plan import check_plan
 from daft_rl.pretrain import run as pretrain
 from daft_rl.run.interruption import RESUMABLE
-from daft_rl.transfer import run
+from daft_rl.transfer import run, transfer
+from tests.conftest import build
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -71,6 +72,18 @@ def test_mistakes_are_one_message(
     assert "Traceback" not in told
     for message in messages:
         assert message in told
+
+
+def test_a_person_at_a_terminal_sees_a_line_before_settings_are_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["transfer", "agent=nothing.zip"])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with pytest.raises(SystemExit, match="2"):
+        run_command("transfer", run)
+    first, second = capsys.readouterr().err.strip().splitlines()
+    assert first == "Reading the settings."
+    assert "nothing.zip" in second
 
 
 @pytest.mark.parametrize(
@@ -160,11 +173,19 @@ def test_a_run_that_would_not_learn_is_refused(tmp_path: Path) -> None:
         run(compose_settings("transfer", overrides))
 
 
+def never() -> Any:
+    """Makes no environment."""
+    raise AssertionError
+
+
 def test_learning_that_would_never_begin_is_refused_before_a_simulator_starts(tmp_path: Path) -> None:
     overrides = ["env=Door-shifted", f"output_dir={tmp_path}", "algo=crossq", "total_timesteps=5000"]
     with pytest.raises(ConfigError, match=r"begin after 5000 steps"):
         check_plan(compose_settings("transfer", overrides))
     check_plan(compose_settings("transfer", [*overrides, "method=zero_shot"]))
+    agent = build("SAC", learning_starts=300)
+    with pytest.raises(ConfigError, match=r"begin after 300 steps"):
+        transfer(never, source=agent, total_timesteps=200, settings={"algo.settings.learning_starts": None})
 
 
 def test_a_script_may_be_a_hydra_application_itself() -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
@@ -28,7 +33,28 @@ FROM_ELSEWHERE = {
 LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NOT_RUN = re.compile(r"<!-- not run: .+ -->\n\Z")
+SLOW = re.compile(r"<!-- slow: .+ -->\n\Z")
+NEEDS = re.compile(r"<!-- needs (\w+) -->\n\Z")
+STAND_INS = ("wandb", "mlflow")
+"""Services of others. Where one is not installed, its place takes an object that lets everything be called."""
+GIVEN = {
+    "README.md": """
+import gymnasium
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import CheckpointCallback
+my_shifted_env, my_callback = gymnasium.make("Pendulum-v1", g=12.0), CheckpointCallback(100_000, "checkpoints")
+PPO("MlpPolicy", "Pendulum-v1", n_steps=2048, batch_size=1024, device="cpu").save("agent.zip")
+""",
+    "docs/policies.md": """
+import gymnasium
+from stable_baselines3 import PPO
+env = gymnasium.make("Pendulum-v1")
+agent = PPO("MlpPolicy", env, n_steps=64, device="cpu")
+agent.save("agent.zip")
+policy = agent.policy
+""",
+}
+"""Page -> what its reader has: an agent, an environment."""
 LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)#?([^)\s]*)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 COMMAND = re.compile(r"python -m daft_rl\.(transfer|pretrain|benchmark)\b(.*)")
@@ -41,8 +67,10 @@ class Block(NamedTuple):
     text: str
     line: int
     """Where it begins, from 0."""
-    exempt: bool
-    """Whether a comment says that it is not run."""
+    slow: bool
+    """Whether a comment says that it takes long."""
+    needs: str | None
+    """The package that a comment says it needs."""
 
 
 class Command(NamedTuple):
@@ -61,7 +89,8 @@ def blocks(page: Path) -> Iterator[Block]:
     text = page.read_text("utf-8")
     for match in FENCE.finditer(text):
         before = text[: match.start()]
-        yield Block(match[1], match[2], before.count("\n") + 1, bool(NOT_RUN.search(before)))
+        needs = NEEDS.search(before)
+        yield Block(match[1], match[2], before.count("\n") + 1, bool(SLOW.search(before)), needs and needs[1])
 
 
 def prose(page: Path) -> str:
@@ -116,19 +145,40 @@ def test_every_link_leads_to_a_file_and_a_heading_that_exist(page: Path) -> None
     assert broken == []
 
 
-RUNNABLE = [page for page in PAGES if any(b.language == "python" and not b.exempt for b in blocks(page))]
+def pages_of_python(slow: bool) -> list[Path]:
+    """Pages with Python that is quick, or with Python that takes long."""
+    return [page for page in PAGES if any(b.language == "python" and b.slow == slow for b in blocks(page))]
 
 
-@pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
+def run_python(page: Path, monkeypatch: pytest.MonkeyPatch, slow: bool) -> None:
+    """Run the blocks of a page from top to bottom, as one program."""
+    stand_ins = {name: MagicMock() for name in STAND_INS if find_spec(name) is None}
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setitem(sys.modules, name, stand_in)
+    namespace: dict[str, Any] = {"__name__": page.stem}
+    exec(GIVEN.get(name_of(page), ""), namespace)
+    for block in blocks(page):
+        missing = block.needs is not None and find_spec(block.needs) is None
+        if block.language == "python" and slow >= block.slow and not missing:
+            code = compile("\n" * block.line + block.text, str(page), "exec")  # a traceback has the page's lines
+            exec(code, namespace)
+    for name, stand_in in stand_ins.items():
+        assert name not in namespace or stand_in.mock_calls
+
+
+@pytest.mark.parametrize("page", pages_of_python(slow=False), ids=name_of)
 def test_the_python_of_a_page_runs_from_top_to_bottom(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {"__name__": page.stem}
-    for block in blocks(page):
-        if block.language == "python" and not block.exempt:
-            code = compile("\n" * block.line + block.text, str(page), "exec")  # a traceback has the page's lines
-            exec(code, namespace)
+    run_python(page, monkeypatch, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", pages_of_python(slow=True), ids=name_of)
+def test_the_python_that_takes_long_runs_too(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_python(page, monkeypatch, slow=True)
 
 
 COMMANDS = sorted({command for page in PAGES for command in commands(page)})
@@ -156,6 +206,31 @@ def test_every_command_gives_valid_settings(command: Command, tmp_path: Path, mo
     ]
     for run in single_runs(overrides):
         compose_settings(command.program, [*without_archives(run), *folders])
+
+
+TOOL = re.compile(r"(?:python -m daft_rl\.|daft-rl )(blend|correspond|report|push)\b(.*)")
+TOOLS = sorted({found.groups() for page in PAGES for block in blocks(page) for found in TOOL.finditer(block.text)})
+
+
+class Parsed(Exception):  # noqa: N818
+    """The arguments are fine, and nothing is to be done with them."""
+
+
+@pytest.mark.parametrize(("program", "arguments"), TOOLS)
+def test_every_command_of_another_program_has_arguments_that_it_takes(
+    program: str, arguments: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse = ArgumentParser.parse_args
+
+    def parse_and_stop(parser: ArgumentParser, given: Any = None) -> Any:
+        parse(parser, given)  # ends the program if it takes no such arguments
+        raise Parsed
+
+    monkeypatch.setattr(ArgumentParser, "parse_args", parse_and_stop)
+    monkeypatch.setattr(sys, "argv", [program, *shlex.split(arguments, comments=True)])
+    module = import_module("daft_rl.report.__main__" if program == "report" else f"daft_rl.{program}")
+    with pytest.raises(Parsed):
+        module.main()
 
 
 LISTED = re.compile(r"daft-rl (list \w+(?: [A-Z]\w+)?)")

@@ -73,7 +73,7 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard shows, without times."""
-    events = EventAccumulator(str(folder / "tensorboard"))
+    events = EventAccumulator(str(folder))
     events.Reload()
     tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("time/")]
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}

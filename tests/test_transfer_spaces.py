@@ -18,7 +18,7 @@ import daft_rl
 from daft_rl.errors import MethodError
 from daft_rl.finetune import realign
 from daft_rl.transfer import transfer
-from tests.conftest import ALGORITHMS, ON_POLICY
+from tests.conftest import ALGORITHMS, ON_POLICY, PointMass, build
 
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 OBSERVATIONS: dict[str, spaces.Space[Any]] = {
@@ -205,3 +205,22 @@ def test_realignment_moves_the_far_entries_of_a_dictionary() -> None:
     assert abs(statistics["b"].mean[1]) < 1.0
     assert statistics["b"].mean[[0, 2]].tolist() == [0.0, 0.0]
     assert statistics["a"].mean.tolist() == [0.0, 0.0]
+
+
+class Precise(PointMass):
+    """Observes in double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+
+
+def test_an_agent_of_single_precision_is_no_mismatch_for_a_target_of_double_precision(tmp_path: Path) -> None:
+    agent = build("PPO")
+    agent.save(tmp_path / "agent.zip")
+    few = {"num_envs": 1, "evaluation.episodes": 2, "calibration.steps": 16, "calibration.held_out": 8}
+    played = [
+        transfer(Precise, "zero_shot", source, output_dir=tmp_path / name, settings=few).final
+        for name, source in (("object", agent), ("archive", tmp_path / "agent.zip"))
+    ]
+    assert played[0] == played[1]

@@ -104,7 +104,7 @@ def same_tree(work: Path) -> Iterator[dict[str, Any]]:
         line |= {"equal": mine is not None, "said": told.splitlines()[-2:], "rounds_of_reading": reader.rounds}
         if mine is not None:
             del found[mine]
-            name = f"{mine.relative_to(crowd / 'runs')}/tensorboard"
+            name = str(mine.relative_to(crowd / "runs"))
             line |= {"points": points.get(name), "points_alone": sum(single.points().values())}
             line["folder"] = str(mine.relative_to(crowd))
             line["left_over"] = [path.name for path in mine.rglob(".unfinished-*")]

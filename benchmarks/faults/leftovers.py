@@ -15,6 +15,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from daft_rl.files import UNFINISHED
 from daft_rl.report.storage import read_cells, read_failures, save_cells
+from daft_rl.run.names import EVENT_FILES
 
 __all__ = ["broken_files", "differences", "outcome", "unfinished_files"]
 
@@ -38,8 +39,8 @@ def outcome(folder: Path) -> dict[str, Any]:
         elif path.name == "monitor.csv":
             rows = list(csv.reader(path.read_text().splitlines()[1:]))
             found[name] = [[*row[:2], *row[3:]] for row in rows]
-        elif path.name == "tensorboard":
-            found[name] = _points(path)
+        elif path.match(EVENT_FILES):
+            found[f"{Path(name).parent}: scalars"] = _points(path.parent)
     if any(path.name == "cell.json" for path in folder.rglob("*")):
         found["report"] = _report(folder)
     return found
@@ -48,7 +49,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 def _points(folder: Path) -> list[list[Any]]:
     """Step, name and value of every point, in order."""
     found = []
-    for path in sorted(folder.glob("events.*")):
+    for path in sorted(folder.glob(EVENT_FILES)):
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
                 if not value.tag.startswith("time/"):

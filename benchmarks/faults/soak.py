@@ -27,6 +27,7 @@ from stable_baselines3 import PPO
 
 from benchmarks.faults.cases import make_sources
 from daft_rl.envs import make
+from daft_rl.run.names import EVENT_FILES
 
 MEGABYTE = 1024**2
 WARM = 0.2
@@ -111,7 +112,7 @@ def look(process: int, folder: Path) -> dict[str, float]:
         except (OSError, KeyError):
             continue
     size = {name: sum(p.stat().st_size for p in folder.glob(f"{name}*") if p.is_file()) for name in ("monitor.csv",)}
-    events = sum(path.stat().st_size for path in folder.glob("tensorboard/events.*"))
+    events = sum(path.stat().st_size for path in folder.glob(EVENT_FILES))
     checkpoints = sum(path.stat().st_size for path in folder.glob("checkpoints/**/*.*"))
     return {
         "rss_mb": round(status["VmRSS"] / 1024, 2),

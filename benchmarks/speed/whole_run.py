@@ -184,7 +184,7 @@ def ours(seed: int, steps: int, folder: Path) -> dict[str, Any]:
     from daft_rl.transfer import transfer
 
     result = transfer(TASK, total_timesteps=steps, seed=seed, output_dir=folder, settings={"progress_bar": False})
-    logged = EventAccumulator(str(folder / "tensorboard")).Reload().Scalars("eval/target_return")
+    logged = EventAccumulator(str(folder)).Reload().Scalars("eval/target_return")
     return {
         "curve": since_start([(point.wall_time, point.value) for point in logged]),
         "before": {name: returns.mean for name, returns in result.zero_shot.items()},

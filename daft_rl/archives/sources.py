@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from daft_rl.envs.registry import SAFETY_ID
 from daft_rl.errors import AgentError
 
 __all__ = ["find_agent"]
@@ -49,8 +50,10 @@ def _recipe_hint(task: str, algo: str) -> str:
     group, _, id = task.rpartition("/")
     if group:
         named = f"env={group} env.id={id}"
+    elif (RECIPES.parent / "env" / f"{task}.yaml").is_file():
+        named = f"env={task}"
     else:
-        named = f"env={task}" if (RECIPES.parent / "env" / f"{task}.yaml").is_file() else f"env=gymnasium env.id={task}"
+        named = f"env=safety env.name={task}" if SAFETY_ID.fullmatch(task) else f"env=gymnasium env.id={task}"
     if (RECIPES / f"{task}-{algo}.yaml").is_file():
         return f" {named} algo={algo}`"
     similar = sorted(recipe.stem for recipe in RECIPES.glob(f"*-{algo}.yaml"))

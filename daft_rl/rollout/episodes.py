@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.wrappers import RecordEpisodeStatistics
+from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
@@ -16,13 +17,16 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from daft_rl.envs.batch.workers import INTERRUPTED, WorkerVecEnv
 from daft_rl.envs.whole_episodes import TASK_EPISODE, TASK_GOES_ON, TaskReturns, TaskWatch, watch_task
-from daft_rl.errors import TaskError
+from daft_rl.errors import DaftWarning, TaskError
 from daft_rl.rollout.returns import Returns
 
 __all__ = ["EpisodeBatch", "start_episodes"]
 
+LONG = 5000
+"""Steps of an episode without a time limit after which a warning says so."""
 LONGEST = 100_000
 """Steps after which an episode that is evaluated is taken to have no end."""
+LIMIT_IT = "put gymnasium.wrappers.TimeLimit around the environment, or register it with max_episode_steps."
 
 REPORTS: dict[type[gym.Wrapper[Any, Any, Any, Any]], str] = {
     TaskReturns: TASK_EPISODE,
@@ -79,6 +83,7 @@ class EpisodeBatch:
         self.pause = getattr(venv, "pause", None)  # our batches skip the physics of episodes that are over
         self.returns, self.lengths = np.zeros(episodes), np.zeros(episodes, dtype=int)
         self.costs = np.full(episodes, np.nan)
+        self.warned = False
         self.report = _find_report(venv)
         self.reporting = [] if self.report is None else _envs_here(venv)
         self._start_episodes(0)
@@ -108,16 +113,28 @@ class EpisodeBatch:
         going = np.flatnonzero(~self.over)
         self.returns[self.rows[going]] += rewards[going]
         self.lengths[self.rows[going]] += 1
-        if self.lengths.max() > LONGEST:
-            raise TaskError(
-                f"An episode has not ended after {LONGEST} steps: put gymnasium.wrappers.TimeLimit around the "
-                "environment, or register it with max_episode_steps."
-            )
+        self._refuse_endless()
         for i in going[dones[going].astype(bool)]:
             if self.report is None or self._is_over(infos[i], watches[i] if watches else None):
                 self._end_episode(i, infos[i])
         if self.over.all():
             self._start_episodes(int(self.rows[-1]) + 1)
+
+    def _refuse_endless(self) -> None:
+        """
+        :raises TaskError: an episode is longer than any that is meant
+        """
+        longest = self.lengths.max()
+        if longest > LONGEST:
+            raise TaskError(f"An episode has not ended after {LONGEST} steps: {LIMIT_IT}")
+        if longest >= LONG and not self.warned:
+            self.warned = True
+            if not any(self.venv.env_is_wrapped(TimeLimit)):
+                message = (
+                    f"An episode has gone on for {LONG} steps, and nothing limits it. If it has no end, {LIMIT_IT} "
+                    f"The run ends at {LONGEST} steps."
+                )
+                warnings.warn(DaftWarning(message), stacklevel=2)
 
     def _is_over(self, info: dict[str, Any], watch: TaskWatch | None) -> bool:
         """Whether the task's episode ended with one of the batch. If its wrappers do not reset it, it goes on."""

@@ -21,16 +21,16 @@ from daft_rl.files import UNFINISHED, delete_files, read_mapping, write_json, wr
 from daft_rl.run.fingerprints import IRRELEVANT
 from daft_rl.run.identity import IDENTITY_FILE, Identity, KeptIdentity
 from daft_rl.run.lock import FolderLock
-from daft_rl.run.names import RACE_FILE, RACE_FOLDER, make_folder, make_new_folder
+from daft_rl.run.names import EVENT_FILES, RACE_FILE, RACE_FOLDER, make_folder, make_new_folder
 from daft_rl.settings import RunSettings
 
 __all__ = [
-    *("MONITOR_FILE", "START_FILE", "TENSORBOARD_FOLDER"),
+    *("MONITOR_FILE", "START_FILE"),
     *("RunFolder", "note_traceback"),
 ]
 
 CONFIG_FILE, ERROR_FILE, TRACEBACK_FILE = "config.yaml", "error.json", "error.txt"
-MONITOR_FILE, TENSORBOARD_FOLDER = "monitor.csv", "tensorboard"
+MONITOR_FILE = "monitor.csv"
 RESULT_FILES = ("results.json", "card.json")
 """Whoever has one of these is finished."""
 SIDE_FILES = ("vecnormalize.pkl", "constraint.json")
@@ -147,7 +147,7 @@ class RunFolder:
         """
         :raises ConfigError: the run would overwrite what no run of ours has left
         """
-        folders = (CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER, RACE_FOLDER)
+        folders = (CHECKPOINTS_FOLDER, RACE_FOLDER)
         taken = [name for name in (*sorted(self._names()), *folders) if self._has(name)]
         if taken:
             raise ConfigError(
@@ -174,7 +174,7 @@ class RunFolder:
             for name in self._names():
                 (self.path / name).unlink(missing_ok=True)
             self._checkpoints().clear()
-            delete_files(self.path / TENSORBOARD_FOLDER, "events.*")
+            delete_files(self.path, EVENT_FILES)
             self._clear_race()
 
     def _clear_race(self) -> None:
@@ -195,7 +195,7 @@ class RunFolder:
 
     def _journals(self) -> dict[str, Path]:
         """The files to which a run appends while it learns, by a name for checkpoints."""
-        paths = [self.path / MONITOR_FILE, *sorted((self.path / TENSORBOARD_FOLDER).glob("events.*"))]
+        paths = [self.path / MONITOR_FILE, *sorted(self.path.glob(EVENT_FILES))]
         return {path.name: path for path in paths if path.is_file()}
 
     def journals(self) -> dict[str, int]:

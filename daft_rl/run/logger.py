@@ -15,6 +15,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from daft_rl.run.names import EVENT_FILES
+
 __all__ = ["ScalarFile", "SparseLogger", "interval"]
 
 MOST_POINTS = 1000
@@ -33,8 +35,8 @@ class ScalarFile(KVWriter):
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
-        self._records = RecordWriter((folder / name).open("wb"))  # type: ignore[no-untyped-call]
+        who = f"{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._records = RecordWriter((folder / EVENT_FILES.replace("*", who)).open("wb"))  # type: ignore[no-untyped-call]
         self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def _add(self, event: Any) -> None:

@@ -135,7 +135,7 @@ class Monitoring(BaseCallback):
             self.logger.record("rollout/ep_cost_mean", float(np.mean(costs)))
         constraint = find_constraint(self.training_env)
         if constraint is not None:
-            self.logger.record("constraint/multiplier", constraint.multiplier)
+            self.logger.record("rollout/cost_multiplier", constraint.multiplier)
 
     def skip(self, until: int) -> None:
         """Make no evaluations that were due up to this step: others learnt there."""
@@ -242,13 +242,13 @@ class Monitoring(BaseCallback):
         for role, result in returns.items():
             point[role] = result.mean
             logger.record(f"eval/{role}_return", result.mean)
-            logger.record(f"eval/{role}_return_std", result.std)
+            if len(result.returns) > 1:
+                logger.record(f"eval/{role}_return_std", result.std)
             if result.mean_cost is not None:
                 point[f"{role}_cost"] = result.mean_cost
                 logger.record(f"eval/{role}_cost", result.mean_cost)
         for key, value in distances.items():
-            group, _, rest = key.partition("_")
-            logger.record(f"{group}/{rest}", value)
+            logger.record(f"from_source/{key}", value)
         for phase, seconds in self.profile.as_dict().items():
             logger.record(f"time/{phase}_seconds", seconds)
         logger.dump(shown)

@@ -1,4 +1,4 @@
-"""Names of run folders, and folders of new names."""
+"""Names of run folders and of what lies there, and folders of new names."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daft_rl.settings import RunSettings
 
-__all__ = ["RACE_FILE", "RACE_FOLDER", "details", "make_folder", "make_new_folder", "plain", "shortened", "task_folder"]
+__all__ = [
+    *("EVENT_FILES", "RACE_FILE", "RACE_FOLDER"),
+    *("details", "make_folder", "make_new_folder", "plain", "shortened", "task_folder"),
+]
 
 RACE_FOLDER, RACE_FILE = "race", "race.json"
 """Where the arms of a race learn, each in a run folder of its own; and in there, what the race has found out."""
 
+EVENT_FILES = "events.out.tfevents.*.daft_rl"
+"""TensorBoard reads every file with ``tfevents`` in its name. The end tells those of a run from those of others."""
 LONGEST = 60
 LONGEST_OF_SWEEP = 150
 """File systems take 255 bytes."""

@@ -200,7 +200,7 @@ class TransferResult:
             yield self._harm()
         yield f"{self.timesteps} target steps in {self.wall_seconds:.0f} s ({times})"
         yield f"run folder   {self.folder}"
-        yield f"TensorBoard  tensorboard --logdir {quote(str(self.folder / 'tensorboard'))}"
+        yield f"TensorBoard  tensorboard --logdir {quote(str(self.folder))}"
 
     def _harm(self) -> str:
         """What to do with a policy that has become worse."""

@@ -35,9 +35,10 @@ from daft_rl.run.checkpoints import Checkpoints, RungReached
 from daft_rl.run.divergence import DivergenceWatch, refused_distribution
 from daft_rl.run.environments import Environments
 from daft_rl.run.evaluator import Evaluator
-from daft_rl.run.folder import MONITOR_FILE, START_FILE, TENSORBOARD_FOLDER, RunFolder
+from daft_rl.run.folder import MONITOR_FILE, START_FILE, RunFolder
 from daft_rl.run.identity import Identity
 from daft_rl.run.interruption import Interrupted, interruption
+from daft_rl.run.listeners import Listeners
 from daft_rl.run.logger import ScalarFile, SparseLogger, interval
 from daft_rl.run.monitoring import Monitoring
 from daft_rl.run.race_result import RaceResult
@@ -57,6 +58,7 @@ class Run:
     :param settings: of the run
     :param identity: what tells this run from others beside its settings
     :param is_arm: whether another run holds this one as an arm of its race, and tells of errors
+    :param listeners: the user's own callbacks and outputs while it learns
     :raises ConfigError: the device does not exist, or the folder cannot be used
     """
 
@@ -78,8 +80,14 @@ class Run:
     race: RaceResult | None = None
     """Of the race that this run is the winner of."""
 
-    def __init__(self, settings: RunSettings, identity: Identity | None = None, is_arm: bool = False) -> None:
-        self.settings, self.is_arm = settings, is_arm
+    def __init__(
+        self,
+        settings: RunSettings,
+        identity: Identity | None = None,
+        listeners: Listeners | None = None,
+        is_arm: bool = False,
+    ) -> None:
+        self.settings, self.listeners, self.is_arm = settings, listeners or Listeners(), is_arm
         self.profile = Profile()
         wrappers = VecWrappers(settings.env.vec_wrappers)
         self.environments = Environments(settings.vec, settings.device, settings.env.step_timeout, wrappers)
@@ -255,10 +263,10 @@ class Run:
             another to which everything was moved. ``None`` learns from all steps of the settings
         """
         self.note_learning()
-        folder = self.folder / TENSORBOARD_FOLDER
         every = interval(self.settings.tensorboard.every, self.settings.total_timesteps)
-        self.logger = SparseLogger(str(folder), [ScalarFile(folder)], every, self.axis)
-        self._stack.callback(_close, self.logger)
+        scalars = ScalarFile(self.folder)
+        self._stack.callback(_close, scalars)
+        self.logger = SparseLogger(str(self.folder), [scalars, *self.listeners.outputs], every, self.axis)
         self.model.set_logger(self.logger)
         if self._restored is not None:  # before it evaluates what it has evaluated
             self.monitoring.load_state_dict(self._restored["run"]["monitoring"])
@@ -266,7 +274,7 @@ class Run:
         self._restored = None
         watch = DivergenceWatch(self.folder / "last_good.zip")
         parts = (watch, self.adaptation, self.monitoring, checkpoints)
-        callbacks: list[BaseCallback] = [part for part in parts if part is not None]
+        callbacks: list[BaseCallback] = [*(part for part in parts if part is not None), *self.listeners.callbacks]
         stops = suppress(RungReached)
         with stops, interruption.deferred() if checkpoints.works else nullcontext(), watch.keeping_the_good():
             self.model.learn(self.settings.total_timesteps, callback=callbacks, progress_bar=self.settings.progress_bar)
@@ -331,7 +339,7 @@ class Run:
         return Progress(known, self._opened.journals(), self.seconds, self.seconds_in_background)
 
 
-def _close(file: IO[str] | SparseLogger) -> None:
+def _close(file: IO[str] | ScalarFile) -> None:
     """Close a file. Each write was flushed, so what it cannot write now has been told."""
     with suppress(OSError):
         file.close()

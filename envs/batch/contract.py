@@ -39,6 +39,13 @@ RETURNED = {
 }
 """Method of an environment -> what it has to return."""
 
+OLD_API = {
+    "expected 5, got 4": "; four values are step() of old Gym, return terminated and truncated in place of done",
+    "unexpected keyword argument 'seed'": "; Gymnasium calls reset(seed=..., options=...), take both",
+    "unexpected keyword argument 'options'": "; Gymnasium calls reset(seed=..., options=...), take both",
+}
+"""Part of a cause -> what to do about an environment that was written for another library."""
+
 READERS = ("contract.py", "dummy_vec_env.py", "worker_process.py")
 """Files that read what environments return."""
 
@@ -55,9 +62,10 @@ def describe_failure(method: str, error: BaseException) -> str:
     cause = f"{type(error).__name__}: {' '.join(str(error).split())[:LONGEST_CAUSE]}".rstrip(": ")
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/numpy/" not in frame.filename]
     file, line = (Path(frames[-1].filename).name, frames[-1].lineno) if frames else ("", 0)
+    remedy = next((remedy for part, remedy in OLD_API.items() if part in cause), "")
     if method in RETURNED and file in READERS:  # the environment itself raised nothing
-        return f"returned something else from {method}() than {RETURNED[method]}: {cause}"
-    return f"failed in {method}(): {cause} ({file}, line {line})"
+        return f"returned something else from {method}() than {RETURNED[method]}: {cause}{remedy}"
+    return f"failed in {method}(): {cause} ({file}, line {line}){remedy}"
 
 
 def environment_error(index: int | None, method: str, error: BaseException) -> FaultyEnvironmentError:

@@ -15,6 +15,9 @@ from daft_rl.errors import DivergenceError, FaultyEnvironmentError
 
 __all__ = ["WatchedVecEnv"]
 
+MOST_ENTRIES = 5
+"""Entries of an observation that a message names."""
+
 
 class WatchedVecEnv(VecEnvWrapper):
     """Adds seed, episode and step to what goes wrong in an environment, and refuses NaN and infinite numbers.
@@ -92,8 +95,8 @@ class WatchedVecEnv(VecEnvWrapper):
             i = int(np.flatnonzero(~rows.all(axis=1))[0])
             value = part.reshape(len(part), -1)[i][~rows[i]][0]
             raise DivergenceError(
-                f"Environment {i}: the {name} is {value}. {self._place(i)} Such a number would spoil the "
-                "policy: mend the environment, or make the shift smaller."
+                f"Environment {i}: the {name} is {value}{_entries(rows[i])}. {self._place(i)} Such a number would "
+                "spoil the policy: mend the environment, or make the shift smaller."
             )
 
     def _refuse_objects(self, dones: NDArray[Any], infos: list[dict[str, Any]]) -> None:
@@ -125,6 +128,18 @@ class WatchedVecEnv(VecEnvWrapper):
 def _finite(array: NDArray[Any]) -> bool:
     """Whether all numbers are finite. ``False`` may also mean that they are huge: look again."""
     return array.dtype.kind != "f" or math.isfinite(np.vdot(array, array))
+
+
+def _entries(finite: NDArray[Any]) -> str:
+    """Where numbers are not finite, for a message.
+
+    :param finite: whether each entry is, shape ``(entries,)``
+    """
+    if len(finite) == 1:
+        return ""
+    bad = np.flatnonzero(~finite)
+    shown = ", ".join(map(str, bad[:MOST_ENTRIES])) + (", ..." if len(bad) > MOST_ENTRIES else "")
+    return f" ({'entry' if len(bad) == 1 else 'entries'} {shown} of {len(finite)})"
 
 
 def _arrays(observations: Any) -> Iterator[NDArray[Any]]:

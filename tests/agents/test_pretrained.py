@@ -71,6 +71,7 @@ def test_missing_agents_are_told() -> None:
         ("SafetyCarGoal", "ppo", "env=SafetyCarGoal algo=ppo recipe=Ant-ppo"),
         ("Ant", "sac", "env=Ant algo=sac recipe=HalfCheetah-sac"),
         ("mujoco/Hopper-v5", "ppo", "env=mujoco env.id=Hopper-v5 algo=ppo recipe=Ant-ppo"),
+        ("SafetyCarPush1-v0", "ppo", "env=safety env.name=SafetyCarPush1-v0 algo=ppo recipe=Ant-ppo"),
         ("Pendulum-v1", "crossq", "env=gymnasium env.id=Pendulum-v1 algo=crossq recipe=Ant-crossq"),
     ],
 )

@@ -151,6 +151,13 @@ class Faulty(gym.Env):
         self._fail("close")
 
 
+class Unseeded(Faulty):
+    """Its reset takes nothing, as before there was Gymnasium."""
+
+    def reset(self) -> Any:  # type: ignore[override]
+        return super().reset()
+
+
 def faults() -> list[str]:
     """All of them, but those that end the process."""
     found = [f"{method} raises: {what}" for method in ("init", "reset", "step", "close") for what in RAISED]

@@ -14,7 +14,7 @@ from daft_rl.envs import make_vec
 from daft_rl.envs.batch.serial import SerialVecEnv
 from daft_rl.envs.batch.watched import WatchedVecEnv
 from daft_rl.errors import DaftWarning, DivergenceError, FaultyEnvironmentError, TaskError
-from tests.envs.faulty import NOT_FINITE, ODD, RAISED, RESETS, STEPS, Faulty
+from tests.envs.faulty import NOT_FINITE, ODD, RAISED, RESETS, STEPS, Faulty, Unseeded
 from tests.envs.toys import actions_for, bits, toy
 
 
@@ -76,9 +76,29 @@ def test_a_number_that_is_not_finite_is_named(fault: str) -> None:
     kind = fault.partition(": ")[2].split()[0]
     when = "at step 5" if fault.startswith("step") else "at the start"
     with pytest.raises(
-        DivergenceError, match=rf"Environment 1: the {kind} is -?(nan|inf)\. It was {when} of episode 1 "
+        DivergenceError,
+        match=rf"Environment 1: the {kind} is -?(nan|inf)( \(entr.* of 3\))?\. It was {when} of episode 1 ",
     ):
         play("dummy", fault)
+
+
+@pytest.mark.parametrize(("fault", "entries"), [("nan", "entries 0, 1, 2 of 3"), ("one nan", "entry 0 of 3")])
+def test_the_entries_that_are_not_finite_are_named(fault: str, entries: str) -> None:
+    with pytest.raises(DivergenceError, match=rf"the observation is nan \({entries}\)\. It was at step 5 of"):
+        play("dummy", f"step gives: observation {fault}")
+
+
+@pytest.mark.parametrize("vec", ["dummy", "workers"])
+def test_an_environment_of_old_gym_is_told_what_to_change(vec: str) -> None:
+    with pytest.raises(FaultyEnvironmentError, match=r"return terminated and truncated in place of done\. It was at"):
+        play(vec, "step returns: four values")
+    venv = make_vec(Unseeded, 1, vec=vec)
+    try:
+        venv.seed(0)
+        with pytest.raises(FaultyEnvironmentError, match=r"Gymnasium calls reset\(seed=.*\), take both\."):
+            venv.reset()
+    finally:
+        venv.close()
 
 
 @pytest.mark.parametrize("what", ODD)

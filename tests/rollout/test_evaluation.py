@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -9,12 +10,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from daft_rl.envs import make_vec
-from daft_rl.errors import TaskError
+from daft_rl.errors import DaftWarning, TaskError
 from daft_rl.rollout import episodes
 from daft_rl.rollout.evaluation import evaluate, evaluate_all, visit
 from tests.conftest import ALGORITHMS, DISCRETE, ON_POLICY, PointMass, build
@@ -102,6 +104,18 @@ def test_an_episode_without_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(episodes, "LONGEST", 50)
     with pytest.raises(TaskError, match="TimeLimit"):
         evaluate(build("PPO"), DummyVecEnv([lambda: CountDown(51)]), episodes=1, seed=0)
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_long_episode_that_nothing_limits_is_told_once(limited: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(episodes, "LONG", 50)
+    venv = DummyVecEnv([lambda: TimeLimit(CountDown(60), 60) if limited else CountDown(60)])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        evaluate(build("PPO"), venv, episodes=2, seed=0)
+    found = [str(one.message) for one in told if issubclass(one.category, DaftWarning)]
+    assert len(found) == (0 if limited else 1)
+    assert all("gone on for 50 steps" in message and "max_episode_steps" in message for message in found)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -197,7 +197,7 @@ def without_times(data: Any) -> Any:
 
 
 def scalars(folder: Path) -> dict[str, Any]:
-    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    events = EventAccumulator(str(folder)).Reload()
     tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("time/")]
     return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in tags}
 

@@ -19,6 +19,7 @@ from daft_rl.run import lock
 from daft_rl.run.folder import RunFolder
 from daft_rl.run.identity import Identity
 from daft_rl.run.lock import FolderLock
+from daft_rl.run.names import EVENT_FILES
 from daft_rl.run.results import machine
 from daft_rl.settings import TransferSettings
 from tests.conftest import PointMass, build
@@ -84,7 +85,6 @@ def test_a_run_that_left_no_checkpoint_gives_way(tmp_path: Path) -> None:
 FOREIGN = (
     "checkpoints/model.pt",
     "checkpoints/5.zip",
-    "tensorboard/events.mine",
     "README.md",
     "agent.zip",
     "config.yaml",
@@ -102,8 +102,8 @@ def test_files_of_another_program_stay(name: str, tmp_path: Path) -> None:
 
 def test_deleting_a_run_deletes_nothing_else(tmp_path: Path) -> None:
     open_and_release(tmp_path)
-    foreign = [tmp_path / name for name in FOREIGN[:2]] + [tmp_path / "tensorboard" / "notes.txt"]
-    learning = (f"checkpoints/{1:012d}.zip", "checkpoints/replay/0-1.zip", "tensorboard/events.1")
+    foreign = [tmp_path / name for name in (*FOREIGN[:2], "events.out.tfevents.1.host.2.0")]
+    learning = (f"checkpoints/{1:012d}.zip", "checkpoints/replay/0-1.zip", EVENT_FILES.replace("*", "1.host.2"))
     own = [tmp_path / name for name in (*learning, "final_at_home.zip", "final_at_home_vecnormalize.pkl")]
     for path in (*foreign, *own):
         path.parent.mkdir(exist_ok=True)

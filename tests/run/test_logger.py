@@ -70,7 +70,7 @@ def test_a_transfer_writes_fewer_points_and_the_same_results(tmp_path: Path) -> 
             },
         )  # fmt: skip
         found[every] = without_times(json.loads((result.folder / "results.json").read_text()))
-        written[every] = points(result.folder / "tensorboard")
+        written[every] = points(result.folder)
     assert found[1] == found[100]
     fine, coarse = written[1]["rollout/ep_rew_mean"], written[100]["rollout/ep_rew_mean"]
     assert len(fine) >= 20

@@ -19,6 +19,7 @@ from daft_rl.errors import CheckpointError, ConfigError, StorageError
 from daft_rl.run import race as racing
 from daft_rl.run.checkpoints import Checkpoints
 from daft_rl.run.evaluator import Evaluator
+from daft_rl.run.names import EVENT_FILES
 from daft_rl.run.run import Run
 from tests.conftest import PointMass, build
 from tests.test_resume import OFF_POLICY_SETTINGS, StoppedError, assert_equal_runs, curves
@@ -114,8 +115,9 @@ def test_what_was_tried_stands_in_results_and_tensorboard_and_nothing_heavy_stay
     assert f"race to step {RUNG}, 4 episodes" in printed
     assert "won:" in printed
     loser = next(name for name in left(result) if name != told["winner"])
+    [events] = (tmp_path / "race" / loser).glob(EVENT_FILES)
     assert {path.name for path in (tmp_path / "race" / loser).iterdir()} == {
-        *("config.yaml", "run.json", "run.lock", "monitor.csv", "tensorboard"),
+        *("config.yaml", "run.json", "run.lock", "monitor.csv", events.name),
     }
     assert {path.name for path in (tmp_path / "race").iterdir()} == {loser, "race.json"}
 

@@ -12,6 +12,7 @@ import pytest
 
 import daft_rl
 from daft_rl.cli import run_command
+from daft_rl.run.names import EVENT_FILES
 from daft_rl.settings import TransferSettings
 from daft_rl.transfer import run
 from tests.conftest import PointMass, build
@@ -26,7 +27,6 @@ LEFT = {
     "run.json",
     "run.lock",
     "start.zip",
-    "tensorboard",
 }
 
 
@@ -64,7 +64,8 @@ def test_all_files_of_a_run_are_in_its_folder(given: str | None, elsewhere: Path
     )
     assert Path.cwd() == elsewhere
     assert result.folder.is_relative_to(tmp_path / "here" / "runs")
-    assert {path.name for path in result.folder.iterdir()} == LEFT
+    [events] = result.folder.glob(EVENT_FILES)
+    assert {path.name for path in result.folder.iterdir()} == {*LEFT, events.name}
     assert not list(elsewhere.iterdir())
     assert result.source == "agent.zip"
 
