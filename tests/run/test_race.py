@@ -223,10 +223,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "stop",
     [
         pytest.param(in_call(racing, "refresh"), id="while it looks", marks=pytest.mark.slow),
-        pytest.param(in_step("ft_eval", 20), id="in the first arm, before a checkpoint"),
+        pytest.param(in_step("ft_eval", 20), id="in the first arm, before a checkpoint", marks=pytest.mark.slow),
         pytest.param(in_step("lp_ft", 80), id="in the second arm, after a checkpoint"),
         pytest.param(in_call(Evaluator, "play", 3), id="at the rung, before it is measured", marks=pytest.mark.slow),
-        pytest.param(in_call(racing._Race, "_learn_one", 2), id="between two arms"),
+        pytest.param(in_call(racing._Race, "_learn_one", 2), id="between two arms", marks=pytest.mark.slow),
         pytest.param(in_call(racing, "judge"), id="before the decision", marks=pytest.mark.slow),
         pytest.param(in_call(racing.RaceFolder, "promote"), id="after the decision"),
         pytest.param(in_move(2), id="while files move"),
