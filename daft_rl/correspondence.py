@@ -229,7 +229,7 @@ def _match(what: str, source: tuple[str, ...], target: tuple[str, ...], rules: E
     names |= {entry: None if origin == ZERO else origin for entry, origin in given.items()}
     _refuse_double(what, names)
     names |= _copies(what, names, rules.like)
-    if source and not any(names.values()):
+    if source and not any(names.values()) and {*given.values()} != {ZERO}:
         raise ConfigError(
             f"No entry of the {what} corresponds: the source has {shorten(source)}; the target has {shorten(target)}. "
             "Name pairs in a file, correspondence=FILE.",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daft_rl.envs.domain import Domain, read_domains
-from daft_rl.envs.registry import TASKS, get_task
+from daft_rl.envs.registry import SHIFTED, get_task, source_of, task_names
 from daft_rl.errors import ConfigError
 from daft_rl.settings import PretrainSettings
 
@@ -157,8 +157,9 @@ def card_text(card: dict[str, Any]) -> str:
     reward = "rewards were divided by a running scale (`vecnormalize.pkl`; observations are not normalized there)"
     shifted = ", ".join(f"{name} {value}" for name, value in card["shift"].items()) or "nothing shifted"
     cost = f"- cost of an episode: {returns['mean_cost']:.1f}\n" if "mean_cost" in returns else ""
-    command = f"python -m daft_rl.transfer env={card['task']}-shifted agent=agent.zip"
-    move = f"\nTo move it, here: `{command}`.\n" if card["task"] in TASKS else ""
+    targets = [name for name in task_names() if name != card["task"] and source_of(name) == card["task"]]
+    target = next((name for name in targets if name.endswith(SHIFTED)), targets[0] if targets else None)
+    move = f"\nTo move it, here: `python -m daft_rl.transfer env={target} agent=agent.zip`.\n" if targets else ""
     return f"""# {card["name"]}
 
 {algorithm} on `{card["task"]}` ({shifted}), BatchNorm on the observation and in every hidden layer of

@@ -60,6 +60,8 @@ class Task:
     """Whether ``info`` has ``cost`` and ``episode_cost``."""
     source: str | None = None
     """The task whose policies are moved to this one; ``None`` if it is a source itself."""
+    moves_anew: bool = False
+    """Whether nothing that moves the source's body is there: a policy keeps what it senses, and is still at first."""
     registered: bool = False
     """Whether somebody else has registered the environment, with a time limit."""
 
@@ -162,7 +164,7 @@ TASKS: dict[str, Task] = {
     "SafetyPointGoal": _safety("SafetyPointGoal1-v0"),
     "SafetyCarGoal": _safety("SafetyCarGoal1-v0"),
     "SafetyCarGoal0": _safety("SafetyCarGoal0-v0"),
-    "SafetyDoggoGoal0": replace(_safety("SafetyDoggoGoal0-v0"), source="SafetyCarGoal0", worlds=None),
+    "SafetyDoggoGoal0": replace(_safety("SafetyDoggoGoal0-v0"), source="SafetyCarGoal0", moves_anew=True, worlds=None),
 }
 """Tasks by name. All but those of other bodies are source tasks."""
 SAFETY_ID = re.compile(r"Safety\w+-v\d+")

@@ -171,7 +171,7 @@ class Carrier:
         axis, matching = self.outputs[name], self.correspondence.action
         quantiles = old.shape[axis] // len(matching.source)
         parts = old.movedim(axis, 0).unflatten(0, (quantiles, len(matching.source)))
-        known = [origin for origin in matching.origin if origin is not None]
+        known = [origin for origin in matching.origin if origin is not None] or list(range(len(matching.source)))
         average = "log_std" in name or isinstance(self.new.action_space, spaces.Discrete)
         new = parts[:, known].mean(dim=1) if average and not moments else torch.zeros_like(parts[:, 0])
         rows = [new if origin is None else parts[:, origin] for origin in matching.origin]

@@ -20,10 +20,11 @@ from daft_rl.archives import read_archive
 from daft_rl.archives.container import read_attributes
 from daft_rl.archives.kept_names import kept_names
 from daft_rl.batchnorm import Moments, batchnorm_layers
-from daft_rl.correspondence import Correspondence, Exceptions, GivenNames, by_names, by_positions, read_exceptions
+from daft_rl.correspondence import ZERO, Correspondence, Exceptions, GivenNames, by_names, by_positions, read_exceptions
 from daft_rl.envs.domain import Domain
 from daft_rl.envs.names import Names, count_entries, entry_names
 from daft_rl.envs.other_body import SeenAs
+from daft_rl.envs.registry import get_task
 from daft_rl.errors import AgentError, TaskError
 from daft_rl.policy.carrying import new_channels
 from daft_rl.policy.networks import Networks
@@ -117,7 +118,9 @@ def _by_auto(source: Names | Domain | None, target: Domain, stored: Spaces, actu
     if [len(names[0].observation), len(names[0].action)] != known:
         return None  # the agent saw the source through other wrappers
     same = all(sorted(getattr(names[0], what)) == sorted(getattr(names[1], what)) for what in ("observation", "action"))
-    return None if fits and not same else _told(by_names(*names))
+    moves_anew = target.maker is None and get_task(target.name).moves_anew
+    exceptions = Exceptions(action=dict.fromkeys(names[1].action, ZERO) if moves_anew else {})
+    return None if fits and not same else _told(by_names(*names, exceptions))
 
 
 def _told(found: Correspondence) -> Correspondence | None:
@@ -198,7 +201,7 @@ def see_as_target(
         between = moved or _between(domain, target, as_before=role == "source")
         if role == "target" or between is None:
             found[role] = domain
-        elif isinstance(between, Correspondence):
+        elif isinstance(between, Correspondence) and any(one is not None for one in between.action.origin):
             means = _means(model, between)
             rest = tuple(means[i] for i in between.observation.new)
             found[role] = replace(domain, seen_as=SeenAs(between, *_spaces_of(target), rest))

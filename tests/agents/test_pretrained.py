@@ -26,6 +26,7 @@ FLOORS = {
     "Door-crossq": 300,
     "HalfCheetah-crossq": 9000,
     "HalfCheetah-ppo": 5800,
+    "SafetyCarGoal0-ppo": 30,
     "SafetyPointGoal-ppo": 20,
     "SafetyPointGoal-ppo-limit15": 12.5,
     "Wipe-crossq": 60,

@@ -15,11 +15,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from daft_rl import load_agent
 from daft_rl.archives import find_agent
-from daft_rl.correspondence import Correspondence, by_names
+from daft_rl.correspondence import Correspondence, Exceptions, by_names
 from daft_rl.envs.domain import Domain, read_domains
 from daft_rl.envs.factory import make
 from daft_rl.envs.names import Names
-from daft_rl.errors import TaskError
+from daft_rl.errors import ConfigError, TaskError
 from daft_rl.rollout.returns import Returns
 from daft_rl.run.bodies import find_correspondence, measure_new_entries, see_as_target
 from daft_rl.run.cache import cached_returns
@@ -254,3 +254,18 @@ def test_an_agent_that_has_learnt_on_another_body_is_taken_to_be_of_that_body(
     # sums are in another order, and the simulation is chaotic
     assert back.zero_shot["target"].mean == pytest.approx(first.zero_shot["source"].mean, rel=1e-3)
     assert PPO.load(moved).policy.state_dict().keys() == PPO.load(archive).policy.state_dict().keys()
+
+
+def test_a_body_that_is_moved_by_other_motors_is_still_at_first(tmp_path: Path, short_episodes: None) -> None:
+    result = transfer("SafetyDoggoGoal0", "zero_shot", output_dir=tmp_path, settings=parse([*TINY, "vec=dummy"]))
+    assert set(result.zero_shot) == {"target"}
+    policy: Any = load_agent(tmp_path / "final.zip").policy
+    assert policy.action_net.weight.shape[0] == 12
+    assert not policy.action_net.weight.any()
+    assert np.isfinite(policy.log_std.detach()).all()
+    names = Names(("goal", "left"), ("left", "right")), Names(("goal", "hip"), ("hip", "knee"))
+    with pytest.raises(ConfigError, match="No entry of the action corresponds: the source has left, right"):
+        by_names(*names)
+    with pytest.raises(ConfigError, match="No entry of the action corresponds"):
+        by_names(*names, Exceptions(observation={"hip": "zero"}))
+    assert by_names(*names, Exceptions(action={"hip": "zero", "knee": "zero"})).action.new == [0, 1]
