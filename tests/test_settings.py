@@ -21,7 +21,7 @@ from daft_rl.transfer import transfer
 def settings_of(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **keywords: Any) -> TransferSettings:
     """What a call of ``transfer`` would run."""
     found: list[TransferSettings] = []
-    monkeypatch.setattr("daft_rl.transfer.run", lambda settings, *_: found.append(settings))
+    monkeypatch.setattr("daft_rl.transfer.run", lambda settings, *_, **__: found.append(settings))
     transfer(*arguments, **keywords)
     return found[0]
 

@@ -111,6 +111,11 @@ class Failure:
     folder: Path
     error: str
 
+    @property
+    def name(self) -> str:
+        """Task, method and seed. The way to them in the folder is of one machine."""
+        return Path(*self.folder.parts[-3:]).as_posix()
+
 
 def _in_words(value: Any) -> str:
     if isinstance(value, dict):

@@ -66,7 +66,7 @@ def _markdown_with_figures(content: ReportContent, folder: Path) -> str:
     text += [f"{level} is {escaped(target)}." for level, target in content.legend.items()]
     text += _write_figures(content.figures, "all", folder)
     if content.failures:
-        text += ["# Failed", *(f"- {escaped(f'{failure.folder}: {failure.error}')}" for failure in content.failures)]
+        text += ["# Failed", *(f"- {escaped(f'{failure.name}: {failure.error}')}" for failure in content.failures)]
     for part in content.targets:
         text += [f"# {escaped(part.target)}", markdown(part.rows)]
         text += _write_figures(part.figures, part.target, folder)

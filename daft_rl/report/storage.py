@@ -66,8 +66,7 @@ def save_cells(cells: Iterable[Cell], failures: Iterable[Failure], path: Path) -
 
     :param path: ends in ``.jsonl.gz``
     """
-    # task, method and seed: the way there is of one machine
-    lines = [{"folder": Path(*failure.folder.parts[-3:]).as_posix(), "error": failure.error} for failure in failures]
+    lines = [{"folder": failure.name, "error": failure.error} for failure in failures]
     ordered = sorted(cells, key=lambda cell: (cell.target, cell.method, cell.seed))
     lines += [_rounded(_saved_data(cell)) for cell in ordered]
     text = "".join(json.dumps(line) + "\n" for line in lines)

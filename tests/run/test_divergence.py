@@ -137,7 +137,8 @@ def test_a_number_of_an_environment_that_is_not_finite_is_named(
     settings |= {"evaluation.episodes": 1, "evaluation.episodes_during": 1}
     for_algorithm = {"n_steps": 32, "batch_size": 32} if name in ON_POLICY else {"learning_starts": 50}
     settings |= {f"algo.settings.{key}": value for key, value in for_algorithm.items()}
-    message = rf"Environment 0: the {where} is {value}. It was at step 14 of episode 6 since seed 0."
+    entries = r" \(entries 0, 1, 2 of 3\)" if where == "observation" else ""
+    message = rf"Environment 0: the {where} is {value}{entries}. It was at step 14 of episode 6 since seed 0."
     with pytest.raises(DivergenceError, match=message):
         transfer(
             lambda: Broken(where, value),
