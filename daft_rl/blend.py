@@ -103,7 +103,7 @@ def blend(
     vec, wrappers = "auto" if settings.vec == "cuda" else settings.vec, VecWrappers(settings.env.vec_wrappers)
     environments = Environments(vec, step_timeout=settings.env.step_timeout, wrappers=wrappers)
     try:
-        path, returns = _play(settings, environments, domains, points, folder)
+        path, returns = _play(settings, environments, domains, points, folder, needs_source)
         alpha = _choose(take, returns, most_loss)
         save_agent(path.go_to(alpha), folder / "blend.zip", prefix="blend_")
     finally:
@@ -168,8 +168,12 @@ def _play(
     domains: dict[str, Domain],
     points: Sequence[float],
     folder: Path,
+    needs_source: bool,
 ) -> tuple[PolicyPath, dict[float, dict[str, Returns]]]:
-    """Play at each point in each domain."""
+    """Play at each point in each domain.
+
+    :raises ConfigError: the policy cannot play on the source, and has to
+    """
     from daft_rl.run.agents import load_saved
     from daft_rl.run.bodies import find_correspondence, see_as_target
     from daft_rl.run.evaluator import Evaluator
@@ -188,6 +192,8 @@ def _play(
     trust = settings.agent.trust
     correspondence = find_correspondence(choice, domains, None, trust) if "source" in domains else None
     domains = see_as_target(domains, end, correspondence)
+    if needs_source and "source" not in domains:
+        raise ConfigError("On the source's body this policy does not play: pass take='target'.", arguments=("take",))
     evaluator = Evaluator(path.model, settings, environments, {}, domains, folder)
     result = TransferResult.load(folder / RESULTS_FILE)
     winner = settings.method.name if result.race is None else result.race["winner"]

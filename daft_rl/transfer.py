@@ -329,14 +329,11 @@ def transfer(
     :param resume: the folder of a run that was stopped, which goes on with its own settings. Of the other arguments it
         takes only environments, agents, callbacks and loggers, which have to be passed again, and ``source`` if the
         archive lies elsewhere now
-    :param callback: a callback of SB3, or a list of them, beside daft_rl's own while the target is learnt. It sees the
-        agent with its optimizers and the environments that daft_rl made, and may save it. In a race only the winner's
-        learning calls it, from the rung on. If it returns ``False``, learning ends there, and the run goes on to its
-        final episodes. ``on_training_start`` of a run that goes on sees the agent as it began; the state of its
-        checkpoint is there from the first ``on_rollout_start`` on
+    :param callback: a callback of SB3, or a list of them, beside daft_rl's own while the target is learnt. In a race
+        the winner calls it, from the rung on. ``False`` ends learning, and the run goes on to its final episodes.
+        ``on_training_start`` of a run that goes on sees the agent as it began, not yet as in its checkpoint
     :param logger: a logger of SB3, such as ``configure("logs", ["csv"])``: its output formats write the same scalars
-        as the run's TensorBoard files, at the same steps (the setting ``tensorboard.every``), and stay open. What else
-        it can do is not used
+        as the run's TensorBoard files at the same steps, and stay open. What else it can do is not used
     :return: returns before and after, the learning curve, and the run folder
     :raises DaftError: something does not exist or does not fit
     """

@@ -93,7 +93,7 @@ def between_bodies(
     :param found: from the agent's entries to the target's; the others are those of :func:`find_correspondence`
     """
     archive = None if isinstance(agent, BaseAlgorithm) else agent
-    if "source" not in domains or _kept_by(archive) is None:
+    if trust or "source" not in domains or _kept_by(archive) is None:  # SB3 itself reads what is trusted
         return found
     return find_correspondence(choice, domains, None, trust)
 
@@ -118,8 +118,8 @@ def _by_auto(source: Names | Domain | None, target: Domain, stored: Spaces, actu
     if [len(names[0].observation), len(names[0].action)] != known:
         return None  # the agent saw the source through other wrappers
     same = all(sorted(getattr(names[0], what)) == sorted(getattr(names[1], what)) for what in ("observation", "action"))
-    moves_anew = target.maker is None and get_task(target.name).moves_anew
-    exceptions = Exceptions(action=dict.fromkeys(names[1].action, ZERO) if moves_anew else {})
+    is_still = target.maker is None and get_task(target.name).moves_anew and not {*names[0].action} & {*names[1].action}
+    exceptions = Exceptions(action=dict.fromkeys(names[1].action, ZERO) if is_still else {})
     return None if fits and not same else _told(by_names(*names, exceptions))
 
 

@@ -13,7 +13,7 @@ from gymnasium.envs.mujoco import mujoco_env
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from daft_rl import load_agent
+from daft_rl import blend, load_agent
 from daft_rl.archives import find_agent
 from daft_rl.correspondence import Correspondence, Exceptions, by_names
 from daft_rl.envs.domain import Domain, read_domains
@@ -257,12 +257,17 @@ def test_an_agent_that_has_learnt_on_another_body_is_taken_to_be_of_that_body(
 
 
 def test_a_body_that_is_moved_by_other_motors_is_still_at_first(tmp_path: Path, short_episodes: None) -> None:
-    result = transfer("SafetyDoggoGoal0", "zero_shot", output_dir=tmp_path, settings=parse([*TINY, "vec=dummy"]))
+    settings = parse([*TINY, "vec=dummy", "algo.settings.n_steps=32"])
+    result = transfer("SafetyDoggoGoal0", "ft", total_timesteps=64, output_dir=tmp_path, settings=settings)
     assert set(result.zero_shot) == {"target"}
-    policy: Any = load_agent(tmp_path / "final.zip").policy
+    with pytest.raises(ConfigError, match="On the source's body this policy does not play"):
+        blend(tmp_path)
+    policy: Any = load_agent(tmp_path / "start.zip").policy
     assert policy.action_net.weight.shape[0] == 12
     assert not policy.action_net.weight.any()
     assert np.isfinite(policy.log_std.detach()).all()
+    again = find_correspondence("auto", read_domains({"name": "SafetyDoggoGoal0"}), tmp_path / "final.zip")
+    assert again is None, "an agent that has learnt to move there keeps that"
     names = Names(("goal", "left"), ("left", "right")), Names(("goal", "hip"), ("hip", "knee"))
     with pytest.raises(ConfigError, match="No entry of the action corresponds: the source has left, right"):
         by_names(*names)
