@@ -132,11 +132,13 @@ def refresh(run: Run, steps: int, seed: int) -> None:
     run.adaptation.tuner.convert(*visit(run.model, run.visited("target"), steps, seed), preserve_function=False)
 
 
-def start_problems(source: Played, starts: Mapping[str, Played], keep: float) -> dict[str, str]:
-    """The arms that do not start clearly above the source, or start clearly below another one that does.
+def start_problems(source: Played, starts: Mapping[str, Played], others: Iterable[str], keep: float) -> dict[str, str]:
+    """The arms that change the policy and do not start clearly above the source, and all that start clearly below one
+    that does.
 
     :param source: what the source played
     :param starts: name -> what an arm that changes the policy played before it learnt, the same episodes
+    :param others: arms that start as the source does
     :param keep: what the source's return counts
     :return: name -> what speaks against it
     """
@@ -145,9 +147,9 @@ def start_problems(source: Played, starts: Mapping[str, Played], keep: float) ->
         gain = lead(played, source, keep)
         if not gain.is_beyond(SURE):
             found[name] = f"does not start clearly above the source: {gain}"
-    above = [name for name in starts if name not in found]
-    for name in above:
-        better = next((other for other in above if lead(starts[other], starts[name], keep).is_beyond(SURE)), None)
+    above = {name: played for name, played in starts.items() if name not in found}
+    for name, played in (dict.fromkeys(others, source) | above).items():
+        better = next((other for other in above if lead(above[other], played, keep).is_beyond(SURE)), None)
         if better is not None:
-            found[name] = f"starts clearly below {better}: {lead(starts[name], starts[better], keep)}"
+            found[name] = f"starts clearly below {better}: {lead(played, above[better], keep)}"
     return found

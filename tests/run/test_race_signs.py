@@ -13,8 +13,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 import daft_rl
 from daft_rl.errors import ConfigError, MethodError
 from daft_rl.method import find_method
+from daft_rl.run.signs import start_problems
 from tests.conftest import PointMass, build
 from tests.run.test_race import SETTINGS, a_race, left, run_race
+from tests.run.test_verdict import played
 from tests.test_resume import OFF_POLICY_SETTINGS, GoalMass, curves, with_hindsight
 
 
@@ -54,15 +56,15 @@ OFFSET = np.array([0, 50, 0], np.float32)
 
 
 class Offset(PointMass):
-    """A sensor far from where it was."""
+    """A sensor far from where it was. Each step costs something."""
 
     def reset(self, **kwargs: Any) -> Any:
         observation, info = super().reset(**kwargs)
         return observation + OFFSET, info
 
     def step(self, action: Any) -> Any:
-        observation, *rest = super().step(action)
-        return observation + OFFSET, *rest
+        observation, *rest, info = super().step(action)
+        return observation + OFFSET, *rest, info | {"cost": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -72,20 +74,49 @@ def skilled() -> PPO:
     return PPO("MlpPolicy", venv, n_steps=64, gamma=0.9, seed=1, device="cpu", learning_rate=3e-3).learn(8192)
 
 
-@pytest.mark.parametrize(("env", "races"), [(PointMass, False), (Offset, True)])
-def test_realignment_races_only_where_it_helps(env: Any, races: bool, skilled: PPO, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("env", "helps"), [(PointMass, False), (Offset, True)])
+def test_realignment_is_taken_where_the_policy_starts_clearly_better_for_it(
+    env: Any, helps: bool, skilled: PPO, tmp_path: Path
+) -> None:
     settings = SETTINGS | {"num_envs": 8, "calibration.steps": 800, "evaluation.episodes": 8}
-    method = a_race("ft_eval", "daft_realign")
-    result = daft_rl.transfer(env, method, skilled, source_env=PointMass, output_dir=tmp_path, settings=settings)
-    assert left(result) == (["ft_eval", "daft_realign"] if races else ["ft_eval"])
-    if races:
-        assert result.race is not None
-        assert result.race["winner"] == "daft_realign"
+
+    def run(method: Any, folder: str, **more: Any) -> daft_rl.TransferResult:
+        given = {"source_env": PointMass, "output_dir": tmp_path / folder, "settings": settings | more}
+        return daft_rl.transfer(env, method, skilled, **given)
+
+    result = run(a_race("ft_eval", "daft_realign"), "race")
+    winner, other = ("daft_realign", "ft_eval") if helps else ("ft_eval", "daft_realign")
+    assert left(result) == [winner]
+    assert why_left_out(result, other).startswith(
+        "starts clearly below daft_realign: -"
+        if helps
+        else "realignment moves no input, so that it does the same as ft_eval here"
+    )
+    assert result.final == run(winner, "alone").final
+    if helps:
         assert result.realigned is not None
-        assert daft_rl.blend(tmp_path, env=env, source_env=PointMass, alphas=[0.0, 1.0]).returns[1.0] == result.final
-    else:
-        expected = "realignment moves no input, so that it does the same as ft_eval here"
-        assert why_left_out(result, "daft_realign") == expected
+        folder = tmp_path / "race"
+        assert daft_rl.blend(folder, env=env, source_env=PointMass, alphas=[0.0, 1.0]).returns[1.0] == result.final
+        limited = run(a_race("ft_eval", "daft_realign"), "limited", **{"env.cost_limit": 5, "total_timesteps": 1024})
+        assert left(limited) == ["ft_eval", "daft_realign"]  # what returns more may cost more
+
+
+def test_what_starts_clearly_below_another_falls_away() -> None:
+    source = played([10.0, 11.0, 12.0])
+    starts = {
+        "better": played([30.0, 31.0, 33.0]),
+        "best": played([40.0, 41.0, 42.0]),
+        "worse": played([5.0, 6.0, 6.0]),
+        "unclear": played([10.0, 11.0, 50.0]),
+    }
+    assert start_problems(source, starts, ["same"], keep=0.0) == {
+        "worse": "does not start clearly above the source: -5.33 ± 0.33",
+        "unclear": "does not start clearly above the source: 13 ± 13",
+        "same": "starts clearly below better: -20.33 ± 0.33",
+        "better": "starts clearly below best: -9.67 ± 0.33",
+    }
+    unclear = {"unclear": starts["unclear"]}
+    assert start_problems(source, unclear, ["same"], keep=0.0).keys() == {"unclear"}
 
 
 def test_an_arm_whose_realignment_moves_nothing_races_for_what_else_it_is(skilled: PPO, tmp_path: Path) -> None:
