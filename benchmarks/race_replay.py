@@ -9,9 +9,9 @@ final return (20 episodes). A curve is that of a run whose rates decayed over 10
 several arms look worse here than they are.
 
 Signs: an arm that changes the policy before it learns stays if that raises the return, and if no other such arm starts
-above it; the start of ``ft``, whose
-updates see batch statistics, is that of ``adabn``. Of arms that compute the same before and while they learn, as
-``ft_eval`` and ``daft`` do with PPO, the first stays.
+above it; the start of ``ft``, whose updates see batch statistics, is that of ``adabn``. If such an arm stays, arms that
+leave the policy as it is race against it, or, where signs decide, fall away. Of arms that compute the same before and
+while they learn, as ``ft_eval`` and ``daft`` do with PPO, the first stays.
 
 Regret is the distance from the best final return among four methods with the same seed, in scores of the report: 0 is a
 random policy, 1 training from scratch. The last lines choose the rule on all targets but one, and judge it there.
@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -43,7 +44,8 @@ LISTS = (
     *(("ft_eval", "daft_realign"), ("daft_realign", "ft_eval"), ("ft_eval", "ft")),
     *(("ft_eval", "daft", "daft_realign", "ft"), ("daft", "daft_realign", "ft")),
 )
-SHIPPED = "ft_eval daft daft_realign ft, signs, rung 20k, ahead by 0.1"
+Signs = Literal["", "signs", "signs decide"]
+SHIPPED = "ft_eval daft daft_realign ft, signs decide, rung 20k, ahead by 0.1"
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,12 @@ class Rule:
     """How to choose among methods."""
 
     arms: tuple[str, ...]
-    signs: bool
+    signs: Signs
     rung: int
     ahead: float
 
     def __str__(self) -> str:
-        name = " ".join(self.arms) + (", signs" if self.signs else "")
+        name = " ".join(self.arms) + (f", {self.signs}" if self.signs else "")
         return name if len(self.arms) == 1 else f"{name}, rung {self.rung // 1000}k, ahead by {self.ahead:g}"
 
 
@@ -89,10 +91,11 @@ class Grid:
         source = self.at(target, seed, "ft_eval", 0)
         starts = {arm: self.at(target, seed, START[arm], 0) for arm in rule.arms if arm in START}
         least = max([source + 2 * SURE, *starts.values()]) - SURE
+        decided = rule.signs == "signs decide" and any(start >= least for start in starts.values())
         left: list[str] = []
         for arm in rule.arms:
             same = arm in ("daft", "ft_eval") and {"daft", "ft_eval"} & {*left}
-            if not same and starts.get(arm, least) >= least:
+            if not same and starts.get(arm, source if decided else least) >= least:
                 left.append(arm)
         return left or [rule.arms[0]]
 
@@ -112,9 +115,9 @@ def rules() -> Iterator[Rule]:
     """All that are tried."""
     for arms in LISTS:
         if len(arms) == 1:
-            yield Rule(arms, False, 20_000, 0.0)
+            yield Rule(arms, "", 20_000, 0.0)
             continue
-        for signs, rung, ahead in product((False, True), (20_000, 40_000), (0.0, 0.1, 0.2, 0.4)):
+        for signs, rung, ahead in product(get_args(Signs), (20_000, 40_000), (0.0, 0.1, 0.2, 0.4)):
             if signs or (len(arms) - 1) * rung <= STEPS - 2 * rung:
                 yield Rule(arms, signs, rung, ahead)
 
