@@ -47,11 +47,10 @@ def reordered(folder: Path) -> Path:
     return path
 
 
-def test_joints_in_another_order_are_found_by_their_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["HalfCheetah-v5", "mujoco/HalfCheetah-v5"])
+def test_joints_in_another_order_are_found_by_their_names(name: str, tmp_path: Path) -> None:
     archive = find_agent("HalfCheetah", "crossq")
-    domains = read_domains(
-        {"name": "HalfCheetah-v5", "kwargs": {"xml_file": str(reordered(tmp_path))}, "source_kwargs": {}}
-    )
+    domains = read_domains({"name": name, "kwargs": {"xml_file": str(reordered(tmp_path))}, "source_kwargs": {}})
     found = find_correspondence("auto", domains, archive)
     assert isinstance(found, Correspondence)
     assert not found.is_identity
