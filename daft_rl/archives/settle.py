@@ -10,11 +10,12 @@ from gymnasium import spaces
 
 from daft_rl.archives.build import Request, find_spaces
 from daft_rl.archives.container import ArchiveContents
+from daft_rl.archives.kept_names import kept_names
 from daft_rl.correspondence import Matching, by_positions, shorten
-from daft_rl.envs.names import count_entries
+from daft_rl.envs.names import Names, count_entries
 from daft_rl.errors import AgentError
 
-__all__ = ["settle_correspondence"]
+__all__ = ["names_there", "settle_correspondence"]
 
 
 def settle_correspondence(request: Request, contents: ArchiveContents) -> Request:
@@ -40,6 +41,14 @@ def settle_correspondence(request: Request, contents: ArchiveContents) -> Reques
             )
     _refuse_other_bounds(found.action, stored[1], actual[1])
     return replace(request, correspondence=None if found.is_identity else found)
+
+
+def names_there(request: Request, contents: ArchiveContents) -> Names | None:
+    """The names that entries have where the agent will act: the archive's, unless a correspondence tells others."""
+    given = request.correspondence
+    if request.env is None or given is None:
+        return kept_names(contents.attributes)
+    return None if isinstance(given, str) else given.target_names
 
 
 def _refuse_other_bounds(matching: Matching, stored: spaces.Space[Any], actual: spaces.Space[Any]) -> None:
