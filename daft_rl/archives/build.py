@@ -64,7 +64,8 @@ class Request:
     def __post_init__(self) -> None:
         if not (self.correspondence in (None, "positions") or isinstance(self.correspondence, Correspondence)):
             raise AgentError(
-                f"correspondence={self.correspondence!r}: expected a Correspondence, 'positions' or None.",
+                f"correspondence={self.correspondence!r}: expected a Correspondence, 'positions' or None. "
+                "daft_rl.correspond.correspond(SOURCE, TARGET, FILE) makes one of names.",
                 arguments=("correspondence",),
             )
         if self.norm_reward not in (None, True, False):

@@ -127,6 +127,19 @@ def test_what_an_optimizer_keeps_goes_where_the_weights_go(name: str, tmp_path: 
             assert torch.equal(torch.as_tensor(states[1][index][key]), torch.as_tensor(value))
 
 
+def test_what_an_optimizer_keeps_of_a_copy_is_that_of_its_sibling(tmp_path: Path) -> None:
+    model: Any = build("PPO").learn(128)
+    archive = save(model, tmp_path)
+    old: Any = load_agent(archive)
+    new = carry(archive, Names(("c2", "a", "b", "c"), SOURCE.action), like={"c2": "c"})
+    states = [one.policy.optimizer.state_dict()["state"].values() for one in (old, new)]
+    pairs = [pair for pair in zip(*states, strict=True) if pair[0]["exp_avg"].shape[1:] == (3,)]
+    assert pairs
+    for before, after in pairs:
+        assert torch.equal(after["exp_avg"], before["exp_avg"][:, [2, 0, 1, 2]])
+        assert torch.equal(after["exp_avg_sq"], before["exp_avg_sq"][:, [2, 0, 1, 2]])
+
+
 @pytest.mark.parametrize("name", sorted(DISCRETE))
 def test_choices_are_matched_by_name_and_a_new_one_is_not_the_best(name: str, tmp_path: Path) -> None:
     archive = save(build(name), tmp_path)
