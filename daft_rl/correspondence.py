@@ -15,6 +15,7 @@ the source that the target lacks is taken to be at its mean.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -292,7 +293,7 @@ def _refuse_double(what: str, names: Mapping[str, str | None]) -> None:
 
 
 def _refuse_twice(where: str, names: Sequence[str]) -> None:
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
     if twice is not None:
         raise ConfigError(
             f"{where}: '{twice}' is there twice. Give each entry a name of its own.", arguments=("correspondence",)

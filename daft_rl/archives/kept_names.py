@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from daft_rl.archives.text import read_space
-from daft_rl.envs.names import Names, UnknownNamesError, check_names
+from daft_rl.envs.names import Names, UnknownNamesError, check_names, count_entries
 from daft_rl.errors import AgentError, TaskError
 
 __all__ = ["keep_names", "kept_names", "kept_spaces"]
@@ -21,11 +21,12 @@ ATTRIBUTE = "entry_names"
 def keep_names(model: BaseAlgorithm, names: Names | None) -> None:
     """Let a model, and the archives that are saved of it, tell the names of its entries.
 
-    :param names: ``None`` if they are not known
+    :param names: ``None`` if they are not known. Those of other entries than the model's, which wrappers have changed,
+        are not kept
     """
-    if names is None:
-        vars(model).pop(ATTRIBUTE, None)
-    else:
+    vars(model).pop(ATTRIBUTE, None)
+    sizes = [count_entries(space) for space in (model.observation_space, model.action_space)]
+    if names is not None and sizes == [len(names.observation), len(names.action)]:
         setattr(model, ATTRIBUTE, {"observation": list(names.observation), "action": list(names.action)})
 
 

@@ -131,7 +131,7 @@ def _by_auto(
     if kept is None and fits and any(domain is not None and domain.maker for domain in (source, target)):
         return None  # a function may make another environment each time it is called
     try:
-        names = _names(GivenNames(), kept or source), names_of(target)
+        names = kept or _names(GivenNames(), source), names_of(target)
     except UnknownNamesError:
         return None  # the check of the agent's spaces tells what to do
     except TaskError as error:
@@ -149,18 +149,18 @@ def _by_auto(
 
 
 def _by_file(rules: Exceptions, kept: Names | None, source: Domain | None, target: Domain) -> Correspondence:
-    before, after = _names(rules.source, kept or source), _names(rules.target, target)
+    before, after = kept or _names(rules.source, source), _names(rules.target, target)
     if kept == after:
         return by_names(kept, after)  # what the file says has been done
     return by_names(before, after, rules, moves_anew=target.moves_anew)
 
 
-def _names(given: GivenNames, body: Names | Domain | None) -> Names:
-    """Names from a file, and those of the archive or the environment for what the file leaves out."""
+def _names(given: GivenNames, domain: Domain | None) -> Names:
+    """Names from a file, and those of the environment for what the file leaves out."""
 
     def tell() -> Names:
-        if body is not None:
-            return body if isinstance(body, Names) else names_of(body)
+        if domain is not None:
+            return names_of(domain)
         raise AgentError(
             "A correspondence by names needs the names of the source's entries: pass source_env=..., or name them in "
             "the file, source: {observation: [...], action: [...]}.",

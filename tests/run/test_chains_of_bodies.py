@@ -141,6 +141,9 @@ def test_loading_by_positions_or_by_a_correspondence_settles_the_names(moved: Mo
     renamed = by_names(Names((*"cab",), (*"vu",)), Names((*"cab",), (*"vu",)))
     for given, names in (("positions", None), (renamed, renamed.target_names), (None, renamed.target_names)):
         assert kept_names(vars(load_agent(moved[0], env=home, correspondence=given))) == names  # type: ignore[arg-type]
+    again = by_names(Names((*"abc",), (*"uv",)), Names((*"cab",), (*"vu",)))
+    with pytest.raises(AgentError, match=r"begins with u, v and a, b, c; the entries of .* are v, u and c, a, b"):
+        load_agent(moved[0], env=Named(**MOVED), correspondence=again)
 
 
 def test_a_file_may_be_about_the_body_that_an_agent_learnt_on_last(moved: Moved, tmp_path: Path) -> None:
@@ -152,6 +155,14 @@ def test_a_file_may_be_about_the_body_that_an_agent_learnt_on_last(moved: Moved,
     assert names_in(tmp_path / "second/final.zip") == ("abce", "kuv")
     at_start = blend(tmp_path / "second", alphas=[0]).returns[0.0]
     assert {role: one.mean for role, one in at_start.items()} == pytest.approx(second)
+
+
+def test_names_in_a_file_are_those_of_the_source_and_not_of_what_has_left_it(moved: Moved) -> None:
+    rules = {"source": {"observation": [*"abc"], "action": [*"uv"]}}
+    domains = read_domains({"name": NAME, "kwargs": LONGER, "source_kwargs": HOME})
+    found = find_correspondence(rules, domains, moved[0])
+    assert found is not None
+    assert found.observation.source == (*"cab",)
 
 
 @pytest.mark.parametrize("as_archive", [False, True])
@@ -203,6 +214,13 @@ def test_an_agent_that_tells_its_body_is_carried_to_what_a_function_makes(moved:
     found = find_correspondence("auto", domains, moved[0])
     assert found is not None
     assert found.action.origin == (1, 0)
+
+
+def test_names_of_what_is_stacked_are_not_kept(tmp_path: Path) -> None:
+    stack = {"path": "stable_baselines3.common.vec_env:VecFrameStack", "kwargs": {"n_stack": 2}}
+    archive = make(HOME | {"senses": "abcabc"}, tmp_path)
+    go(HOME, archive, tmp_path / "run", **{"agent.correspondence": "names", "env.vec_wrappers": [stack]})
+    assert names_in(tmp_path / "run/final.zip") is None
 
 
 def test_a_source_of_another_size_is_refused() -> None:
