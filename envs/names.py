@@ -54,13 +54,13 @@ def entry_names(env: gym.Env) -> Names:
     """The names of an environment's observation and action.
 
     :param env: an environment, maybe in wrappers
-    :raises UnknownNamesError: it has no names and no MuJoCo model that tells them, or a wrapper may move entries
-    :raises TaskError: there are too few, too many or equal ones
+    :raises UnknownNamesError: it has no names and no MuJoCo model that tells them
+    :raises TaskError: there are too few, too many or equal ones, or a wrapper may move entries
     """
     given = {what: _told(env, what) for what in ("observation", "action")}
     missing = [what for what, names in given.items() if names is None]
     for what in missing:
-        _refuse_unknown_wrappers(env, env.unwrapped, what)
+        _refuse_unknown_wrappers(env, env.unwrapped, what, UnknownNamesError)
     inferred = _infer(env) if missing else None
     given |= {what: getattr(inferred, what) for what in missing}
     for what, names in given.items():
@@ -76,7 +76,7 @@ def _told(env: gym.Env, what: str) -> tuple[str, ...] | None:
     teller = env
     while isinstance(teller, gym.Wrapper) and not hasattr(teller, attribute):
         teller = teller.env
-    _refuse_unknown_wrappers(env, teller, what)
+    _refuse_unknown_wrappers(env, teller, what, TaskError)
     names, space = getattr(teller, attribute), getattr(env, f"{what}_space")
     if isinstance(names, Mapping) and isinstance(space, spaces.Dict):
         names = [f"{key}.{name}" for key in space.spaces for name in names.get(key, ())]
@@ -107,17 +107,17 @@ def check_names(where: str, names: tuple[str, ...], space: spaces.Space[Any]) ->
         raise TaskError(f"{where} has '{twice}' twice. Give each entry a name of its own.")
 
 
-def _refuse_unknown_wrappers(env: gym.Env, teller: gym.Env, what: str) -> None:
+def _refuse_unknown_wrappers(env: gym.Env, teller: gym.Env, what: str, error: type[TaskError]) -> None:
     """Names hold only if nothing between who tells them and the agent moves entries.
 
-    :raises UnknownNamesError: a wrapper may do so
+    :raises TaskError: of the class ``error``, a wrapper may do so
     """
     kind = gym.ObservationWrapper if what == "observation" else gym.ActionWrapper
     count = count_entries(getattr(teller, f"{what}_space"))
     while env is not teller and isinstance(env, gym.Wrapper):
         in_order = type(env).__module__.startswith("daft_rl.") or type(env) in _IN_ORDER
         if (isinstance(env, kind) and not in_order) or count_entries(getattr(env, f"{what}_space")) != count:
-            raise UnknownNamesError(
+            raise error(
                 f"The wrapper {type(env).__name__} may change the order of entries. Give it the attributes "
                 "observation_names and action_names, lists of texts."
             )

@@ -30,7 +30,7 @@ from daft_rl.correspondence import (
 from daft_rl.envs.domain import Domain
 from daft_rl.envs.names import Names, UnknownNamesError, count_entries, entry_names
 from daft_rl.envs.other_body import SeenAs
-from daft_rl.errors import AgentError, DaftError, DaftWarning, TaskError
+from daft_rl.errors import AgentError, ConfigError, DaftError, DaftWarning, TaskError
 from daft_rl.run.new_entries import known_means
 
 __all__ = ["between_bodies", "find_correspondence", "names_of", "see_as_target"]
@@ -240,8 +240,8 @@ def _between(domain: Domain, target: Domain, as_before: bool) -> Correspondence 
         return None
     try:
         found = by_names(names_of(domain), names_of(target))
-    except UnknownNamesError:
+    except TaskError:
         return None if fits else False
-    except DaftError:  # they have no name in common, or names that do not fit
+    except ConfigError:  # they have no name in common
         return False
     return found

@@ -58,6 +58,13 @@ class Named(gym.Env):
         return self._observe(), -abs(self.state[0] - self.state[1]), False, self.steps >= 10, {}
 
 
+class Turned(gym.ObservationWrapper):
+    """Shows the entries backwards, and does not say so."""
+
+    def observation(self, observation: Any) -> Any:
+        return observation[::-1]
+
+
 gym.register("daft_rl_tests/Named-v0", f"{__name__}:Named")
 NAME = "daft_rl_tests/Named-v0"
 HOME = {"senses": "abc", "motors": "uv"}
@@ -207,6 +214,9 @@ def test_names_that_do_not_fit_the_target_are_told(tmp_path: Path) -> None:
         assert find_correspondence("auto", read_domains(given | {"kwargs": MOVED | {"told": 2}}), archive) is None
     with pytest.raises(TaskError, match="observation_names has 2 names for 4 entries"):
         find_correspondence("auto", read_domains(given | {"kwargs": LONGER | {"told": 2}}), archive)
+    turning = given | {"kwargs": LONGER, "wrappers": [f"{__name__}:Turned"]}
+    with pytest.raises(TaskError, match="Turned may change the order of entries"):
+        find_correspondence("auto", read_domains(turning), archive)
 
 
 def test_an_agent_that_tells_its_body_is_carried_to_what_a_function_makes(moved: Moved) -> None:
@@ -219,7 +229,8 @@ def test_an_agent_that_tells_its_body_is_carried_to_what_a_function_makes(moved:
 def test_names_of_what_is_stacked_are_not_kept(tmp_path: Path) -> None:
     stack = {"path": "stable_baselines3.common.vec_env:VecFrameStack", "kwargs": {"n_stack": 2}}
     archive = make(HOME | {"senses": "abcabc"}, tmp_path)
-    go(HOME, archive, tmp_path / "run", **{"agent.correspondence": "names", "env.vec_wrappers": [stack]})
+    settings: dict[str, Any] = {"agent.correspondence": "names", "env.vec_wrappers": [stack]}
+    go(HOME, archive, tmp_path / "run", **settings)
     assert names_in(tmp_path / "run/final.zip") is None
 
 
