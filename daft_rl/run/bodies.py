@@ -47,6 +47,7 @@ def find_correspondence(
     agent: Path | BaseAlgorithm | None,
     trust: bool = False,
     actual: Spaces | None = None,
+    asks: bool = False,
 ) -> Correspondence | None:
     """What corresponds between source and target.
 
@@ -59,6 +60,7 @@ def find_correspondence(
         what keeps no names is for the target as it is
     :param actual: spaces of the target; ``None`` makes one to see them. The user's function may make another
         environment each time it is called
+    :param asks: whether a function of the user tells names though entries fit; for an agent with names it does
     :return: ``None`` if all entries are where they were, and nobody tells their names in the target
     :raises DaftError: the choice needs names, and there are none; or the agent cannot be carried, and has to be
     """
@@ -73,7 +75,7 @@ def find_correspondence(
     if choice == "positions":
         return by_positions(stored, actual or _spaces_of(target))
     if choice == "auto":
-        found = _by_auto(kept, source, target, stored, actual or _spaces_of(target))
+        found = _by_auto(kept, source, target, stored, actual or _spaces_of(target), asks or kept is not None)
         if found is not None and is_fixed and not found.is_identity:
             raise _cannot_be_carried(found)
         return found
@@ -96,7 +98,7 @@ def between_bodies(
         return found
     for way in (choice, "names"):  # a file may be about the body that the agent has learnt on last
         with suppress(DaftError):
-            between = find_correspondence(way, domains, None)
+            between = find_correspondence(way, domains, None, asks=True)
             if between is not None:
                 SeenAs.check(between, *_spaces_of(domains["source"]))  # a file may name the entries of another body
             return between
@@ -122,13 +124,13 @@ def _cannot_be_carried(found: Correspondence) -> AgentError:
 
 
 def _by_auto(
-    kept: Names | None, source: Domain | None, target: Domain, stored: Spaces, actual: Spaces
+    kept: Names | None, source: Domain | None, target: Domain, stored: Spaces, actual: Spaces, asks: bool
 ) -> Correspondence | None:
     """By names, unless there are none, or entries can stay where they are and names do not say that they are the same
     ones in another order."""
     known, sizes = ([count_entries(space) for space in both] for both in (stored, actual))
     fits = known == sizes or None in stored
-    if kept is None and fits and any(domain is not None and domain.maker for domain in (source, target)):
+    if not asks and fits and any(domain is not None and domain.maker for domain in (source, target)):
         return None  # a function may make another environment each time it is called
     try:
         names = kept or _names(GivenNames(), source), names_of(target)

@@ -117,6 +117,14 @@ def test_an_agent_that_tells_its_body_plays_there_and_on_the_source(kind: str, m
     assert go(MOVED, agent, tmp_path / "run", **trust) == pytest.approx(moved[1])
 
 
+def test_functions_tell_the_names_of_both_bodies_to_an_agent_that_has_some(moved: Moved, tmp_path: Path) -> None:
+    result = transfer(
+        lambda: Named(**MOVED), "zero_shot", load_agent(moved[0], env=Named(**MOVED)),
+        source_env=lambda: Named(**HOME), output_dir=tmp_path / "run", settings=TINY,
+    )  # fmt: skip
+    assert {role: returns.mean for role, returns in result.zero_shot.items()} == pytest.approx(moved[1])
+
+
 @pytest.mark.parametrize("kind", ["read by trust", "object"])
 def test_an_agent_that_cannot_be_carried_is_refused_on_another_body(kind: str, moved: Moved, tmp_path: Path) -> None:
     agent: Any = load_agent(moved[0], env=Named(**MOVED)) if kind == "object" else moved[0]
