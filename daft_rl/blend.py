@@ -175,7 +175,7 @@ def _play(
     :raises ConfigError: the policy cannot play on the source, and has to
     """
     from daft_rl.run.agents import load_saved
-    from daft_rl.run.bodies import find_correspondence, see_as_target
+    from daft_rl.run.bodies import between_bodies, find_correspondence, see_as_target
     from daft_rl.run.evaluator import Evaluator
     from daft_rl.run.path import PolicyPath
     from daft_rl.run.results import RESULTS_FILE, TransferResult
@@ -189,9 +189,9 @@ def _play(
         )
     path = PolicyPath(start, end)
     choice = settings.agent.correspondence
-    trust = settings.agent.trust
-    correspondence = find_correspondence(choice, domains, None, trust) if "source" in domains else None
-    domains = see_as_target(domains, end, correspondence)
+    by_place = choice == "positions" and "source" in domains
+    found = find_correspondence(choice, domains, None) if by_place else None  # else the start keeps the target's names
+    domains = see_as_target(domains, end, between_bodies(found, choice, domains, start))
     if needs_source and "source" not in domains:
         raise ConfigError("On the source's body this policy does not play: pass take='target'.", arguments=("take",))
     evaluator = Evaluator(path.model, settings, environments, {}, domains, folder)

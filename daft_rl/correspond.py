@@ -15,6 +15,7 @@ import yaml
 from daft_rl.correspondence import ZERO, Correspondence, Exceptions, Matching, by_names, read_exceptions
 from daft_rl.envs.factory import make
 from daft_rl.envs.names import Names, entry_names
+from daft_rl.envs.registry import get_task
 from daft_rl.errors import DaftError
 from daft_rl.files import write_text
 from daft_rl.outputs import keep_outputs
@@ -56,7 +57,8 @@ def correspond(
     """
     rules = Exceptions() if file is None else read_exceptions(file)
     before = rules.source.complete(lambda: names_of_task(source, source_shift))
-    return by_names(before, rules.target.complete(lambda: names_of_task(target, shift)), rules)
+    after = rules.target.complete(lambda: names_of_task(target, shift))
+    return by_names(before, after, rules, moves_anew=get_task(target).moves_anew)
 
 
 def as_file(found: Correspondence, title: str, rules: Exceptions | None = None) -> str:

@@ -15,6 +15,7 @@ the source that the target lacks is taken to be at its mean.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,8 +30,8 @@ from daft_rl.files import read_mapping
 from daft_rl.validation import Text, checked, did_you_mean
 
 __all__ = [
-    *("CHOICES", "Correspondence", "Exceptions", "GivenNames", "Matching", "by_names", "by_positions", "read_content"),
-    *("read_exceptions", "shorten"),
+    *("CHOICES", "Correspondence", "Exceptions", "GivenNames", "Matching", "by_names", "by_positions", "in_place"),
+    *("read_content", "read_exceptions", "shorten"),
 ]
 
 CHOICES = ("auto", "names", "positions")
@@ -78,6 +79,8 @@ class Matching:
     target: tuple[str, ...]
     origin: tuple[int | None, ...]
     """For each entry of the target its entry in the source; ``None`` for a new one."""
+    copied: tuple[int, ...] = ()
+    """The entries of the target that copy another one, whose origin they have."""
 
     @cached_property
     def is_identity(self) -> bool:
@@ -96,19 +99,15 @@ class Matching:
 
     @cached_property
     def heirs(self) -> list[int | None]:
-        """For each entry of the source the entry of the target that stands for it: not a copy, which may come first."""
-        same = {name: i for i, name in enumerate(self.target)}
-        found: list[int | None] = [self.origin.index(i) if i in self.origin else None for i in range(len(self.source))]
-        for i, name in enumerate(self.source):
-            if name in same and self.origin[same[name]] == i:
-                found[i] = same[name]
-        return found
+        """For each entry of the source the entry of the target that stands for it, and is no copy."""
+        of = {origin: i for i, origin in enumerate(self.origin) if i not in self.copied}
+        return [of.get(i) for i in range(len(self.source))]
 
     @cached_property
     def copies(self) -> dict[str, str]:
         """Entry of the target -> the one that it is a copy of."""
-        of = [None if origin is None else self.heirs[origin] for origin in self.origin]
-        return {self.target[i]: self.target[one] for i, one in enumerate(of) if one not in (None, i)}
+        originals = {origin: i for i, origin in enumerate(self.origin) if i not in self.copied}
+        return {self.target[i]: self.target[originals[self.origin[i]]] for i in self.copied}
 
     def describe(self) -> str:
         """How many entries are matched, and the names of the others."""
@@ -175,16 +174,19 @@ def read_exceptions(given: str | Path | Mapping[str, Any]) -> Exceptions:
     return Exceptions(**content)
 
 
-def by_names(source: Names, target: Names, exceptions: Exceptions | None = None) -> Correspondence:
+def by_names(
+    source: Names, target: Names, exceptions: Exceptions | None = None, moves_anew: bool = False
+) -> Correspondence:
     """Match entries of equal names, and those of the exceptions.
 
+    :param moves_anew: whether it is known that no entry of the action may correspond
     :raises ConfigError: the exceptions name entries that do not exist, or give one source entry to two; or nothing
         corresponds
     """
     rules = exceptions or Exceptions()
     found = Correspondence(
         _match("observation", source.observation, target.observation, rules),
-        _match("action", source.action, target.action, rules),
+        _match("action", source.action, target.action, rules, may_be_new=moves_anew),
     )
     unused = [
         new for new in rules.like if not any(_entries_of(new, names) for names in (target.observation, target.action))
@@ -194,6 +196,13 @@ def by_names(source: Names, target: Names, exceptions: Exceptions | None = None)
             _unknown("like", unused, "target", (*target.action, *target.observation)), arguments=("correspondence",)
         )
     return found
+
+
+def in_place(source: Names, target: Names) -> Correspondence:
+    """Leave all entries where they are, whatever their names are now. There are as many."""
+    pairs = (source.observation, target.observation), (source.action, target.action)
+    observation, action = (Matching(*both, tuple(range(len(both[0])))) for both in pairs)
+    return Correspondence(observation, action)
 
 
 def by_positions(source: Sequence[spaces.Space[Any]], target: Sequence[spaces.Space[Any]]) -> Correspondence:
@@ -219,7 +228,9 @@ def _match_places(what: str, source: spaces.Space[Any], target: spaces.Space[Any
     return Matching(places[0], places[1], tuple(i if i < before else None for i in range(now)))
 
 
-def _match(what: str, source: tuple[str, ...], target: tuple[str, ...], rules: Exceptions) -> Matching:
+def _match(
+    what: str, source: tuple[str, ...], target: tuple[str, ...], rules: Exceptions, may_be_new: bool = False
+) -> Matching:
     given = getattr(rules, what)
     for side, known in (("source", source), ("target", target)):
         _refuse_twice(f"correspondence.{side}.{what}", known)
@@ -228,15 +239,17 @@ def _match(what: str, source: tuple[str, ...], target: tuple[str, ...], rules: E
     names: dict[str, str | None] = {entry: entry if entry in source else None for entry in target}
     names |= {entry: None if origin == ZERO else origin for entry, origin in given.items()}
     _refuse_double(what, names)
-    names |= _copies(what, names, rules.like)
-    if source and not any(names.values()) and {*given.values()} != {ZERO}:
+    copies = _copies(what, names, rules.like)
+    names |= copies
+    if source and not any(names.values()) and not may_be_new and given != dict.fromkeys(target, ZERO):
         raise ConfigError(
             f"No entry of the {what} corresponds: the source has {shorten(source)}; the target has {shorten(target)}. "
-            "Name pairs in a file, correspondence=FILE.",
+            f"Name pairs in a file, correspondence=FILE, or call each entry of the target {ZERO} there.",
             arguments=("correspondence",),
         )
     index = {name: i for i, name in enumerate(source)}
-    return Matching(source, target, tuple(None if (name := names[entry]) is None else index[name] for entry in target))
+    origin = tuple(None if (name := names[entry]) is None else index[name] for entry in target)
+    return Matching(source, target, origin, tuple(i for i, entry in enumerate(target) if entry in copies))
 
 
 def _copies(what: str, names: Mapping[str, str | None], like: Mapping[str, str]) -> dict[str, str | None]:
@@ -280,7 +293,7 @@ def _refuse_double(what: str, names: Mapping[str, str | None]) -> None:
 
 
 def _refuse_twice(where: str, names: Sequence[str]) -> None:
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
     if twice is not None:
         raise ConfigError(
             f"{where}: '{twice}' is there twice. Give each entry a name of its own.", arguments=("correspondence",)

@@ -106,16 +106,21 @@ def load_and_play(
 
     :return: the domains in which the agent can play
     """
+    from daft_rl.archives.kept_names import keep_names
     from daft_rl.finetune import find_input_range
     from daft_rl.run.agents import check_learning_steps, load_source
-    from daft_rl.run.bodies import between_bodies, find_correspondence, measure_new_entries, see_as_target
+    from daft_rl.run.bodies import between_bodies, find_correspondence, see_as_target
     from daft_rl.run.cache import cached_returns
+    from daft_rl.run.new_entries import measure_new_entries
 
     given = settings.agent
     learning_env = current.learning_env(domains["target"], agent)
     made = learning_env.unwrapped  # without vec_wrappers
     actual = made.observation_space, made.action_space
-    correspondence = find_correspondence(given.correspondence, domains, agent, given.trust, actual)
+    found = find_correspondence(given.correspondence, domains, agent, given.trust, actual)
+    correspondence = None if found is None or found.is_identity else found
+    if correspondence is not None:
+        print(f"Another body: {correspondence.describe()}", file=sys.stderr)
     current.model, current.statistics = load_source(
         settings,
         agent,
@@ -124,6 +129,8 @@ def load_and_play(
         lambda model: current.environments.opened(domains["target"], CRITICIZED, model),
         correspondence,
     )
+    if found is not None:
+        keep_names(current.model, found.target_names)
     if settings.method.learns:
         check_learning_steps(current.model, settings.total_timesteps)
     if settings.method.realign is not None:
@@ -132,7 +139,7 @@ def load_and_play(
         with current.environments.opened(domains["target"], CRITICIZED, current.model) as venv:
             measure_new_entries(current.model, correspondence, venv, settings.seed)
     current.is_another_body = correspondence is not None
-    between = between_bodies(correspondence, given.correspondence, domains, agent, given.trust)
+    between = between_bodies(found, given.correspondence, domains, agent, given.trust)
     domains = see_as_target(domains, current.model, between)
     evaluator = current.open_evaluator(dict(domains), _during(domains))
     with current.profile("evaluation"):

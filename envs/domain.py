@@ -47,6 +47,11 @@ class Domain:
         return self.is_ours and get_task(self.name).has_cost
 
     @property
+    def moves_anew(self) -> bool:
+        """Whether nothing may be there that moves the source's body."""
+        return self.maker is None and get_task(self.name).moves_anew
+
+    @property
     def changes(self) -> dict[str, Any]:
         """The fields of the shift that change something."""
         return {} if self.shift is None else self.shift.changes()

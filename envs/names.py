@@ -8,6 +8,7 @@ Safety-Gymnasium's tasks do. Those of a MuJoCo environment without names come fr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,11 @@ from gymnasium import spaces
 
 from daft_rl.errors import TaskError
 
-__all__ = ["Names", "count_entries", "entry_names", "indexed"]
+__all__ = ["Names", "UnknownNamesError", "check_names", "count_entries", "entry_names", "indexed"]
+
+
+class UnknownNamesError(TaskError):
+    """Nobody tells the names of an environment's entries."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,17 @@ def entry_names(env: gym.Env) -> Names:
     """The names of an environment's observation and action.
 
     :param env: an environment, maybe in wrappers
-    :raises TaskError: it has no names and no MuJoCo model that tells them; or there are too few, too many or equal ones
+    :raises UnknownNamesError: it has no names and no MuJoCo model that tells them
+    :raises TaskError: there are too few, too many or equal ones, or a wrapper may move entries
     """
     given = {what: _told(env, what) for what in ("observation", "action")}
-    if None in given.values():
-        _refuse_unknown_wrappers(env)
-        inferred = _infer(env)
-        given = {what: getattr(inferred, what) if names is None else names for what, names in given.items()}
+    missing = [what for what, names in given.items() if names is None]
+    for what in missing:
+        _refuse_unknown_wrappers(env, env.unwrapped, what, UnknownNamesError)
+    inferred = _infer(env) if missing else None
+    given |= {what: getattr(inferred, what) for what in missing}
     for what, names in given.items():
-        _check(what, names or (), getattr(env, f"{what}_space"))
+        check_names(f"{what}_names", names or (), getattr(env, f"{what}_space"))
     return Names(**given)  # type: ignore[arg-type]
 
 
@@ -66,7 +73,11 @@ def _told(env: gym.Env, what: str) -> tuple[str, ...] | None:
     attribute = f"{what}_names"
     if not env.has_wrapper_attr(attribute):
         return None
-    names, space = env.get_wrapper_attr(attribute), getattr(env, f"{what}_space")
+    teller = env
+    while isinstance(teller, gym.Wrapper) and not hasattr(teller, attribute):
+        teller = teller.env
+    _refuse_unknown_wrappers(env, teller, what, TaskError)
+    names, space = getattr(teller, attribute), getattr(env, f"{what}_space")
     if isinstance(names, Mapping) and isinstance(space, spaces.Dict):
         names = [f"{key}.{name}" for key in space.spaces for name in names.get(key, ())]
     if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(name, str) for name in names):
@@ -74,29 +85,39 @@ def _told(env: gym.Env, what: str) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def _check(what: str, names: tuple[str, ...], space: spaces.Space[Any]) -> None:
+def check_names(where: str, names: tuple[str, ...], space: spaces.Space[Any]) -> None:
+    """
+    :param where: what the message calls the names
+    :param space: whose entries they name
+    :raises UnknownNamesError: its entries have no names
+    :raises TaskError: there are too few, too many or equal ones, or one has several lines
+    """
     count = count_entries(space)
     if count is None:
-        raise TaskError(f"Only vectors and choices have names for their entries, and the {what} space is {space}.")
+        raise UnknownNamesError(
+            f"{where}: only vectors and choices have names for their entries, and the space is {space}."
+        )
+    unprintable = next((name for name in names if not name.isprintable()), None)
+    if unprintable is not None:
+        raise TaskError(f"{where}: {unprintable!r} cannot be printed in one line.")
     if len(names) != count:
-        raise TaskError(f"{what}_names has {len(names)} names for {count} entries: {', '.join(names)}.")
-    twice = next((name for name in names if names.count(name) > 1), None)
+        raise TaskError(f"{where} has {len(names)} names for {count} entries: {', '.join(names)}.")
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
     if twice is not None:
-        raise TaskError(f"{what}_names has '{twice}' twice. Give each entry a name of its own.")
+        raise TaskError(f"{where} has '{twice}' twice. Give each entry a name of its own.")
 
 
-def _refuse_unknown_wrappers(env: gym.Env) -> None:
-    """Names of the model hold only if nothing between model and agent moves entries.
+def _refuse_unknown_wrappers(env: gym.Env, teller: gym.Env, what: str, error: type[TaskError]) -> None:
+    """Names hold only if nothing between who tells them and the agent moves entries.
 
-    :raises TaskError: a wrapper may do so
+    :raises TaskError: of the class ``error``, a wrapper may do so
     """
-    core: Any = env.unwrapped
-    while isinstance(env, gym.Wrapper):
-        moves = isinstance(env, gym.ObservationWrapper | gym.ActionWrapper)
-        ours = type(env).__module__.startswith("daft_rl.") or type(env) in _IN_ORDER
-        sizes = [count_entries(space) for space in (env.observation_space, env.action_space)]
-        if (moves and not ours) or sizes != [count_entries(core.observation_space), count_entries(core.action_space)]:
-            raise TaskError(
+    kind = gym.ObservationWrapper if what == "observation" else gym.ActionWrapper
+    count = count_entries(getattr(teller, f"{what}_space"))
+    while env is not teller and isinstance(env, gym.Wrapper):
+        in_order = type(env).__module__.startswith("daft_rl.") or type(env) in _IN_ORDER
+        if (isinstance(env, kind) and not in_order) or count_entries(getattr(env, f"{what}_space")) != count:
+            raise error(
                 f"The wrapper {type(env).__name__} may change the order of entries. Give it the attributes "
                 "observation_names and action_names, lists of texts."
             )
@@ -121,7 +142,7 @@ def _infer(env: gym.Env) -> Names:
             pass
         else:
             return infer_names(env.unwrapped)
-    raise TaskError(
+    raise UnknownNamesError(
         f"The entries of {env.unwrapped} have no names. Give the environment the attributes observation_names and "
         "action_names, lists of texts."
     )

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from daft_rl.envs.names import count_entries
+from daft_rl.errors import TaskError
+
 if TYPE_CHECKING:
     from daft_rl.correspondence import Correspondence
 
@@ -32,6 +35,22 @@ class SeenAs:
     action_space: spaces.Space[Any]
     rest: tuple[float, ...]
     """A value for each of its new entries."""
+
+    @staticmethod
+    def check(correspondence: Correspondence, observation: spaces.Space[Any], action: spaces.Space[Any]) -> None:
+        """
+        :param observation: of the body that is there
+        :param action: likewise
+        :raises TaskError: the correspondence is of another body than this one
+        """
+        for what, space in (("observation", observation), ("action", action)):
+            count, known = count_entries(space), len(getattr(correspondence, what).source)
+            if count != known:
+                raise TaskError(
+                    f"The correspondence is of {known} entries of the source's {what}, and the source has {count}. "
+                    "Pass the source_env in which the agent learnt, or leave it out.",
+                    arguments=("correspondence", "source_env"),
+                )
 
     def observation(self, rows: Any, space: spaces.Space[Any]) -> Any:
         """
@@ -72,6 +91,7 @@ class OtherBodyVecEnv(VecEnvWrapper):
     """
 
     def __init__(self, venv: VecEnv, seen_as: SeenAs) -> None:
+        seen_as.check(seen_as.correspondence, venv.observation_space, venv.action_space)
         super().__init__(venv, seen_as.observation_space, seen_as.action_space)
         self.seen_as = seen_as
 
@@ -103,6 +123,7 @@ class OtherBody(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gym.Env, seen_as: SeenAs) -> None:
+        seen_as.check(seen_as.correspondence, env.observation_space, env.action_space)
         super().__init__(env)
         self.seen_as = seen_as
         self.observation_space, self.action_space = seen_as.observation_space, seen_as.action_space

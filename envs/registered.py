@@ -33,7 +33,7 @@ class RegisteredShift(Shift):
     @classmethod
     def fields_of_body(cls) -> tuple[str, ...]:
         """See :meth:`Shift.fields_of_body`."""
-        return ("kwargs", "wrappers")
+        return ("kwargs", "wrappers", *super().fields_of_body())
 
 
 def find_registered(id: str) -> gym.envs.registration.EnvSpec:

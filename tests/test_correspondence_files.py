@@ -51,6 +51,13 @@ def test_a_written_file_says_the_same_of_copies(tmp_path: Path) -> None:
     assert read(tmp_path, as_file(copied, "source to target")) == copied
 
 
+def test_a_sibling_of_another_name_stands_for_the_source_entry_too(tmp_path: Path) -> None:
+    copied = read(tmp_path, "action: {hip: zero, knee: hip}\nlike: {tail: knee}")
+    assert copied.action.origin == (0, 0, None)
+    assert copied.action.heirs == [1, None]
+    assert copied.action.copies == {"tail": "knee"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -119,7 +126,7 @@ def test_the_program_prints_names_with_brackets_as_they_are(
 ) -> None:
     names = Names(("pos[x]", "pos[y]"), ("hip",))
     monkeypatch.setattr("daft_rl.correspond.names_of_task", lambda *_: names)
-    main(["one", "other"])
+    main(["Ant", "HalfCheetah"])
     assert capsys.readouterr().out.count("pos[x]") == 2
 
 

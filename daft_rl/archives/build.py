@@ -24,6 +24,7 @@ from daft_rl.agents.algorithms import ALGORITHMS, Algorithm, find_algorithm
 from daft_rl.agents.policies import HAS_BATCHNORM, with_batchnorm
 from daft_rl.archives.architecture import infer_policy_kwargs, own_policy_kwargs, uses_sde
 from daft_rl.archives.buffers import choose_buffer
+from daft_rl.archives.carried import carry_noise
 from daft_rl.archives.checks import TRUST
 from daft_rl.archives.container import ArchiveContents
 from daft_rl.archives.hyperparameters import constructor_arguments
@@ -63,7 +64,8 @@ class Request:
     def __post_init__(self) -> None:
         if not (self.correspondence in (None, "positions") or isinstance(self.correspondence, Correspondence)):
             raise AgentError(
-                f"correspondence={self.correspondence!r}: expected a Correspondence, 'positions' or None.",
+                f"correspondence={self.correspondence!r}: expected a Correspondence, 'positions' or None. "
+                "daft_rl.correspond.correspond(SOURCE, TARGET, FILE) makes one of names.",
                 arguments=("correspondence",),
             )
         if self.norm_reward not in (None, True, False):
@@ -289,6 +291,14 @@ def _was_automatic(arguments: Mapping[str, Any], actions: spaces.Space[Any] | No
     return actions is not None and arguments.get("target_entropy") == -float(np.prod(actions.shape or ()))
 
 
+def _fitting(stored: Mapping[str, Any], correspondence: Correspondence | None) -> Mapping[str, Any]:
+    """The archive's hyperparameters, for the actions of the environment."""
+    noise = stored.get("action_noise")
+    if noise is None or correspondence is None:
+        return stored
+    return {**stored, "action_noise": carry_noise(noise, correspondence.action)}
+
+
 def build_agent(
     contents: ArchiveContents,
     state: Mapping[str, Tensor],
@@ -309,7 +319,7 @@ def build_agent(
     # images channels first, as the constructor would wrap them; it leaves wrapped environments as they are
     venv = None if venv is None else cls._wrap_env(venv)
     found = find_spaces(contents, venv, request.correspondence is not None)
-    arguments = {**contents.hyperparameters, **overrides}
+    arguments = {**_fitting(contents.hyperparameters, request.settled), **overrides}
     policy = _find_policy(contents.attributes, cls, found[0], arguments.pop("policy", None))
     kwargs = _policy_kwargs(contents, state, algorithm, request, policy, found)
     accepted = constructor_arguments(algorithm.cls)

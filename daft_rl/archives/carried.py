@@ -1,19 +1,39 @@
-"""The statistics of a ``VecNormalize``, carried to another body."""
+"""The statistics of a ``VecNormalize`` and the noise of actions, carried to another body."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.noise import ActionNoise
 
 from daft_rl.archives.vecnormalize import RunningMoments, VecNormalizeStatistics
-from daft_rl.correspondence import Matching
+from daft_rl.correspondence import Matching, shorten
 from daft_rl.errors import AgentError
 
-__all__ = ["carry_statistics"]
+__all__ = ["carry_noise", "carry_statistics"]
+
+
+def carry_noise(noise: ActionNoise, matching: Matching) -> ActionNoise:
+    """Noise for the actions of another body. A new motor gets as much as the others do on average.
+
+    :param noise: of SB3, for the source's actions
+    :param matching: of the actions
+    """
+    carried: Any = copy.deepcopy(noise)
+    known = [origin for origin in matching.origin if origin is not None] or list(range(len(matching.source)))
+    for name in ("_mu", "_sigma"):
+        values = np.asarray(getattr(carried, name, 0.0))
+        if values.shape == (len(matching.source),):
+            new = values[known].mean() if name == "_sigma" else 0.0
+            moved = [new if origin is None else values[origin] for origin in matching.origin]
+            setattr(carried, name, np.array(moved, float))
+    carried.reset()
+    return carried  # type: ignore[no-any-return]
 
 
 def carry_statistics(
@@ -41,6 +61,12 @@ def carry_statistics(
 def _of_key(matching: Matching, key: str) -> tuple[list[str], list[int | None]]:
     """Names of the entries under one key in the source, and the origins of those in the target."""
     source = [name for name in matching.source if name.startswith(f"{key}.")]
+    if not source:
+        raise AgentError(
+            f"There are VecNormalize statistics of the key '{key}', and none of the source's names begins with "
+            f"'{key}.': {shorten(matching.source)}. Name the entries of a Dict by key and name, '{key}.NAME'.",
+            arguments=("correspondence",),
+        )
     origins: list[int | None] = []
     for name, origin in zip(matching.target, matching.origin, strict=True):
         if name.startswith(f"{key}."):

@@ -23,8 +23,9 @@ from daft_rl.archives.build import Request, build_agent, choose_class, prepare_e
 from daft_rl.archives.checks import wrap_errors
 from daft_rl.archives.container import ArchiveContents, find_archive, read_archive
 from daft_rl.archives.hyperparameters import check_hyperparameters, constructor_arguments, find_activation
+from daft_rl.archives.kept_names import keep_names
 from daft_rl.archives.restore import restore_agent
-from daft_rl.archives.settle import settle_correspondence
+from daft_rl.archives.settle import names_there, settle_correspondence
 from daft_rl.archives.statistics_wrapper import warn_of_reward_scale, was_normalized
 from daft_rl.archives.trusted import load_trusted
 from daft_rl.correspondence import Correspondence
@@ -108,6 +109,7 @@ def _load_safely(path: Path, request: Request) -> BaseAlgorithm:
             f"{path} has no readable policy_kwargs. Pass policy_kwargs=... ({{}} for SB3's defaults).",
             arguments=("policy_kwargs",),
         )
+    names = names_there(request, contents)
     request = settle_correspondence(replace(request, policy_kwargs=_with_activation(request)), contents)
     venv = prepare_env(request, path, was_normalized(contents.algorithm, contents.attributes))
     given = f" and from what was passed ({', '.join(request.overrides)})" if request.overrides else ""
@@ -115,6 +117,7 @@ def _load_safely(path: Path, request: Request) -> BaseAlgorithm:
         state = modernize(contents.state_dicts["policy"])
         model = build_agent(contents, state, cls, venv, request)
         restore_agent(model, contents, state, request.settled, request.overrides)
+    keep_names(model, names)
     _warn_defaults(contents, cls, request.overrides)
     if request.norm_reward is None and not (isinstance(request.env, VecEnv) and unwrap_vec_normalize(request.env)):
         warn_of_reward_scale(model, venv)

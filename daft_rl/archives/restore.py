@@ -15,7 +15,6 @@ from torch import Tensor
 
 from daft_rl.archives.checks import TRUST, check_tensor
 from daft_rl.archives.container import ArchiveContents
-from daft_rl.archives.kept_names import keep_names, kept_names
 from daft_rl.correspondence import Correspondence, shorten
 from daft_rl.errors import AgentError, DaftWarning
 from daft_rl.policy.carrying import Carrier, policy_for
@@ -48,7 +47,6 @@ def restore_agent(
     _load_optimizers(model, contents, overrides, carrier)
     _load_entropy_coefficient(model, contents, overrides)
     _load_counters(model, contents.attributes)
-    keep_names(model, kept_names(contents.attributes) if correspondence is None else correspondence.target_names)
     if model.use_sde:
         model.policy.reset_noise()  # type: ignore[operator]
 

@@ -10,11 +10,12 @@ from gymnasium import spaces
 
 from daft_rl.archives.build import Request, find_spaces
 from daft_rl.archives.container import ArchiveContents
-from daft_rl.correspondence import Matching, by_positions, shorten
-from daft_rl.envs.names import count_entries
+from daft_rl.archives.kept_names import kept_names
+from daft_rl.correspondence import Correspondence, Matching, by_positions, shorten
+from daft_rl.envs.names import Names, count_entries
 from daft_rl.errors import AgentError
 
-__all__ = ["settle_correspondence"]
+__all__ = ["names_there", "settle_correspondence"]
 
 
 def settle_correspondence(request: Request, contents: ArchiveContents) -> Request:
@@ -29,6 +30,7 @@ def settle_correspondence(request: Request, contents: ArchiveContents) -> Reques
     stored = find_spaces(contents, None, False)
     actual = request.env.observation_space, request.env.action_space
     found = by_positions(stored, actual) if isinstance(given, str) else given
+    _refuse_other_body(found, kept_names(contents.attributes), contents)
     for what, before, now in zip(("observation", "action"), stored, actual, strict=True):
         matching: Matching = getattr(found, what)
         sizes = [len(matching.source), len(matching.target)]
@@ -40,6 +42,28 @@ def settle_correspondence(request: Request, contents: ArchiveContents) -> Reques
             )
     _refuse_other_bounds(found.action, stored[1], actual[1])
     return replace(request, correspondence=None if found.is_identity else found)
+
+
+def _refuse_other_body(found: Correspondence, kept: Names | None, contents: ArchiveContents) -> None:
+    """
+    :raises AgentError: the archive tells that it is of another body than the one where the correspondence begins
+    """
+    given = Names(found.observation.source, found.action.source)
+    if not found.by_place and kept is not None and kept != given:
+        raise AgentError(
+            f"The correspondence begins with {shorten(given.action)} and {shorten(given.observation)}; the entries of "
+            f"{contents.path} are {shorten(kept.action)} and {shorten(kept.observation)}. Make it from "
+            "daft_rl.load_agent(PATH).entry_names.",
+            arguments=("correspondence",),
+        )
+
+
+def names_there(request: Request, contents: ArchiveContents) -> Names | None:
+    """The names that entries have where the agent will act: the archive's, unless a correspondence tells others."""
+    given = request.correspondence
+    if request.env is None or given is None:
+        return kept_names(contents.attributes)
+    return None if isinstance(given, str) else given.target_names
 
 
 def _refuse_other_bounds(matching: Matching, stored: spaces.Space[Any], actual: spaces.Space[Any]) -> None:

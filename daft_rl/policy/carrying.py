@@ -130,7 +130,7 @@ class Carrier:
                 fill = 0.0 if moments or leaf not in ("running_var", "ra_var", "weight", "scale") else 1.0
                 old = self._channels(layer, old, fill)
             elif leaf == "weight":
-                old = self._columns(layer, old)
+                old = self._columns(layer, old, shared=not moments)
             elif leaf == "bias" and resting is not None and self.is_removed.any():
                 old = self._shift_bias(layer, old, resting)
         if name in self.outputs:
@@ -151,9 +151,12 @@ class Carrier:
             found.append((None, 0.0) if origin is None else (place[origin], 1 / self.origin.count(origin)))
         return found
 
-    def _columns(self, layer: str, old: Tensor) -> Tensor:
+    def _columns(self, layer: str, old: Tensor, shared: bool) -> Tensor:
+        """
+        :param shared: whether copies share the values. Gradients of shared weights are each that of the original
+        """
         places = self._places(layer)
-        columns = [old[:, 0] * 0 if i is None else old[:, i] * share for i, share in places]
+        columns = [old[:, 0] * 0 if i is None else old[:, i] * (share if shared else 1.0) for i, share in places]
         return torch.stack(columns, dim=1)
 
     def _channels(self, layer: str, old: Tensor, fill: float) -> Tensor:

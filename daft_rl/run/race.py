@@ -111,7 +111,10 @@ class _Race:
             zero_shot = run.zero_shot.result()
             signs = Signs.of(run, self.methods.values(), self.settings)
         if missing := {*self.roles} - domains.keys():
-            raise ConfigError(f"keep={self.rule.keep} counts the return on the {missing.pop()}: pass source_env.")
+            raise ConfigError(
+                f"keep={self.rule.keep} counts the return on the {missing.pop()}, where the agent does not play. Pass "
+                "source_env, of a body that it can play with, or keep=0."
+            )
         return signs, zero_shot
 
     @contextmanager

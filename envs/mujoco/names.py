@@ -10,8 +10,7 @@ import numpy as np
 
 from daft_rl.envs.mujoco.model import element_names
 from daft_rl.envs.mujoco.rules import RULES
-from daft_rl.envs.names import Names, indexed
-from daft_rl.errors import TaskError
+from daft_rl.envs.names import Names, UnknownNamesError, indexed
 
 __all__ = ["actuator_names", "body_names", "infer_names", "position_names", "velocity_names"]
 
@@ -92,7 +91,7 @@ def infer_names(core: Any) -> Names:
     ``qvel``, as its values show.
 
     :param core: an environment with ``model`` and ``data``
-    :raises TaskError: it observes something else
+    :raises UnknownNamesError: it observes something else
     """
     model: Any = core.model
     task: Any = next((cls for cls in type(core).__mro__ if cls in RULES), None)
@@ -110,7 +109,7 @@ def infer_names(core: Any) -> Names:
 def _hidden_positions(core: Any) -> int:
     """How many leading positions an environment hides.
 
-    :raises TaskError: it observes something other than positions and velocities
+    :raises UnknownNamesError: it observes something other than positions and velocities
     """
     observation, _ = core.reset(seed=0)
     core_data, size = core.data, np.shape(observation)
@@ -119,7 +118,7 @@ def _hidden_positions(core: Any) -> int:
         expected = np.concatenate([core_data.qpos[hidden:], core_data.qvel])
         if np.allclose(observation, expected, atol=1e-6):
             return hidden
-    raise TaskError(
+    raise UnknownNamesError(
         f"{type(core).__name__} observes more than positions and velocities of its model, so its entries have no known "
         "names. Give the environment the attributes observation_names and action_names, lists of texts."
     )

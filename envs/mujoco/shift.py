@@ -47,7 +47,7 @@ class MujocoShift(Shift):
     @classmethod
     def fields_of_body(cls) -> tuple[str, ...]:
         """See :meth:`Shift.fields_of_body`."""
-        return ("without",)
+        return ("without", *super().fields_of_body())
 
     def __post_init__(self) -> None:
         if any(self.wind) and not self.density:

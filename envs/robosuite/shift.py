@@ -71,7 +71,7 @@ class RobosuiteShift(Shift):
     @classmethod
     def fields_of_body(cls) -> tuple[str, ...]:
         """See :meth:`Shift.fields_of_body`."""
-        return ("robot",)
+        return ("robot", *super().fields_of_body())
 
     def __post_init__(self) -> None:
         if len(self.door_offset) == 2:

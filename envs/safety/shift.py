@@ -43,4 +43,4 @@ class SafetyShift(Shift):
     @classmethod
     def fields_of_body(cls) -> tuple[str, ...]:
         """See :meth:`Shift.fields_of_body`."""
-        return ("level",)
+        return ("level", *super().fields_of_body())

@@ -14,6 +14,7 @@ from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -126,6 +127,19 @@ def test_what_an_optimizer_keeps_goes_where_the_weights_go(name: str, tmp_path: 
             assert torch.equal(torch.as_tensor(states[1][index][key]), torch.as_tensor(value))
 
 
+def test_what_an_optimizer_keeps_of_a_copy_is_that_of_its_sibling(tmp_path: Path) -> None:
+    model: Any = build("PPO").learn(128)
+    archive = save(model, tmp_path)
+    old: Any = load_agent(archive)
+    new = carry(archive, Names(("c2", "a", "b", "c"), SOURCE.action), like={"c2": "c"})
+    states = [one.policy.optimizer.state_dict()["state"].values() for one in (old, new)]
+    pairs = [pair for pair in zip(*states, strict=True) if pair[0]["exp_avg"].shape[1:] == (3,)]
+    assert pairs
+    for before, after in pairs:
+        assert torch.equal(after["exp_avg"], before["exp_avg"][:, [2, 0, 1, 2]])
+        assert torch.equal(after["exp_avg_sq"], before["exp_avg_sq"][:, [2, 0, 1, 2]])
+
+
 @pytest.mark.parametrize("name", sorted(DISCRETE))
 def test_choices_are_matched_by_name_and_a_new_one_is_not_the_best(name: str, tmp_path: Path) -> None:
     archive = save(build(name), tmp_path)
@@ -172,6 +186,16 @@ def test_noise_that_depends_on_the_state_is_carried(name: str, tmp_path: Path) -
     assert torch.equal(actor.log_std, before[:, 1:])
 
 
+@pytest.mark.parametrize("kind", [NormalActionNoise, OrnsteinUhlenbeckActionNoise])
+def test_noise_of_actions_is_carried_with_them(kind: Any, tmp_path: Path) -> None:
+    archive = save(build("TD3", action_noise=kind(np.zeros(2), np.array([0.1, 0.3]))), tmp_path)
+    new = carry(archive, Names(SOURCE.observation, ("w", "v", "u")))
+    assert repr(new.action_noise) == repr(kind(np.zeros(3), np.array([0.2, 0.3, 0.1])))
+    new.learn(64)
+    again = load_agent(archive, env=Sized(3, 3), correspondence="positions", action_noise=None)
+    assert again.action_noise is None  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("cls", [PPO, SAC])
 def test_dictionaries_are_carried_by_key_with_their_statistics(cls: Any, tmp_path: Path) -> None:
     def make(arm: int, goal: int) -> Sized:
@@ -197,6 +221,9 @@ def test_dictionaries_are_carried_by_key_with_their_statistics(cls: Any, tmp_pat
     before = model.predict({"arm": arm[:, [2, 0]], "goal": goal}, deterministic=True)[0]
     after = new.predict({"arm": arm, "goal": goal}, deterministic=True)[0]
     np.testing.assert_allclose(after[:, ::-1], before, rtol=1e-4, atol=1e-5)
+    bare = by_names(Names(("x", "y", "z"), ("u", "v")), Names(("y", "w", "x", "z"), ("v", "u")))
+    with pytest.raises(AgentError, match=r"none of the source's names begins with 'arm.': x, y, z. Name"):
+        load_agent(tmp_path / "agent.zip", env=make(3, 1), correspondence=bare)
 
 
 def test_a_layer_that_mixes_all_entries_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
-from gymnasium.wrappers import FrameStackObservation, TimeAwareObservation, TimeLimit
+from gymnasium.wrappers import FrameStackObservation, TimeAwareObservation, TimeLimit, TransformReward
 
 from daft_rl.envs import make, task_names
 from daft_rl.envs.names import entry_names
@@ -67,6 +67,25 @@ def test_an_environment_tells_its_own_names() -> None:
     names = entry_names(TimeLimit(Named(), 10))
     assert names.observation == ("arm.x", "arm.y", "goal.x")
     assert names.action == ("left", "right")
+
+
+class Turned(gym.ObservationWrapper):
+    """Shows the entries backwards."""
+
+    def observation(self, observation: Any) -> Any:
+        return observation[::-1]
+
+
+def test_a_wrapper_that_moves_entries_has_to_tell_the_names_itself() -> None:
+    env: Any = Planner()
+    env.observation_names, env.action_names = ["x", "y"], ["u", "v"]
+    assert entry_names(TransformReward(env, float)).observation == ("x", "y")
+    for _ in range(2):  # also below another wrapper
+        env = TimeLimit(Turned(env), 10)
+        with pytest.raises(TaskError, match=r"Turned may change the order of entries.*observation_names"):
+            entry_names(env)
+        env.observation_names = ["y", "x"]
+        assert entry_names(env).observation == ("y", "x")
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,16 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from daft_rl import blend, load_agent
 from daft_rl.archives import find_agent
+from daft_rl.correspond import correspond
 from daft_rl.correspondence import Correspondence, Exceptions, by_names
 from daft_rl.envs.domain import Domain, read_domains
 from daft_rl.envs.factory import make
 from daft_rl.envs.names import Names
 from daft_rl.errors import ConfigError, TaskError
 from daft_rl.rollout.returns import Returns
-from daft_rl.run.bodies import find_correspondence, measure_new_entries, see_as_target
+from daft_rl.run.bodies import find_correspondence, see_as_target
 from daft_rl.run.cache import cached_returns
+from daft_rl.run.new_entries import measure_new_entries
 from daft_rl.settings import TransferSettings
 from daft_rl.transfer import transfer
 from tests.conftest import PointMass, build, parse
@@ -47,11 +49,10 @@ def reordered(folder: Path) -> Path:
     return path
 
 
-def test_joints_in_another_order_are_found_by_their_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["HalfCheetah-v5", "mujoco/HalfCheetah-v5"])
+def test_joints_in_another_order_are_found_by_their_names(name: str, tmp_path: Path) -> None:
     archive = find_agent("HalfCheetah", "crossq")
-    domains = read_domains(
-        {"name": "HalfCheetah-v5", "kwargs": {"xml_file": str(reordered(tmp_path))}, "source_kwargs": {}}
-    )
+    domains = read_domains({"name": name, "kwargs": {"xml_file": str(reordered(tmp_path))}, "source_kwargs": {}})
     found = find_correspondence("auto", domains, archive)
     assert isinstance(found, Correspondence)
     assert not found.is_identity
@@ -84,7 +85,7 @@ def test_a_transfer_learns_on_another_body_and_plays_on_both(
 
 
 def test_new_entries_get_their_statistics_in_the_target_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daft_rl.run.bodies.STEPS", 64)
+    monkeypatch.setattr("daft_rl.run.new_entries.STEPS", 64)
     domains = read_domains({"name": "Ant-fivelegs"})
     for source in ("Ant-ppo", "Ant-crossq"):
         archive = find_agent("Ant", "", source)
@@ -267,10 +268,13 @@ def test_a_body_that_is_moved_by_other_motors_is_still_at_first(tmp_path: Path, 
     assert not policy.action_net.weight.any()
     assert np.isfinite(policy.log_std.detach()).all()
     again = find_correspondence("auto", read_domains({"name": "SafetyDoggoGoal0"}), tmp_path / "final.zip")
-    assert again is None, "an agent that has learnt to move there keeps that"
+    assert again is not None
+    assert again.is_identity, "an agent that has learnt to move there keeps that"
+    assert correspond("SafetyCarGoal0", "SafetyDoggoGoal0").action.new == list(range(12))
     names = Names(("goal", "left"), ("left", "right")), Names(("goal", "hip"), ("hip", "knee"))
     with pytest.raises(ConfigError, match="No entry of the action corresponds: the source has left, right"):
         by_names(*names)
-    with pytest.raises(ConfigError, match="No entry of the action corresponds"):
-        by_names(*names, Exceptions(observation={"hip": "zero"}))
+    for rules in (Exceptions(observation={"hip": "zero"}), Exceptions(action={"hip": "zero"})):
+        with pytest.raises(ConfigError, match=r"No entry of the action corresponds.*call each entry"):
+            by_names(*names, rules)
     assert by_names(*names, Exceptions(action={"hip": "zero", "knee": "zero"})).action.new == [0, 1]
