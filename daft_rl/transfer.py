@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["transfer"]
 
-DEFAULT_ENV, DEFAULT_METHOD = "Ant-shifted", "daft"
+DEFAULT_ENV, DEFAULT_METHOD = "Ant-shifted", "auto"
 CRITICIZED = 4
 """Environments in which a critic is compared with returns, where a file does not tell the scale of rewards."""
 
