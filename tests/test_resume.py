@@ -191,7 +191,11 @@ def test_every_kind_of_method_goes_on(method: str, tmp_path: Path, monkeypatch: 
 def test_a_simulator_in_threads_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are tested without learning, in tests/envs/test_replay.py."""
     settings = {"env.shift.action_delay": 2, "evaluation.episodes": 1, "evaluation.episodes_during": 1}
-    assert_goes_on(tmp_path, monkeypatch, {"env": "Ant-shifted", "method": "daft", "settings": SETTINGS | ON_POLICY_SETTINGS | settings})
+    assert_goes_on(
+        tmp_path,
+        monkeypatch,
+        {"env": "Ant-shifted", "method": "daft", "settings": SETTINGS | ON_POLICY_SETTINGS | settings},
+    )
 
 
 class GoalMass(PointMass):
