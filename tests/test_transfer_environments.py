@@ -59,8 +59,8 @@ def test_environments_and_agents_may_be_python_objects(tmp_path: Path) -> None:
     source = SAC("MlpPolicy", Windy(), learning_starts=20, seed=0, device="cpu").learn(64)
     weights = {name: value.clone() for name, value in source.policy.state_dict().items()}
     result = transfer(
-        lambda: gym.wrappers.TimeLimit(Windy(wind=1.0), 15), "daft", source=source, source_env=Windy(), total_timesteps=40,
-        output_dir=tmp_path / "run", settings=parse([*TINY, *OFF_POLICY]),
+        lambda: gym.wrappers.TimeLimit(Windy(wind=1.0), 15), "daft", source=source, source_env=Windy(),
+        total_timesteps=40, output_dir=tmp_path / "run", settings=parse([*TINY, *OFF_POLICY]),
     )  # fmt: skip
     assert result.zero_shot["target"].lengths == [15, 15]
     assert result.zero_shot["source"].lengths == [20, 20]
