@@ -34,13 +34,13 @@ def transfer(folder: Path) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody stopped."""
     folder = tmp_path_factory.mktemp("whole")
-    transfer(folder, "daft")
+    transfer(folder)
     return folder
 
 
 def run_in_fork(folder: Path) -> None:
     with stoppable("daft_rl.transfer"):
-        transfer(folder, "daft")
+        transfer(folder)
 
 
 @pytest.mark.parametrize(
