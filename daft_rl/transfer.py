@@ -116,7 +116,7 @@ def load_and_play(
     actual = made.observation_space, made.action_space
     found = find_correspondence(given.correspondence, domains, agent, given.trust, actual)
     correspondence = None if found is None or found.is_identity else found
-    if correspondence is not None:
+    if correspondence is not None and not current.is_arm:  # the winner of a race tells it once
         print(f"Another body: {correspondence.describe()}", file=sys.stderr)
     current.model, current.statistics = load_source(
         settings,
