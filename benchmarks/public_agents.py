@@ -1,4 +1,4 @@
-"""Agents that others have trained: what they return, and whether a transfer with the defaults does them harm.
+"""Agents that others have trained: what they return, and whether a transfer by ``daft`` does them harm.
 
     python -m benchmarks.public_agents zero-shot FOLDER --out zero_shot.json
     python -m benchmarks.public_agents transfers FOLDER --out transfers.jsonl
@@ -102,10 +102,11 @@ def play(folder: Path, agent: PublicAgent) -> dict[str, Any]:
 
 
 def adapt(folder: Path, agent: PublicAgent, seed: int) -> dict[str, Any]:
-    """A transfer with the default method and settings."""
+    """A transfer by ``daft`` with the default settings."""
     with TemporaryDirectory() as run:
         result = transfer(
             agent.make(agent.shift),
+            "daft",
             source=folder / agent.archive,
             source_env=agent.make(),
             total_timesteps=agent.steps,

@@ -1,18 +1,21 @@
 """What it costs to let ``auto`` choose: the distance from the best of four methods with the same seed.
 
     python -m benchmarks.regret results/mujoco.jsonl.gz results/auto.jsonl.gz
-    python -m benchmarks.regret results/held_out.jsonl.gz
+    python -m benchmarks.regret results/held_out.jsonl.gz --choices results/held_out_choices.jsonl
 
-The files hold runs of the four methods and of ``auto``. Scores are those of the report where ``references.json`` has
-the target; elsewhere 0 is a policy that acts at random in the source's task, and 1 the source there. Intervals are
-those of the report (95 %, stratified bootstrap over seeds).
+The files hold runs of the four methods and of ``auto``. Where one arm was left, its run is that of ``auto``, so that a
+file of choices, with the target, the seed and the winner in each line, can take the place of such runs. Scores are
+those of the report where ``references.json`` has the target; elsewhere 0 is a policy that acts at random in the
+source's task, and 1 the source there. Intervals are those of the report (95 %, stratified bootstrap over seeds).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,12 +42,21 @@ def kept(cell: Cell) -> float:
     return cell.mean("source") / cell.mean("source", "zero_shot")
 
 
+def chosen(cells: list[Cell], target: str, seed: int, winner: str, **_: Any) -> Cell:
+    """The run of an arm as that of ``auto``."""
+    cell = next(cell for cell in cells if (cell.target, cell.seed, cell.method) == (target, seed, winner))
+    return replace(cell, result=replace(cell.result, method=CHOOSER))
+
+
 def main() -> None:
     """Print a row for each target, and the aggregates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--choices", type=Path)
     given = parser.parse_args()
     cells = [cell for cell in read_cells(given.files) if cell.method in METHODS]
+    if given.choices is not None:
+        cells += [chosen(cells, **json.loads(line)) for line in given.choices.read_text("utf-8").splitlines()]
     scales = {cell.target: scale_of(cell) for cell in cells}
     scores = score_matrices(cells, scales)
     regret = np.max([scores[name] for name in METHODS if name != CHOOSER], axis=0) - scores[CHOOSER]

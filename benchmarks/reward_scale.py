@@ -41,6 +41,7 @@ def adapt(agent: Path, choice: str | bool, seed: int, steps: int) -> dict[str, A
     """One transfer."""
     result = transfer(
         partial(make, g=14.0),
+        "daft",
         source=agent,
         source_env=make,
         total_timesteps=steps,

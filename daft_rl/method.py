@@ -211,7 +211,10 @@ def _check_race(method: Method) -> None:
     given = [part.name for part in fields(Method) if getattr(method, part.name) != getattr(plain, part.name)]
     outside = [name for name in given if name != "race"]
     if outside:
-        raise MethodError(f"'{method.name}' is a race of methods: {outside[0]} belongs into its arms.")
+        raise MethodError(
+            f"'{method.name}' is a race of methods: {outside[0]} belongs into its arms. "
+            "Set it there, or choose one method, such as daft."
+        )
     names = [arm.name for arm in method.arms]
     if not names:
         raise MethodError("method.race.arms is empty: name methods, the preferred one first.")

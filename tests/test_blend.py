@@ -177,7 +177,7 @@ def test_an_agent_that_sb3_has_read_plays_on_its_source_as_in_the_run(
 def test_batch_renormalization_computes_as_in_the_run(tmp_path: Path) -> None:
     settings = parse([*TINY, *OFF_POLICY]) | {"evaluation.episodes": 2}
     result = daft_rl.transfer(
-        PointMass, source=build("CrossQ"), total_timesteps=40, output_dir=tmp_path, settings=settings
+        PointMass, "daft", source=build("CrossQ"), total_timesteps=40, output_dir=tmp_path, settings=settings
     )
     played = daft_rl.blend(tmp_path, 1.0, alphas=[], env=PointMass).returns
     assert played[1.0]["target"].returns == result.final["target"].returns
@@ -193,7 +193,7 @@ def test_a_folder_without_a_finished_transfer_is_refused(tmp_path: Path, capsys:
 def test_the_command_line_plays_a_task_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = {"num_envs": 2, "calibration.steps": 100, "calibration.held_out": 50, "progress_bar": False}
     settings |= {"evaluation.episodes": 2, "evaluation.episodes_during": 1, "algo.settings.n_steps": 64}
-    daft_rl.transfer("HalfCheetah-shifted", total_timesteps=256, output_dir=tmp_path, settings=settings)
+    daft_rl.transfer("HalfCheetah-shifted", "daft", total_timesteps=256, output_dir=tmp_path, settings=settings)
     main([str(tmp_path), "--take", "0.5", "--alphas", "0", "1"])
     printed = capsys.readouterr().out
     assert "0.5 *" in printed

@@ -13,6 +13,7 @@ from daft_rl.method import Method, find_method, methods
 from daft_rl.race import Race
 from daft_rl.run.fingerprints import fingerprint_method
 from daft_rl.settings import TransferSettings
+from daft_rl.transfer import DEFAULT_METHOD
 from tests.conftest import build
 
 
@@ -57,7 +58,7 @@ def test_what_makes_no_race_is_refused(settings: dict[str, Any], message: str) -
 
 
 def test_fields_of_a_method_belong_into_the_arms() -> None:
-    with pytest.raises(MethodError, match="l2_sp belongs into its arms"):
+    with pytest.raises(MethodError, match=r"l2_sp belongs into its arms\. .*choose one method"):
         find_method(race() | {"l2_sp": 0.1})
 
 
@@ -80,6 +81,11 @@ def test_a_race_is_told_by_what_its_arms_do_and_not_by_their_names() -> None:
         fingerprint_method(find_method(race(arms=arms))) for arms in (["ft_eval", "ft"], written, other)
     )
     assert by_name == by_fields != by_others
+
+
+def test_a_transfer_chooses_its_method_unless_it_is_told() -> None:
+    composed = compose_settings("transfer", ["env=Ant-shifted", "output_dir=out"]).method
+    assert (composed, DEFAULT_METHOD) == (find_method("auto"), "auto")
 
 
 def test_the_command_line_sets_every_field() -> None:

@@ -111,14 +111,20 @@ def discrete() -> PointMass:
 def test_every_algorithm_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env = discrete if name in DISCRETE else PointMass
     kind = OFF_POLICY_SETTINGS if name in OFF_POLICY else ON_POLICY_SETTINGS
-    arguments: dict[str, Any] = {"env": env, "source_env": env, "source": build(name), "settings": SETTINGS | kind}
+    arguments: dict[str, Any] = {
+        "env": env,
+        "method": "daft",
+        "source_env": env,
+        "source": build(name),
+        "settings": SETTINGS | kind,
+    }
     assert_goes_on(tmp_path, monkeypatch, arguments)
 
 
 @pytest.mark.parametrize("every", ["auto", 100])
 def test_tensorboard_shows_each_point_once(every: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = SETTINGS | ON_POLICY_SETTINGS | {"tensorboard.every": every}
-    arguments: dict[str, Any] = {"env": PointMass, "source": build("PPO"), "settings": settings}
+    arguments: dict[str, Any] = {"env": PointMass, "method": "daft", "source": build("PPO"), "settings": settings}
     assert_goes_on(tmp_path, monkeypatch, arguments)
     assert curves(tmp_path / "cut") == curves(tmp_path / "whole")
 
@@ -161,7 +167,13 @@ def test_whatever_an_agent_remembers_goes_on(
 ) -> None:
     kind = {} if "algo.settings.buffer_size" in settings else ON_POLICY_SETTINGS
     further = SETTINGS | kind | settings
-    arguments: dict[str, Any] = {"env": PointMass, "source_env": PointMass, "source": source(), "settings": further}
+    arguments: dict[str, Any] = {
+        "env": PointMass,
+        "method": "daft",
+        "source_env": PointMass,
+        "source": source(),
+        "settings": further,
+    }
     assert_goes_on(tmp_path, monkeypatch, arguments)
 
 
@@ -179,7 +191,11 @@ def test_every_kind_of_method_goes_on(method: str, tmp_path: Path, monkeypatch: 
 def test_a_simulator_in_threads_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are tested without learning, in tests/envs/test_replay.py."""
     settings = {"env.shift.action_delay": 2, "evaluation.episodes": 1, "evaluation.episodes_during": 1}
-    assert_goes_on(tmp_path, monkeypatch, {"env": "Ant-shifted", "settings": SETTINGS | ON_POLICY_SETTINGS | settings})
+    assert_goes_on(
+        tmp_path,
+        monkeypatch,
+        {"env": "Ant-shifted", "method": "daft", "settings": SETTINGS | ON_POLICY_SETTINGS | settings},
+    )
 
 
 class GoalMass(PointMass):
@@ -273,14 +289,24 @@ class Moody(PointMass):
 
 
 def test_an_environment_with_generators_of_its_own_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments: dict[str, Any] = {"env": Drifting, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
+    arguments: dict[str, Any] = {
+        "env": Drifting,
+        "method": "daft",
+        "source": build("PPO"),
+        "settings": SETTINGS | ON_POLICY_SETTINGS,
+    }
     assert_goes_on(tmp_path, monkeypatch, arguments)
 
 
 def test_an_environment_that_cannot_be_replayed_starts_new_episodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments: dict[str, Any] = {"env": Moody, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
+    arguments: dict[str, Any] = {
+        "env": Moody,
+        "method": "daft",
+        "source": build("PPO"),
+        "settings": SETTINGS | ON_POLICY_SETTINGS,
+    }
     with monkeypatch.context() as patch:
         stop_at(patch, STOP)
         with pytest.raises(StoppedError):
@@ -301,7 +327,7 @@ def test_a_folder_that_was_moved_is_told_and_goes_on_from_there(
             folder.rename(moved)
         return True
 
-    arguments: dict[str, Any] = {"env": PointMass, "source": build("PPO")}
+    arguments: dict[str, Any] = {"env": PointMass, "method": "daft", "source": build("PPO")}
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "_on_step", move)
         with pytest.raises(ConfigError, match="was moved or deleted"):
@@ -315,21 +341,28 @@ def test_checkpoints_change_no_result(tmp_path: Path, monkeypatch: pytest.Monkey
     without, with_some, full = (tmp_path / name for name in ("without", "with", "full"))
     settings = SETTINGS | OFF_POLICY_SETTINGS
     source = build("SAC")
-    daft_rl.transfer(PointMass, source=source, settings=settings | {"checkpoint.every": None}, output_dir=without)
-    daft_rl.transfer(PointMass, source=source, settings=settings, output_dir=with_some)
+    daft_rl.transfer(
+        PointMass, "daft", source=source, settings=settings | {"checkpoint.every": None}, output_dir=without
+    )
+    daft_rl.transfer(PointMass, "daft", source=source, settings=settings, output_dir=with_some)
 
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(CheckpointStore, "write", refuse)
     with pytest.warns(DaftWarning, match="No checkpoint at step 56: .*No space left"):
-        daft_rl.transfer(PointMass, source=source, settings=settings, output_dir=full)
+        daft_rl.transfer(PointMass, "daft", source=source, settings=settings, output_dir=full)
     assert_equal_runs(without, with_some)
     assert_equal_runs(without, full)
 
 
 def test_a_damaged_checkpoint_costs_its_steps_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments: dict[str, Any] = {"env": PointMass, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
+    arguments: dict[str, Any] = {
+        "env": PointMass,
+        "method": "daft",
+        "source": build("PPO"),
+        "settings": SETTINGS | ON_POLICY_SETTINGS,
+    }
     daft_rl.transfer(**arguments, output_dir=tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_at(patch, STOP)

@@ -32,7 +32,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **keywords: An
         ("Ant-shifted", {}),
         ("Door-shifted", {"num_envs": 4}),
         ("SafetyPointGoal-shifted", {"env.cost_limit": 25, "evaluation.elsewhere": ["action-delay-1"]}),
-        ("HalfCheetah-shifted", {"algo.settings.n_steps": 64, "method.realign": 2.0}),
+        ("HalfCheetah-shifted", {"algo.settings.n_steps": 64, "method.race.keep": 0.3}),
     ],
 )
 def test_python_and_the_command_line_run_the_same(

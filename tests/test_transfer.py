@@ -51,7 +51,7 @@ def scalars(folder: Path) -> dict[str, list[Any]]:
 
 @pytest.mark.parametrize("task", ["Ant-shifted", "HalfCheetah-shifted"])
 def test_run_folder(task: str, tmp_path: Path) -> None:
-    result = transfer(task, total_timesteps=1024, seed=3, output_dir=tmp_path, settings=parse(TINY))
+    result = transfer(task, "daft", total_timesteps=1024, seed=3, output_dir=tmp_path, settings=parse(TINY))
     data = json.loads((tmp_path / "results.json").read_text())
     assert set(data) >= KEYS
     assert (data["task"], data["method"], data["algo"], data["seed"]) == (task, "daft", "ppo", 3)
@@ -118,7 +118,9 @@ def test_what_was_played_before_is_not_played_again(
 
 def test_elsewhere_is_played_before_and_after(tmp_path: Path) -> None:
     overrides = [*TINY, "evaluation.elsewhere=[none,gravity-2.0]"]
-    result = transfer("HalfCheetah-shifted", total_timesteps=512, output_dir=tmp_path, settings=parse(overrides))
+    result = transfer(
+        "HalfCheetah-shifted", "daft", total_timesteps=512, output_dir=tmp_path, settings=parse(overrides)
+    )
     for returns in (result.zero_shot, result.final):
         assert list(returns) == ["target", "source", "none", "gravity-2.0"]
         assert returns["none"] == returns["source"]
@@ -178,7 +180,12 @@ def test_same_seed_same_result(tmp_path: Path) -> None:
     results = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         transfer(
-            "HalfCheetah-shifted", total_timesteps=512, seed=seed, output_dir=tmp_path / name, settings=parse(TINY)
+            "HalfCheetah-shifted",
+            "daft",
+            total_timesteps=512,
+            seed=seed,
+            output_dir=tmp_path / name,
+            settings=parse(TINY),
         )
         data = json.loads((tmp_path / name / "results.json").read_text())
         del data["wall_seconds"], data["phases"], data["seconds_beside"], data["seed"]
@@ -228,6 +235,7 @@ def test_every_family_pretrains_and_transfers(task: str, algo: str, tmp_path: Pa
     settings = ["learning_starts=200", "buffer_size=2000"] if algo != "ppo" else ["n_steps=150", "batch_size=300"]
     result = transfer(
         f"{task}-shifted",
+        "daft",
         source=tmp_path / "source" / "agent.zip",
         algo=algo,
         total_timesteps=600,

@@ -39,7 +39,7 @@ def _short_visits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_transfer_learns_in_worlds_and_plays_in_the_tasks_own_simulator(tmp_path: Path) -> None:
-    result = transfer("HalfCheetah-shifted", total_timesteps=128, output_dir=tmp_path, settings=WORLDS | SHORT)
+    result = transfer("HalfCheetah-shifted", "daft", total_timesteps=128, output_dir=tmp_path, settings=WORLDS | SHORT)
     assert (result.timesteps, result.final["target"].lengths) == (128, [100])
     in_threads = transfer(
         "HalfCheetah-shifted", "zero_shot", output_dir=tmp_path / "threads",

@@ -29,7 +29,7 @@ def agent(tmp_path: Path) -> Path:
 
 def test_transfer_to_a_registered_environment(agent: Path, tmp_path: Path) -> None:
     result = transfer(
-        "gymnasium", source=agent, total_timesteps=128, output_dir=tmp_path / "run",
+        "gymnasium", "daft", source=agent, total_timesteps=128, output_dir=tmp_path / "run",
         settings=parse(["env.id=Windy-v0", "env.kwargs.wind=2", *TINY, *ON_POLICY]),
     )  # fmt: skip
     assert result.zero_shot["target"].mean < result.zero_shot["source"].mean
@@ -45,7 +45,7 @@ def test_agents_with_discrete_actions_can_transfer(kind: type[BaseAlgorithm], tm
     settings: dict[str, Any] = {"n_steps": 64} if kind is PPO else {"learning_starts": 20}
     kind("MlpPolicy", Windy(discrete=True), seed=0, device="cpu", **settings).learn(64).save(tmp_path / "agent.zip")
     result = transfer(
-        "gymnasium", source=tmp_path / "agent.zip", total_timesteps=128, output_dir=tmp_path / "run",
+        "gymnasium", "daft", source=tmp_path / "agent.zip", total_timesteps=128, output_dir=tmp_path / "run",
         settings=parse([
             *("env.id=Windy-v0", "env.kwargs.wind=1", "env.kwargs.discrete=true", "env.source_kwargs.discrete=true"),
             *TINY, *(ON_POLICY if kind is PPO else OFF_POLICY),
@@ -59,8 +59,8 @@ def test_environments_and_agents_may_be_python_objects(tmp_path: Path) -> None:
     source = SAC("MlpPolicy", Windy(), learning_starts=20, seed=0, device="cpu").learn(64)
     weights = {name: value.clone() for name, value in source.policy.state_dict().items()}
     result = transfer(
-        lambda: gym.wrappers.TimeLimit(Windy(wind=1.0), 15), source=source, source_env=Windy(), total_timesteps=40,
-        output_dir=tmp_path / "run", settings=parse([*TINY, *OFF_POLICY]),
+        lambda: gym.wrappers.TimeLimit(Windy(wind=1.0), 15), "daft", source=source, source_env=Windy(),
+        total_timesteps=40, output_dir=tmp_path / "run", settings=parse([*TINY, *OFF_POLICY]),
     )  # fmt: skip
     assert result.zero_shot["target"].lengths == [15, 15]
     assert result.zero_shot["source"].lengths == [20, 20]
@@ -68,7 +68,7 @@ def test_environments_and_agents_may_be_python_objects(tmp_path: Path) -> None:
     for name, value in source.policy.state_dict().items():
         assert value.equal(weights[name])  # the user's agent is not touched
     alone = transfer(
-        Windy(wind=1.0), source=source, total_timesteps=40, output_dir=tmp_path / "alone",
+        Windy(wind=1.0), "daft", source=source, total_timesteps=40, output_dir=tmp_path / "alone",
         settings=parse([*TINY, *OFF_POLICY]),
     )  # fmt: skip
     assert set(alone.zero_shot) == {"target"}
@@ -76,7 +76,7 @@ def test_environments_and_agents_may_be_python_objects(tmp_path: Path) -> None:
 
 def test_a_shift_keeps_keywords_and_wrappers(agent: Path, tmp_path: Path) -> None:
     transfer(
-        "gymnasium", source=agent, shift={"observation_scale": 1.5}, output_dir=tmp_path,
+        "gymnasium", "daft", source=agent, shift={"observation_scale": 1.5}, output_dir=tmp_path,
         settings=parse(["env.id=Windy-v0", "env.kwargs.wind=3", "method=zero_shot", *TINY, *ON_POLICY]),
     )  # fmt: skip
     saved = json.loads((tmp_path / "results.json").read_text())
@@ -116,7 +116,7 @@ def test_results_are_saved_if_nothing_can_render(
     agent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     transfer(
-        "gymnasium", source=agent, output_dir=tmp_path,
+        "gymnasium", "daft", source=agent, output_dir=tmp_path,
         settings=parse(["env.id=Windy-v0", "method=zero_shot", "render=true", *TINY, *ON_POLICY]),
     )  # fmt: skip
     assert json.loads((tmp_path / "results.json").read_text())["task"] == "Windy-v0"
@@ -162,7 +162,7 @@ def test_settings_win_over_mappings_and_steps(agent: Path, tmp_path: Path) -> No
 
 def test_settings_win_over_arguments(agent: Path, tmp_path: Path) -> None:
     result = transfer(
-        lambda: Windy(), source=agent, seed=1, total_timesteps=64, output_dir=tmp_path / "run",
+        lambda: Windy(), "daft", source=agent, seed=1, total_timesteps=64, output_dir=tmp_path / "run",
         settings=parse(["seed=3", f"output_dir={tmp_path / 'other'}", "method=zero_shot", *TINY, *ON_POLICY]),
     )  # fmt: skip
     assert (result.seed, result.method, result.folder) == (3, "zero_shot", tmp_path / "other")

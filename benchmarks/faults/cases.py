@@ -54,7 +54,7 @@ class Case:
     def command(self, folder: Path, sources: Path) -> list[str]:
         """The arguments that begin a run in this folder."""
         own = {item.partition("=")[0] for item in self.overrides}
-        usual = FEW + (() if self.program == "pretrain" else TRANSFER)
+        usual = FEW + (() if self.program == "pretrain" else ("method=daft", *TRANSFER))
         few = [item for item in usual if item.partition("=")[0] not in own]
         place = f"benchmark.folder={folder}" if self.program == "benchmark" else f"output_dir={folder}"
         agent = [] if self.source is None else [f"agent={sources / self.source}.zip"]

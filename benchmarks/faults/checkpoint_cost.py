@@ -42,7 +42,7 @@ def measure_run(folder: Path, steps: int) -> dict[str, Any]:
         clear(store)
 
     CheckpointStore.clear = measure_and_clear  # type: ignore[method-assign, assignment]
-    result = transfer("Ant-shifted", total_timesteps=steps, output_dir=folder, settings={"overwrite": True})
+    result = transfer("Ant-shifted", "daft", total_timesteps=steps, output_dir=folder, settings={"overwrite": True})
     CheckpointStore.clear = clear  # type: ignore[method-assign]
     seconds = result.seconds_by_activity.get("checkpoint", 0.0)
     return {

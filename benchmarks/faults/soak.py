@@ -33,7 +33,7 @@ MEGABYTE = 1024**2
 WARM = 0.2
 """Share of the samples at the start that no slope is fitted to."""
 SMALL = (
-    *("calibration.steps=256", "calibration.held_out=64", "progress_bar=false", "evaluation.episodes=5"),
+    *("method=daft", "calibration.steps=256", "calibration.held_out=64", "progress_bar=false", "evaluation.episodes=5"),
     *("evaluation.episodes_during=2", "evaluation.every=10000", "checkpoint.every=20000"),
 )
 PPO_SETTINGS = ("algo.settings.n_steps=64", "algo.settings.n_epochs=2", "algo.settings.batch_size=256")

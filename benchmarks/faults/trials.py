@@ -30,7 +30,7 @@ TASK = ("env=gymnasium", "env.id=Pendulum-v1", "env.kwargs.g=5.0", "vec=dummy")
 FEW = (
     *("total_timesteps=2048", "num_envs=4", "calibration.steps=128", "calibration.held_out=32", "progress_bar=false"),
     *("evaluation.episodes=2", "evaluation.episodes_during=1", "evaluation.every=1000", "checkpoint.every=512"),
-    *("checkpoint.share=1", "algo.settings.n_steps=32", "algo.settings.n_epochs=1"),
+    *("method=daft", "checkpoint.share=1", "algo.settings.n_steps=32", "algo.settings.n_epochs=1"),
 )
 ANT = ("env=Ant-shifted", "vec=threads")
 

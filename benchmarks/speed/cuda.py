@@ -190,8 +190,8 @@ def profile_step(worlds: Any, action: Any, device: str) -> Result:
 def transfer_run(folder: Path, device: str, task: str, *overrides: str) -> Result:
     """A whole transfer by the command line. Returns are played in C MuJoCo."""
     small = ["num_envs=4", "total_timesteps=512", "evaluation.episodes=1", "evaluation.episodes_during=1"]
-    arguments = [f"env={task}", "vec=cuda", f"device={device}", *overrides, *(small if device == "cpu" else [])]
-    return program("daft_rl.transfer", arguments)
+    fixed = [f"env={task}", "method=daft", "vec=cuda", f"device={device}"]
+    return program("daft_rl.transfer", [*fixed, *overrides, *(small if device == "cpu" else [])])
 
 
 def source_run(folder: Path, device: str, task: str, *overrides: str) -> Result:

@@ -183,7 +183,9 @@ def ours(seed: int, steps: int, folder: Path) -> dict[str, Any]:
 
     from daft_rl.transfer import transfer
 
-    result = transfer(TASK, total_timesteps=steps, seed=seed, output_dir=folder, settings={"progress_bar": False})
+    result = transfer(
+        TASK, "daft", total_timesteps=steps, seed=seed, output_dir=folder, settings={"progress_bar": False}
+    )
     logged = EventAccumulator(str(folder)).Reload().Scalars("eval/target_return")
     return {
         "curve": since_start([(point.wall_time, point.value) for point in logged]),

@@ -21,6 +21,7 @@ from typing import Any
 from daft_rl.envs.domain import Domain
 from daft_rl.errors import AgentError, ConfigError, DivergenceError, MethodError
 from daft_rl.method import Method
+from daft_rl.outputs import tell
 from daft_rl.rollout.returns import Returns
 from daft_rl.run.identity import Identity
 from daft_rl.run.interruption import interruption
@@ -105,7 +106,8 @@ class _Race:
             print(f"race: without {name}: {self.arms[name]['left_out']}")
 
     def _look_at_source(self) -> tuple[Signs, dict[str, Returns]]:
-        with self._looking(replace(next(iter(self.methods.values())), realign=None)) as (run, settings):
+        first = replace(next(iter(self.methods.values())), realign=None)
+        with self._looking(first, self.settings.progress_bar) as (run, settings):
             domains = self.load(run, settings)
             assert run.zero_shot is not None
             zero_shot = run.zero_shot.result()
@@ -118,13 +120,16 @@ class _Race:
         return signs, zero_shot
 
     @contextmanager
-    def _looking(self, arm: Method) -> Iterator[tuple[Run, TransferSettings]]:
-        """A run of an arm that is not meant to learn, in a folder that goes."""
+    def _looking(self, arm: Method, tells: bool = False) -> Iterator[tuple[Run, TransferSettings]]:
+        """A run of an arm that is not meant to learn, in a folder that goes.
+
+        :param tells: whether it says what it does
+        """
         self.folder.clear_look()
         own = self.settings.calibration
         few = replace(own, held_out=1, steps=2 if arm.realign is None else own.steps)  # nothing is converted for good
         given = self._settings_of(arm, self.folder.look)
-        settings = replace(given, calibration=few, progress_bar=self.settings.progress_bar)  # tells what is played
+        settings = replace(given, calibration=few, progress_bar=tells)
         try:
             with self._open(settings) as run:
                 yield run, settings
@@ -181,6 +186,7 @@ class _Race:
         :return: the arm, without realignment if that moves no input; and what it played, if it changes the policy
         :raises DaftError: it does not fit the agent
         """
+        tell(f"race: playing as {arm.name} starts.", self.settings.progress_bar)
         with self._looking(arm) as (run, settings):
             run.take_zero_shot(zero_shot)
             domains = self.load(run, settings)

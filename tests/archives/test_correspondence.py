@@ -310,6 +310,7 @@ def test_a_transfer_plays_on_the_source_as_if_it_had_the_other_body(tmp_path: Pa
     archive = save(build("PPO"), tmp_path)
     result = transfer(
         lambda: TimeLimit(Other(4, 3), 10),
+        "daft",
         source=archive,
         source_env=lambda: TimeLimit(Named(3, 2), 10),
         total_timesteps=64,

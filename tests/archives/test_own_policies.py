@@ -101,7 +101,7 @@ def test_a_pattern_wins_over_the_layout() -> None:
 
 def test_a_policy_of_the_users_is_transferred(archive: Path, tmp_path: Path) -> None:
     result = transfer(
-        "gymnasium", source=archive, total_timesteps=64, output_dir=tmp_path / "run",
+        "gymnasium", "daft", source=archive, total_timesteps=64, output_dir=tmp_path / "run",
         settings=parse([
             *("env.id=PointMass-v0", "env.wrappers=['gymnasium.wrappers:FlattenObservation']", *TINY, *ON_POLICY),
             *("agent.policy=tests.archives.test_own_policies:OwnPolicy", "env.shift.observation_noise=0.5"),
@@ -119,7 +119,7 @@ def test_inserted_batchnorm_of_a_policy_of_the_users_is_loaded_and_blended(kwarg
     own = {"agent.policy": "tests.archives.test_own_policies:OwnPolicy", "agent.policy_kwargs": kwargs or None}
     own |= {"agent.head": ["action_net.*", "log_std", "value_net.*"], "agent.critic": ["value_net.*"]}
     result = transfer(
-        PointMass, source=tmp_path / "agent.zip", total_timesteps=64, output_dir=tmp_path / "run",
+        PointMass, "daft", source=tmp_path / "agent.zip", total_timesteps=64, output_dir=tmp_path / "run",
         settings=parse([*TINY, *ON_POLICY]) | own,
     )  # fmt: skip
     tuned = load_agent(tmp_path / "run" / "final.zip", policy=OwnPolicy, policy_kwargs=kwargs)
@@ -131,7 +131,7 @@ def test_inserted_batchnorm_of_a_policy_of_the_users_is_loaded_and_blended(kwarg
 def test_a_subclass_with_the_usual_layers_needs_no_patterns(tmp_path: Path) -> None:
     SAC(OwnSAC, PointMass(), learning_starts=20, device="cpu").learn(40).save(tmp_path / "agent.zip")
     result = transfer(
-        "gymnasium", source=tmp_path / "agent.zip", total_timesteps=40, output_dir=tmp_path / "run",
+        "gymnasium", "daft", source=tmp_path / "agent.zip", total_timesteps=40, output_dir=tmp_path / "run",
         settings=parse([
             *("env.id=PointMass-v0", "agent.policy=tests.archives.test_own_policies:OwnSAC"), *TINY, *OFF_POLICY,
         ]),
@@ -177,7 +177,7 @@ def test_agents_with_dictionaries_and_images_are_transferred(kind: type[Any], di
     model.save(tmp_path / "agent.zip")
     own = {"n_steps": 16} if kind is PPO else {"buffer_size": 100, "learning_starts": 8}
     result = transfer(
-        "gymnasium", source=tmp_path / "agent.zip", total_timesteps=32, output_dir=tmp_path / "run",
+        "gymnasium", "daft", source=tmp_path / "agent.zip", total_timesteps=32, output_dir=tmp_path / "run",
         settings=parse([
             *("env.id=Seeing-v0", f"env.kwargs.dictionary={dictionary}", f"env.source_kwargs.dictionary={dictionary}"),
             *(*TINY, "algo.settings.batch_size=16"),
@@ -223,13 +223,18 @@ class MyPPO(PPO):
 
 def test_a_class_derived_from_an_algorithm_is_that_algorithm(tmp_path: Path) -> None:
     result = transfer(
-        PointMass, source=MyPPO("MlpPolicy", PointMass(), device="cpu"), total_timesteps=64,
+        PointMass, "daft", source=MyPPO("MlpPolicy", PointMass(), device="cpu"), total_timesteps=64,
         output_dir=tmp_path / "run's", settings=parse([*TINY, *ON_POLICY]),
     )  # fmt: skip
     assert result.algo == "ppo"
     source = tmp_path / "run's" / "final.zip"  # a name with an apostrophe
     result = transfer(
-        PointMass, source=source, total_timesteps=64, output_dir=tmp_path / "run", settings=parse([*TINY, *ON_POLICY])
+        PointMass,
+        "daft",
+        source=source,
+        total_timesteps=64,
+        output_dir=tmp_path / "run",
+        settings=parse([*TINY, *ON_POLICY]),
     )
     assert (result.source, result.algo) == (str(source), "ppo")
 
@@ -243,7 +248,7 @@ def test_noise_for_another_number_of_environments_is_replaced(trust: bool | None
     model.save(tmp_path / "agent.zip")
     source, overrides = (model, []) if trust is None else (tmp_path / "agent.zip", ["agent.trust=true"])
     result = transfer(
-        PointMass, source=source, total_timesteps=64, output_dir=tmp_path / "run",
+        PointMass, "daft", source=source, total_timesteps=64, output_dir=tmp_path / "run",
         settings=parse([*overrides, *TINY, *OFF_POLICY]),
     )  # fmt: skip
     assert result.timesteps >= 64

@@ -29,7 +29,7 @@ def test_an_agent_of_sbx_is_refused_in_one_line_that_says_what_to_do(tmp_path: P
     for load in (
         lambda: daft_rl.load_agent(path),
         lambda: daft_rl.load_agent(path, algo="SAC", trust=True),
-        lambda: daft_rl.transfer(Spaces, source=path, output_dir=tmp_path / "run"),
+        lambda: daft_rl.transfer(Spaces, "daft", source=path, output_dir=tmp_path / "run"),
     ):
         with pytest.raises(
             AgentError, match=r"agent of sbx.*copy its weights.*docs/policies\.md, Agents of sbx"

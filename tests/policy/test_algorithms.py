@@ -33,7 +33,7 @@ def test_a_transfer_changes_finite_weights(algorithm: str, tmp_path: Path) -> No
     cheap = ["algo.settings.learning_starts=100", "algo.settings.buffer_size=3000"]
     cheap += ["algo.settings.train_freq=4", "algo.settings.gradient_steps=1"]
     result = transfer(
-        lambda: PointMass(algorithm in DISCRETE),
+        lambda: PointMass(algorithm in DISCRETE), "daft",
         source=tmp_path / "agent.zip", total_timesteps=512, output_dir=tmp_path / "run",
         settings=parse([*TINY, "num_envs=8", *(cheap if algorithm in OFF_POLICY else ["algo.settings.n_steps=32"])]),
     )  # fmt: skip

@@ -103,7 +103,7 @@ def test_a_transfer_freezes_updates_or_folds_the_statistics(how: str, given: str
     normalizer: Any = model.get_vec_normalize_env()
     normalizer.save(str(tmp_path / "vecnormalize.pkl"))
     result = transfer(
-        lambda: PointMass(), source=tmp_path / "agent.zip" if given == "archive" else model, total_timesteps=64,
+        lambda: PointMass(), "daft", source=tmp_path / "agent.zip" if given == "archive" else model, total_timesteps=64,
         output_dir=tmp_path / "run",
         settings=parse([f"agent.normalize={how}", "evaluation.every=48", *TINY, *ON_POLICY]),
     )  # fmt: skip

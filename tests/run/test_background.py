@@ -227,7 +227,7 @@ def test_a_transfer_with_forks_equals_one_without(env: Any, algo: str, settings:
         folder = tmp_path / str(forks)
         overrides = [*tiny, f"evaluate_in_background={str(forks).lower()}"]
         result = transfer(
-            env, source=source, algo=algo, total_timesteps=256, output_dir=folder, settings=parse(overrides)
+            env, "daft", source=source, algo=algo, total_timesteps=256, output_dir=folder, settings=parse(overrides)
         )
         assert (result.seconds_in_background > 0) is forks
         assert [point["timesteps"] for point in result.curve][:3] == [0, 100, 200]
@@ -275,7 +275,7 @@ def test_a_transfer_whose_evaluation_is_killed_gives_the_same_results(number: in
 
 def refuse(task: str, *overrides: str) -> Callable[[Path], Any]:
     tiny = ["num_envs=2", "progress_bar=false", "evaluate_in_background=true", *overrides]
-    return lambda folder: transfer(task, total_timesteps=400, output_dir=folder, settings=parse(tiny))
+    return lambda folder: transfer(task, "daft", total_timesteps=400, output_dir=folder, settings=parse(tiny))
 
 
 @pytest.mark.parametrize(

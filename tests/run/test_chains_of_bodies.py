@@ -110,6 +110,11 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daft_rl.blend._draw", lambda *_: None)
 
 
+def test_a_race_tells_of_another_body_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    go(MOVED, make(HOME, tmp_path), tmp_path / "run", "auto")
+    assert capsys.readouterr().err.count("Another body") == 1
+
+
 @pytest.mark.parametrize("kind", ["archive", "read by trust", "object"])
 def test_an_agent_that_tells_its_body_plays_there_and_on_the_source(kind: str, moved: Moved, tmp_path: Path) -> None:
     agent: Any = load_agent(moved[0], env=Named(**MOVED)) if kind == "object" else moved[0]

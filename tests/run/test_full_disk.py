@@ -36,7 +36,12 @@ def fill(self: Checkpoints) -> bool:
 
 @pytest.mark.filterwarnings("ignore:No checkpoint:daft_rl.errors.DaftWarning")
 def test_a_run_goes_on_when_there_is_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments: dict[str, Any] = {"env": PointMass, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
+    arguments: dict[str, Any] = {
+        "env": PointMass,
+        "method": "daft",
+        "source": build("PPO"),
+        "settings": SETTINGS | ON_POLICY_SETTINGS,
+    }
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     daft_rl.transfer(**arguments, output_dir=whole)
     with monkeypatch.context() as patch:
@@ -52,7 +57,12 @@ def test_a_run_goes_on_when_there_is_space(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_without_space_from_the_start_nothing_is_left(tmp_path: Path) -> None:
-    arguments: dict[str, Any] = {"env": PointMass, "source": build("PPO"), "settings": SETTINGS | ON_POLICY_SETTINGS}
+    arguments: dict[str, Any] = {
+        "env": PointMass,
+        "method": "daft",
+        "source": build("PPO"),
+        "settings": SETTINGS | ON_POLICY_SETTINGS,
+    }
     allow(10)
     with pytest.raises(daft_rl.DaftError, match=r"nothing can be written there: \[Errno 27\]"):
         daft_rl.transfer(**arguments, output_dir=tmp_path / "run")

@@ -73,7 +73,13 @@ def run(folder: Path, source: BaseAlgorithm | None = None, **arguments: Any) -> 
     own = ON_POLICY if isinstance(model, PPO) else OFF_POLICY
     further = arguments.pop("settings", {})
     return daft_rl.transfer(
-        PointMass, source=model, output_dir=folder, total_timesteps=256, settings=SETTINGS | own | further, **arguments
+        PointMass,
+        "daft",
+        source=model,
+        output_dir=folder,
+        total_timesteps=256,
+        settings=SETTINGS | own | further,
+        **arguments,
     )
 
 

@@ -62,7 +62,7 @@ def test_a_transfer_writes_fewer_points_and_the_same_results(tmp_path: Path) -> 
     found, written = {}, {}
     for every in (1, 100):
         result = daft_rl.transfer(
-            PointMass, source=build("PPO"), output_dir=tmp_path / str(every), total_timesteps=400,
+            PointMass, "daft", source=build("PPO"), output_dir=tmp_path / str(every), total_timesteps=400,
             settings={
                 "num_envs": 2, "progress_bar": False, "calibration.steps": 64, "calibration.held_out": 32,
                 "evaluation.episodes": 1, "evaluation.episodes_during": 1, "evaluation.every": 50,

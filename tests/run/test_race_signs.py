@@ -81,7 +81,7 @@ def test_realignment_is_taken_where_the_policy_starts_clearly_better_for_it(
     settings = SETTINGS | {"num_envs": 8, "calibration.steps": 800, "evaluation.episodes": 8}
 
     def run(method: Any, folder: str, **more: Any) -> daft_rl.TransferResult:
-        given = {"source_env": PointMass, "output_dir": tmp_path / folder, "settings": settings | more}
+        given: dict[str, Any] = {"source_env": PointMass, "output_dir": tmp_path / folder, "settings": settings | more}
         return daft_rl.transfer(env, method, skilled, **given)
 
     result = run(a_race("ft_eval", "daft_realign"), "race")

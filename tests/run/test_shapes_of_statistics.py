@@ -60,6 +60,6 @@ def test_what_the_message_names_works(
     with pytest.raises(AgentError) as refusal:
         transfer(env, output_dir=tmp_path / "refused", settings=given, **common)
     assert named in str(refusal.value)
-    result = transfer(env, output_dir=tmp_path / "run", settings=given | settings, **common)
+    result = transfer(env, "daft", output_dir=tmp_path / "run", settings=given | settings, **common)
     assert result.timesteps == 64
     assert result.statistics is not None

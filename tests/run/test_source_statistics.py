@@ -110,7 +110,7 @@ def test_a_transfer_scales_rewards_as_the_critic_learnt_them(
 ) -> None:
     source = _saved(scaled, tmp_path) if given == "archive" else scaled
     settings = parse([f"agent.norm_reward={choice}", *TINY, *ON_POLICY])
-    result = transfer(_make, source=source, total_timesteps=64, output_dir=tmp_path / "run", settings=settings)
+    result = transfer(_make, "daft", source=source, total_timesteps=64, output_dir=tmp_path / "run", settings=settings)
     assert result.statistics is not None
     assert result.statistics["norm_reward"] == expected
     told = json.loads((tmp_path / "run" / "results.json").read_text())["statistics"]
@@ -123,7 +123,7 @@ def test_a_transfer_keeps_plain_rewards_without_a_word(plain: Any, tmp_path: Pat
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         result = transfer(
-            _make, source=_saved(plain, tmp_path), total_timesteps=64, output_dir=tmp_path / "run",
+            _make, "daft", source=_saved(plain, tmp_path), total_timesteps=64, output_dir=tmp_path / "run",
             settings=parse([*TINY, *ON_POLICY]),
         )  # fmt: skip
     assert result.statistics == {"file": "vecnormalize.pkl", "norm_reward": False}
@@ -160,18 +160,18 @@ def test_results_name_the_file_that_was_taken(
     archive = archive.rename(tmp_path / "best_model.zip")
     monkeypatch.chdir(tmp_path)
     settings = parse(["method=zero_shot", *TINY, *ON_POLICY])
-    result = transfer(_make, source=archive, output_dir=tmp_path / "run", settings=settings)
+    result = transfer(_make, "daft", source=archive, output_dir=tmp_path / "run", settings=settings)
     assert result.statistics is not None
     assert result.statistics["file"] == "Wages-v0/vecnormalize.pkl"
     assert "best_model.zip: statistics of VecNormalize from" in capsys.readouterr().err
     given = transfer(
-        _make, source=archive, output_dir=tmp_path / "given",
+        _make, "daft", source=archive, output_dir=tmp_path / "given",
         settings=settings | {"agent.vecnormalize": "Wages-v0/vecnormalize.pkl"},
     )  # fmt: skip
     assert given.statistics == result.statistics
     assert given.zero_shot == result.zero_shot
     none = transfer(
-        _make, source=archive, output_dir=tmp_path / "none", settings=settings | {"agent.vecnormalize": "none"}
+        _make, "daft", source=archive, output_dir=tmp_path / "none", settings=settings | {"agent.vecnormalize": "none"}
     )
     assert none.statistics is None
 
@@ -181,7 +181,11 @@ def test_an_agent_that_lost_its_statistics_is_told(scaled: Any, tmp_path: Path) 
     lost = PPO.load(tmp_path / "agent.zip", env=_make(), device="cpu")
     with pytest.warns(DaftWarning, match="learnt inside of a VecNormalize, and has none now"):
         transfer(
-            _make, source=lost, output_dir=tmp_path / "run", settings=parse(["method=zero_shot", *TINY, *ON_POLICY])
+            _make,
+            "daft",
+            source=lost,
+            output_dir=tmp_path / "run",
+            settings=parse(["method=zero_shot", *TINY, *ON_POLICY]),
         )
 
 

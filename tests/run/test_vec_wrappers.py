@@ -73,7 +73,7 @@ def test_a_transfer_plays_as_sb3_does(place: str, given: str, tmp_path: Path) ->
         )
         source = PPO.load(agent, env=VecFrameStack(batch, 2) if place == "outside" else batch, device="cpu")
     result = transfer(
-        PointMass, source=source, source_env=PointMass, total_timesteps=64, output_dir=tmp_path / "run",
+        PointMass, "daft", source=source, source_env=PointMass, total_timesteps=64, output_dir=tmp_path / "run",
         settings=parse([*TINY, *ON_POLICY]) | {"env.vec_wrappers": PLACES[place], "evaluation.every": 32},
     )  # fmt: skip
     np.testing.assert_allclose(result.zero_shot["target"].returns[0], expected[0], rtol=1e-6)
@@ -96,7 +96,7 @@ def test_off_policy_agents_see_through_wrappers_inside_only(tmp_path: Path) -> N
     agent, _ = _agent("inside", tmp_path, SAC)
     settings = parse([*TINY, *OFF_POLICY])
     result = transfer(
-        PointMass, source=agent, total_timesteps=30, output_dir=tmp_path / "run",
+        PointMass, "daft", source=agent, total_timesteps=30, output_dir=tmp_path / "run",
         settings=settings | {"env.vec_wrappers": [STACK]},
     )  # fmt: skip
     assert result.timesteps >= 30
