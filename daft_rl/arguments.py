@@ -50,7 +50,7 @@ def read_arguments(
     """A new run, as :func:`daft_rl.transfer` is asked for it.
 
     :param settings: by dotted names; they win over all others
-    :param numbers: settings that are arguments, under their own names
+    :param numbers: ``total_timesteps`` and ``seed``, where they are given
     :raises DaftError: something does not exist or does not fit
     """
     further = nest(settings)
@@ -102,9 +102,11 @@ def _defaults(name: str, method: Method, source: Any, shift: Any, algo: str | No
     algorithm = _algorithm_of(source, name) if algo is None else algo
     task = {"env": read_task(name), "algo": read_algorithm(algorithm), "method": method.as_dict()}
     defaults = merge(task, read_cuda(algorithm) if vec == "cuda" else {})
-    agent = {"path": str(source)} if isinstance(source, str | Path) else None
-    env = defaults["env"] | ({} if shift is None else {"shift": shift})
-    return defaults | {"env": env} | ({} if agent is None else {"agent": agent})
+    if shift is not None:
+        defaults["env"] = defaults["env"] | {"shift": shift}
+    if isinstance(source, str | Path):
+        defaults["agent"] = {"path": str(source)}
+    return defaults
 
 
 def _refuse_conflicts(shift: Any, settings: Mapping[str, Any]) -> None:

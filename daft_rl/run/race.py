@@ -1,7 +1,7 @@
 """Holding a race: several methods learn up to a rung, and the best one goes on as the run itself.
 
 Before anything is learnt, arms fall away for signs that cost little: a method that does not fit the agent, one that
-does the same as another here, realignment that moves nothing, batch statistics that harm the policy. Each arm that is
+does the same as another here, realignment that moves nothing, one that starts clearly below another. Each arm that is
 left is an ordinary run in ``FOLDER/race/ARM``, from the same start and seed, with the schedules of the winner, and
 stops at the rung with a checkpoint. The winner's files then move to the run folder, where it goes on from there.
 

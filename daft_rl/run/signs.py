@@ -24,7 +24,7 @@ from daft_rl.settings import TransferSettings
 __all__ = ["Signs", "refresh", "start_problems"]
 
 SURE = 3.0
-"""Standard errors by which an arm that changes the policy before it learns has to start above the source, as in
+"""Standard errors by which an arm has to start above the source, or above another arm, as in
 :mod:`daft_rl.finetune.realignment`."""
 
 
