@@ -9,7 +9,23 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ReturnSummary", "Returns"]
+__all__ = ["ReturnSummary", "Returns", "in_few_samples"]
+
+
+def in_few_samples(errors: float, samples: int) -> float:
+    """How many standard errors are as sure as ``errors`` of them in many samples: a quantile of Student's t.
+
+    By Wallace's approximation (Bounds on normal approximations to Student's and the chi-square distributions, 1959):
+    within 10 % from four samples on, too large below, which is the safe side.
+
+    :param errors: not negative
+    :param samples: from which mean and standard error were taken; of one sample, nothing is known
+    """
+    freedom = samples - 1
+    if freedom < 1:
+        return math.inf
+    normal = errors * (8 * freedom + 3) / (8 * freedom + 1)
+    return math.sqrt(freedom * math.expm1(min(normal**2 / freedom, 700.0)))
 
 
 @dataclass(frozen=True)
@@ -47,13 +63,16 @@ class Returns:
         return self.std / math.sqrt(len(self.returns)) if self.returns else 0.0
 
     def is_below(self, other: Returns) -> bool:
-        """Whether the mean is lower than another by more than two standard errors of the difference.
+        """Whether the mean is lower than another by more than two standard errors of the difference, or as many more
+        as few episodes call for.
 
         A single episode tells nothing of its error: then the answer is no.
         """
-        if min(len(self.returns), len(other.returns)) < 2:
+        episodes = min(len(self.returns), len(other.returns))
+        if episodes < 2:
             return False
-        return self.mean < other.mean - 2 * math.hypot(self.standard_error, other.standard_error)
+        error = math.hypot(self.standard_error, other.standard_error)
+        return self.mean < other.mean - in_few_samples(2, episodes) * error
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as in ``results.json``."""

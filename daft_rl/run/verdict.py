@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daft_rl.race import Race
-from daft_rl.rollout.returns import Returns
+from daft_rl.rollout.returns import Returns, in_few_samples
 
 __all__ = ["Lead", "Played", "judge", "lead", "scores"]
 
@@ -25,10 +25,11 @@ class Lead:
     mean: float
     error: float
     """Standard error of the mean over paired episodes."""
+    episodes: int
 
     def is_beyond(self, errors: float) -> bool:
-        """Whether the lead is more than this many standard errors."""
-        return self.mean > errors * self.error
+        """Whether the lead is as sure as one of more than this many standard errors in many episodes."""
+        return self.mean > in_few_samples(errors, self.episodes) * self.error
 
     def __str__(self) -> str:
         if self.error == math.inf:
@@ -49,7 +50,7 @@ def lead(one: Played, other: Played, keep: float) -> Lead:
     """By how much the first is ahead of the second. A single episode tells nothing of its error."""
     gains = scores(one, keep) - scores(other, keep)
     error = gains.std(ddof=1) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
-    return Lead(float(gains.mean()), float(error))
+    return Lead(float(gains.mean()), float(error), len(gains))
 
 
 def judge(arms: Mapping[str, Played], race: Race, cost_limit: float | None = None) -> tuple[str, str]:

@@ -26,8 +26,15 @@ def test_a_lead_is_a_mean_of_paired_differences_with_its_standard_error() -> Non
     ahead = lead(played([11.0, 102.0, 1003.0]), played([10.0, 100.0, 1000.0]), keep=0.0)
     assert ahead.mean == 2.0  # the episodes differ by far more than the arms
     assert ahead.error == pytest.approx(1 / 3**0.5)
-    assert ahead.is_beyond(2)
-    assert not ahead.is_beyond(4)
+    assert ahead.is_beyond(1)
+    assert not ahead.is_beyond(2)  # 3.5 standard errors, but of three episodes
+
+
+def test_the_same_lead_is_surer_in_more_episodes() -> None:
+    few, many = [0.0, 2.0], [0.0, 2.0] * 10
+    gains = [lead(played(one), played([-1.0] * len(one)), keep=0.0) for one in (few, many)]
+    assert [ahead.mean for ahead in gains] == [2.0, 2.0]
+    assert [ahead.is_beyond(2) for ahead in gains] == [False, True]
 
 
 def test_a_single_episode_tells_nothing() -> None:
