@@ -30,6 +30,8 @@ class TargetContent:
     target: str
     rows: Table
     figures: Figures
+    races: Table
+    """How runs chose their method, if it is a race."""
     layers: dict[str, Table]
     """``target`` or ``source`` -> feature distortion by layer on states of it."""
 
@@ -141,6 +143,7 @@ def _target_content(target: str, cells: list[Cell], scale: Scale) -> TargetConte
         target=target,
         rows=tables.target_table(cells, scale),
         figures=_target_figures(target, cells),
+        races=tables.race_table(cells),
         layers={role: tables.layer_table(cells, role) for role in ("target", "source")},
     )
 

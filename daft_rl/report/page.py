@@ -69,6 +69,8 @@ def _markdown_with_figures(content: ReportContent, folder: Path) -> str:
         text += ["# Failed", *(f"- {escaped(f'{failure.name}: {failure.error}')}" for failure in content.failures)]
     for part in content.targets:
         text += [f"# {escaped(part.target)}", markdown(part.rows)]
+        if part.races:
+            text += ["Which method each run of a race took:", markdown(part.races)]
         text += _write_figures(part.figures, part.target, folder)
     return "\n\n".join(text) + "\n"
 

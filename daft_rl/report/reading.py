@@ -46,6 +46,22 @@ class ReturnsData(BaseModel):
     costs: list[Real] | None = None
 
 
+class Arm(BaseModel):
+    """An arm of a race: what it returned at the rung, or why it fell away."""
+
+    left_out: Text | None = None
+    returns: dict[Text, ReturnsData] = {}
+
+
+class RaceData(BaseModel):
+    """How a run chose its method."""
+
+    rung: StrictInt
+    arms: dict[Text, Arm]
+    winner: Text
+    why: Text
+
+
 class Point(BaseModel):
     """One evaluation during learning, with its distances by name."""
 
@@ -85,6 +101,7 @@ class Result(BaseModel):
     compared: Text | None = None
     method_digest: Text | None = None
     source: Text | None = None
+    race: RaceData | None = None
     peak_memory_mb: Real | None = None
     content: Text | None = None
 

@@ -171,11 +171,21 @@ def _saved_data(cell: Cell) -> dict[str, Any]:
     data |= {"source": agent_name(cell.result.source)}  # a path would name folders of this machine
     data |= {"peak_memory_mb": cell.peak_memory_mb, "content": cell.content}
     for when in WHEN:
-        data[when] = {
-            role: {key: returns[key] for key in ("mean", "std", "mean_cost") if key in returns}
-            for role, returns in everything[when].items()
+        data[when] = _without_episodes(everything[when])
+    if everything["race"]:
+        arms = {
+            name: arm | {"returns": _without_episodes(arm["returns"])} if "returns" in arm else arm
+            for name, arm in everything["race"]["arms"].items()
         }
+        data["race"] = everything["race"] | {"arms": arms}
     return data | {"distortion": cell.layers("target"), "distortion_on_source": cell.layers("source")}
+
+
+def _without_episodes(returns: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What a report needs of returns by role."""
+    return {
+        role: {key: one[key] for key in ("mean", "std", "mean_cost") if key in one} for role, one in returns.items()
+    }
 
 
 def _rounded(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ __all__ = [
     "layer_table",
     "markdown",
     "printable",
+    "race_table",
     "score_table",
     "spread",
     "summary_table",
@@ -159,6 +161,31 @@ def layer_table(cells: list[Cell], role: str) -> Table:
         return " / ".join(f"{np.mean([one[name] for one in values]):.3g}" for name in names)
 
     return [{"layer": layer} | {method: distances(method, layer) for method in methods} for layer in layers]
+
+
+def race_table(cells: list[Cell]) -> Table:
+    """How runs chose their method on one target: a row per run whose method is a race.
+
+    :param cells: runs on that target
+    """
+
+    def told(arm: Mapping[str, Any]) -> str:
+        played = arm.get("returns", {}).get("target")
+        return arm.get("left_out") or (f"returned {played['mean']:.4g}" if played else "did not play")
+
+    def others(race: Mapping[str, Any]) -> str:
+        return "; ".join(f"{name}: {told(arm)}" for name, arm in race["arms"].items() if name != race["winner"])
+
+    return [
+        {
+            "run": f"{cell.method}, seed {cell.seed}",
+            "learns by": race["winner"],
+            "because": race["why"],
+            "others": others(race),
+        }
+        for cell in sorted(cells, key=lambda cell: (cell.method, cell.seed))
+        if (race := cell.result.race)
+    ]
 
 
 def printable(text: str) -> str:

@@ -25,7 +25,7 @@ from daft_rl.report.comparable import check_comparable
 from daft_rl.report.content import build_report
 from daft_rl.report.page import write_report
 from daft_rl.report.scales import Scale, choose_scales, scales_by_recovery, scales_by_reference
-from daft_rl.report.storage import read_cells, read_failures
+from daft_rl.report.storage import read_cells, read_failures, save_cells
 from daft_rl.rollout.returns import Returns
 
 TARGETS = [{"gravity": 0.5}, {"friction": 2.0}]
@@ -36,6 +36,16 @@ REFERENCES: dict[str, dict[str, Any]] = {
 SCALES = {
     target: Scale(pair["random"], pair["expert"], "made up")  # type: ignore[arg-type]
     for target, pair in REFERENCES.items()
+}
+RACE: dict[str, Any] = {
+    "rung": 200,
+    "winner": "ft_eval",
+    "why": "it is ahead of ft by 9 ± 2",
+    "arms": {
+        "ft_eval": {"returns": {"target": {"mean": 20.0, "std": 4.0, "returns": [16.0, 24.0], "lengths": [9, 9]}}},
+        "ft": {"returns": {"target": {"mean": 11.0, "std": 0.0, "returns": [11.0, 11.0], "lengths": [9, 9]}}},
+        "daft": {"left_out": "does the same as ft_eval here"},
+    },
 }
 MACHINE = {"processor": "x86_64", "cores": 2, "python": "3.11", "versions": {"torch": "2.13.0"}}
 
@@ -68,6 +78,8 @@ def write_run(folder: Path, method: str, seed: int, shift: dict[str, Any], final
         "distortion": {"net.1": {"cosine": 0.51, "l2": 2.0, "cka": 0.9}, "net.1.weight": {"weight_l2": 1.0}},
         "distortion_on_source": {},
     }  # fmt: skip
+    if method == "daft":
+        data["race"] = RACE
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(data))
     (folder / "cell.json").write_text(json.dumps({"status": "finished", "peak_memory_mb": 321}))
@@ -357,6 +369,22 @@ def test_the_files_of_a_report(
     assert all((tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
     assert "| daft | 3 | 410 ± 10 |" in text
     assert "3.00 ± 0.00" in text  # learning seconds do not include evaluations
+
+
+def test_a_report_tells_which_method_each_race_took(grid: Path, tmp_path: Path) -> None:
+    save_cells(read_grid(grid), [], tmp_path / "cells.jsonl.gz")
+    for path in (grid, tmp_path / "cells.jsonl.gz"):
+        content = build_report([path], REFERENCES)
+        assert [row["run"] for row in content.targets[0].races] == [f"daft, seed {seed}" for seed in range(3)]
+        assert content.targets[0].races[0] == {
+            "run": "daft, seed 0",
+            "learns by": "ft_eval",
+            "because": "it is ahead of ft by 9 ± 2",
+            "others": "ft: returned 11; daft: does the same as ft_eval here",
+        }
+    write_report(content, tmp_path / "out")
+    for name in ("report.html", "report.md"):
+        assert (tmp_path / "out" / name).read_text("utf-8").count("ahead of ft by 9 ± 2") == 2 * 3
 
 
 def test_scores_by_target_and_a_chosen_baseline(grid: Path) -> None:
