@@ -17,12 +17,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from daft_rl.archives.build import check_space
     from daft_rl.archives.container import ArchiveContents, read_archive
     from daft_rl.archives.hyperparameters import check_hyperparameters
     from daft_rl.archives.load import load_agent
     from daft_rl.archives.save import read_multiplier, save_agent
     from daft_rl.archives.sources import find_agent
+    from daft_rl.archives.space_checks import check_space
     from daft_rl.archives.statistics_files import find_vecnormalize
     from daft_rl.archives.statistics_wrapper import (
         ChosenStatistics,

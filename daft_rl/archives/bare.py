@@ -8,9 +8,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from daft_rl.agents.algorithms import ALGORITHMS, find_algorithm, find_layout
-from daft_rl.archives.build import Request, as_batch, check_space
+from daft_rl.archives.build import Request, as_batch
 from daft_rl.archives.checks import wrap_errors
 from daft_rl.archives.hyperparameters import check_hyperparameters, constructor_arguments
+from daft_rl.archives.space_checks import check_space
 from daft_rl.errors import AgentError
 
 __all__ = ["wrap_policy"]

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from daft_rl.archives.build import Request, find_spaces
+from daft_rl.archives.build import Request
 from daft_rl.archives.container import ArchiveContents
 from daft_rl.archives.kept_names import kept_names
+from daft_rl.archives.space_checks import find_spaces
 from daft_rl.correspondence import Correspondence, Matching, by_positions, shorten
 from daft_rl.envs.names import Names, count_entries
 from daft_rl.errors import AgentError

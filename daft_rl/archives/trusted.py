@@ -13,10 +13,11 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from daft_rl.archives.build import Request, check_space, choose_class, prepare_env
+from daft_rl.archives.build import Request, choose_class, prepare_env
 from daft_rl.archives.checks import check_tensor, wrap_errors
 from daft_rl.archives.container import read_archive, read_attributes, refuse_jax
 from daft_rl.archives.hyperparameters import check_hyperparameters
+from daft_rl.archives.space_checks import check_space
 from daft_rl.archives.text import read_space
 from daft_rl.errors import AgentError, DaftWarning
 

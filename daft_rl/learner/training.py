@@ -16,8 +16,9 @@ from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 
 from daft_rl.learner.clipped_objective import ClippedObjective, Coefficients
+from daft_rl.learner.descent import backward
 from daft_rl.learner.gaussian import QuickGaussian
-from daft_rl.learner.gradient_steps import STEPS, backward, gradient_step
+from daft_rl.learner.gradient_steps import STEPS, gradient_step
 from daft_rl.learner.in_place import relus_in_place
 
 __all__ = ["Training", "find_training"]
