@@ -163,9 +163,9 @@ class _Race:
                     continue
                 starts |= {} if start is None else {name: start}
         source = {role: returns.first(self.episodes_at_start) for role, returns in zero_shot.items()}
-        costs_count = self.settings.env.cost_limit is not None  # a start that returns more may cost more
-        unchanged = [] if costs_count else [name for name in self.left() if name not in starts.keys() | problems.keys()]
-        problems |= start_problems(source, starts, unchanged, self.rule.keep)
+        unplayed = [name for name in self.left() if name not in {*starts, *problems}]
+        unchanged = [name for name in unplayed if not acting[name].changes_function]
+        problems |= start_problems(source, starts, unchanged, self.rule.keep, self.settings.env.cost_limit)
         fitting = self.left()
         for name, other in signs.same({name: acting[name] for name in fitting if name not in problems}).items():
             unmoved = "realignment moves no input, so that it " if acting[name] != self.methods[name] else ""

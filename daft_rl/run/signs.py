@@ -132,14 +132,19 @@ def refresh(run: Run, steps: int, seed: int) -> None:
     run.adaptation.tuner.convert(*visit(run.model, run.visited("target"), steps, seed), preserve_function=False)
 
 
-def start_problems(source: Played, starts: Mapping[str, Played], others: Iterable[str], keep: float) -> dict[str, str]:
+def start_problems(
+    source: Played, starts: Mapping[str, Played], others: Iterable[str], keep: float, cost_limit: float | None = None
+) -> dict[str, str]:
     """The arms that change the policy and do not start clearly above the source, and all that start clearly below one
     that does.
+
+    Where costs are limited, the latter stay: what returns more may cost more.
 
     :param source: what the source played
     :param starts: name -> what an arm that changes the policy played before it learnt, the same episodes
     :param others: arms that start as the source does
     :param keep: what the source's return counts
+    :param cost_limit: largest mean cost of an episode, if there is a limit
     :return: name -> what speaks against it
     """
     found = {}
@@ -147,6 +152,8 @@ def start_problems(source: Played, starts: Mapping[str, Played], others: Iterabl
         gain = lead(played, source, keep)
         if not gain.is_beyond(SURE):
             found[name] = f"does not start clearly above the source: {gain}"
+    if cost_limit is not None:
+        return found
     above = {name: played for name, played in starts.items() if name not in found}
     for name, played in (dict.fromkeys(others, source) | above).items():
         better = next((other for other in above if lead(above[other], played, keep).is_beyond(SURE)), None)

@@ -101,6 +101,17 @@ def test_realignment_is_taken_where_the_policy_starts_clearly_better_for_it(
         assert left(limited) == ["ft_eval", "daft_realign"]  # what returns more may cost more
 
 
+def test_an_arm_of_which_nobody_has_seen_the_start_is_not_said_to_start_below_another(
+    skilled: PPO, tmp_path: Path
+) -> None:
+    """Statistics that are replaced make another policy than the source's, whose returns say nothing about it."""
+    settings = SETTINGS | {"num_envs": 8, "calibration.steps": 800, "evaluation.episodes": 8, "evaluation.every": 600}
+    arms = a_race("adabn", "lp", "daft_realign")
+    result = daft_rl.transfer(Offset, arms, skilled, output_dir=tmp_path, settings=settings)
+    assert left(result) == ["adabn", "daft_realign"]
+    assert why_left_out(result, "lp").startswith("starts clearly below daft_realign: -")
+
+
 def test_what_starts_clearly_below_another_falls_away() -> None:
     source = played([10.0, 11.0, 12.0])
     starts = {
@@ -110,11 +121,13 @@ def test_what_starts_clearly_below_another_falls_away() -> None:
         "unclear": played([10.0, 11.0, 50.0]),
     }
     assert start_problems(source, starts, ["same"], keep=0.0) == {
-        "worse": "does not start clearly above the source: -5.33 ± 0.33",
-        "unclear": "does not start clearly above the source: 13 ± 13",
-        "same": "starts clearly below better: -20.33 ± 0.33",
-        "better": "starts clearly below best: -9.67 ± 0.33",
+        "worse": "does not start clearly above the source: -5.33 ± 0.33 in 3 episodes",
+        "unclear": "does not start clearly above the source: 13 ± 13 in 3 episodes",
+        "same": "starts clearly below better: -20.33 ± 0.33 in 3 episodes",
+        "better": "starts clearly below best: -9.67 ± 0.33 in 3 episodes",
     }
+    limited = start_problems(source, starts, ["same"], keep=0.0, cost_limit=25.0)
+    assert limited.keys() == {"worse", "unclear"}  # what returns more may cost more
     unclear = {"unclear": starts["unclear"]}
     assert start_problems(source, unclear, ["same"], keep=0.0).keys() == {"unclear"}
 
