@@ -25,9 +25,10 @@ def why_left_out(result: daft_rl.TransferResult, name: str) -> str:
     return str(result.race["arms"][name]["left_out"])
 
 
-def test_arms_that_do_the_same_on_this_agent_are_one(tmp_path: Path) -> None:
+def test_arms_that_do_the_same_on_this_agent_are_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = PPO("MlpPolicy", PointMass(), n_steps=32, batch_size=32, seed=1, device="cpu")
     result = run_race(tmp_path / "race", plain, "auto")
+    assert capsys.readouterr() == ("", "")  # nobody looks: progress_bar=False
     assert left(result) == ["ft_eval"]
     assert why_left_out(result, "ft") == why_left_out(result, "daft") == "does the same as ft_eval here"
     assert "nothing normalizes" in why_left_out(result, "daft_realign")
@@ -36,6 +37,15 @@ def test_arms_that_do_the_same_on_this_agent_are_one(tmp_path: Path) -> None:
     alone = run_race(tmp_path / "alone", plain, "ft_eval")
     assert (result.final, result.curve) == (alone.final, alone.curve)
     assert "race" not in {tag.partition("/")[0] for tag in curves(tmp_path / "race")}
+
+
+def test_a_race_says_nothing_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = {"total_timesteps": 32}  # each time that the source is loaded this is told
+    run_race(tmp_path, method=find_method("auto"), progress_bar=True, **few)
+    told = capsys.readouterr().err.splitlines()
+    assert sum("is one rollout" in line for line in told) == 1
+    assert told[0] == "To PointMass by auto, which chooses from ft_eval, daft, daft_realign, ft. Loading PPO."
+    assert {"race: playing the policy that ft would start from.", "race: ft_eval wins: the only arm left"} < {*told}
 
 
 def test_conversion_is_no_difference_with_running_statistics_but_is_one_with_batch_statistics(tmp_path: Path) -> None:
