@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.batchnorm import batchnorm_layers
 from daft_rl.errors import MethodError
+from daft_rl.finetune.realignment import find_input_range
 from daft_rl.finetune.tuner import check_method
 from daft_rl.method import Method
 from daft_rl.policy.insertion import wants_batchnorm
@@ -108,6 +109,8 @@ def _misfits(model: BaseAlgorithm, methods: Iterable[Method], settings: Transfer
     for arm in methods:
         try:
             check_method(model, arm, settings.algo.actor_scale, settings.agent.head, settings.agent.critic)
+            if arm.realign is not None:
+                find_input_range(model, arm.realign)
         except MethodError as error:
             found[arm.name] = str(error)
     return found
