@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from daft_rl.envs.domain import Domain
-from daft_rl.errors import AgentError, ConfigError, DivergenceError, MethodError
+from daft_rl.errors import ConfigError, FaultyEnvironmentError, MethodError, TaskError
 from daft_rl.method import Method
 from daft_rl.outputs import tell
 from daft_rl.rollout.returns import Returns
@@ -28,7 +28,7 @@ from daft_rl.run.interruption import interruption
 from daft_rl.run.race_folder import RaceFolder
 from daft_rl.run.race_result import RaceResult
 from daft_rl.run.run import Run
-from daft_rl.run.signs import Signs, refresh, start_problems
+from daft_rl.run.signs import UNFIT, Signs, refresh, start_problems
 from daft_rl.run.verdict import Played, judge, scores
 from daft_rl.settings import TransferSettings
 from daft_rl.validation import plain_data
@@ -162,7 +162,7 @@ class _Race:
             elif signs.changes_start(acting[name]):
                 try:
                     acting[name], start = self._start(acting[name], signs, zero_shot)
-                except (AgentError, MethodError, DivergenceError) as error:
+                except (*UNFIT, FaultyEnvironmentError, TaskError) as error:  # others may bear the environment
                     self.arms[name]["left_out"] = str(error)
                     continue
                 starts |= {} if start is None else {name: start}
@@ -227,7 +227,7 @@ class _Race:
             self._tell(f"{name} learns from {self.state['rung']} steps")
             try:
                 self._learn_one(name, zero_shot)
-            except (AgentError, MethodError, DivergenceError) as error:
+            except UNFIT as error:
                 self.arms[name]["left_out"] = str(error)
             self._save()
         self._refuse_none()

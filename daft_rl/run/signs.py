@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.batchnorm import batchnorm_layers
-from daft_rl.errors import MethodError
+from daft_rl.errors import AgentError, BatchNormError, DivergenceError, MethodError
 from daft_rl.finetune.realignment import find_input_range
 from daft_rl.finetune.tuner import check_method
 from daft_rl.method import Method
@@ -22,7 +22,10 @@ from daft_rl.run.run import Run
 from daft_rl.run.verdict import Played, lead
 from daft_rl.settings import TransferSettings
 
-__all__ = ["Signs", "refresh", "start_problems"]
+__all__ = ["UNFIT", "Signs", "refresh", "start_problems"]
+
+UNFIT = (AgentError, BatchNormError, DivergenceError, MethodError)
+"""Errors that are an arm's own, which falls away for them."""
 
 SURE = 3.0
 """Standard errors by which an arm has to start above the source, or above another arm, as in

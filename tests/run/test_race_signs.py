@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import nn
 
 import daft_rl
-from daft_rl.errors import ConfigError, MethodError
+from daft_rl.agents import BatchNormExtractor
+from daft_rl.errors import ConfigError, MethodError, TaskError
 from daft_rl.method import find_method
 from daft_rl.run import race as racing
 from daft_rl.run.signs import start_problems
@@ -187,6 +189,33 @@ def test_an_arm_for_which_the_policy_has_no_place_falls_away(tmp_path: Path) -> 
     result = run_race(tmp_path, source, "auto", total_timesteps=128)
     assert left(result) == ["ft_eval"]
     assert "no place for BatchNorm" in why_left_out(result, "daft_realign")
+
+
+class Bare(BatchNormExtractor):
+    """BatchNorm without scale and shift, which cannot be converted."""
+
+    def __init__(self, space: Any) -> None:
+        super().__init__(space, hidden=())
+        self.net = nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Linear(3, 3))
+
+
+def test_an_arm_that_cannot_convert_falls_away(tmp_path: Path) -> None:
+    bare: dict[str, Any] = {"features_extractor_class": Bare, "net_arch": []}
+    source = PPO("MlpPolicy", PointMass(), n_steps=64, batch_size=32, policy_kwargs=bare, device="cpu")
+    result = run_race(tmp_path, source, a_race("ft_eval", "daft_realign"), total_timesteps=64)
+    assert left(result) == ["ft_eval"]
+    assert "affine=False" in why_left_out(result, "daft_realign")
+
+
+def test_an_arm_whose_start_the_environment_does_not_bear_falls_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise TaskError("An episode has not ended.")
+
+    monkeypatch.setattr(racing, "refresh", refuse)
+    result = run_race(tmp_path, method=a_race("ft_eval", "ft"), total_timesteps=64)
+    assert (left(result), why_left_out(result, "ft")) == (["ft_eval"], "An episode has not ended.")
 
 
 def test_an_agent_that_no_checkpoint_can_keep_does_not_race(tmp_path: Path) -> None:
