@@ -325,7 +325,8 @@ def transfer(
 
     :param env: the target task, such as ``"HalfCheetah-shifted"``, or an id of Gymnasium; or your own environment, or a
         function that makes one (needed to play several at once if the environment cannot be copied)
-    :param method: the name of a shipped method (:func:`daft_rl.methods`), plain data, or a ``Method``
+    :param method: the name of a shipped method (:func:`daft_rl.methods`), plain data, or a ``Method``; ``"auto"`` plays
+        a few episodes and chooses one
     :param source: an SB3 archive, the name of a shipped source, or an agent, which stays as it is; ``None`` takes the
         shipped source of task and algorithm
     :param total_timesteps: target steps to learn from (200 thousand)

@@ -94,8 +94,9 @@ class Signs:
         mode = "eval" if bare else arm.bn_mode
         only_moves = arm.conversion == "once" and arm.preserve_function and not arm.l2_sp and mode == "eval"
         if bare or only_moves:
-            arm = replace(arm, conversion="none", preserve_function=True)
-        return replace(arm, name="any", bn_mode=mode)
+            arm = replace(arm, conversion="none")
+        preserves, keeps = arm.conversion == "none" or arm.preserve_function, arm.realign is None or arm.keep_source
+        return replace(arm, name="any", bn_mode=mode, preserve_function=preserves, keep_source=keeps)
 
     def same(self, arms: Mapping[str, Method]) -> dict[str, str]:
         """The arms that do the same as one before them.

@@ -16,7 +16,7 @@ from daft_rl.agents import BatchNormExtractor
 from daft_rl.errors import ConfigError, MethodError, TaskError
 from daft_rl.method import find_method
 from daft_rl.run import race as racing
-from daft_rl.run.signs import start_problems
+from daft_rl.run.signs import Signs, start_problems
 from tests.conftest import PointMass, build
 from tests.run.test_race import SETTINGS, a_race, left, run_race
 from tests.run.test_verdict import played
@@ -44,6 +44,16 @@ def test_arms_that_do_the_same_on_this_agent_are_one(
     alone = run_race(tmp_path / "alone", plain, "ft_eval")
     assert (result.final, result.curve) == (alone.final, alone.curve)
     assert "race" not in {tag.partition("/")[0] for tag in curves(tmp_path / "race")}
+
+
+@pytest.mark.parametrize("idle", [{"keep_source": False}, {"preserve_function": False}])
+def test_fields_without_effect_make_no_other_method(idle: dict[str, Any]) -> None:
+    signs = Signs(32, 0, True, False, frozenset(), can_stop=True, misfits={})
+    plain = find_method("ft_eval")
+    other = find_method(plain.as_dict() | {"name": "other"} | idle)
+    assert signs.same({"ft_eval": plain, "other": other}) == {"other": "ft_eval"}
+    acting = {"name": "acting", "conversion": "once", "realign": 1.5}
+    assert not signs.same({"one": find_method(acting), "other": find_method(acting | idle)})
 
 
 def test_a_race_says_nothing_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
