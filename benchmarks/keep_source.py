@@ -2,11 +2,11 @@
 
     python -m benchmarks.keep_source kl_source-0.01 --task HalfCheetah --seeds 0 1 2 --out FILE
 
-The arms: ``default``; ``target_kl-0.01``; ``critic-0.05``, where the actor is frozen for a twentieth of the run;
-``kl_source-COEF``, where ``COEF`` times the mean of KL(source || policy) over the states of a minibatch is a penalty on
-the loss, which falls to zero until the end of the run; ``kl_source-COEF-home``, where the states are those that the
-source visits in its own environment. ``--out`` gets a line per run, with the returns at the start and the end, the
-curve, and the path of ``daft_rl.blend`` if ``--blend`` asks for it.
+The method is ``daft``. The arms: ``default``; ``target_kl-0.01``; ``critic-0.05``, where the actor is frozen for a
+twentieth of the run; ``kl_source-COEF``, where ``COEF`` times the mean of KL(source || policy) over the states of a
+minibatch is a penalty on the loss, which falls to zero until the end of the run; ``kl_source-COEF-home``, where the
+states are those that the source visits in its own environment. ``--out`` gets a line per run, with the returns at the
+start and the end, the curve, and the path of ``daft_rl.blend`` if ``--blend`` asks for it.
 """
 
 from __future__ import annotations
@@ -129,6 +129,7 @@ def measure(task: str, gravity: float | None, arm: str, seed: int, steps: int, b
     with TemporaryDirectory() as folder, penalty:
         result = transfer(
             f"{task}-shifted",
+            "daft",
             total_timesteps=steps,
             seed=seed,
             shift=shift,

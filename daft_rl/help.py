@@ -23,7 +23,7 @@ ABOUT = {
 }
 EXAMPLES = {
     "transfer": (
-        ("env=Ant-shifted", "the shipped Ant policy, by daft"),
+        ("env=Ant-shifted", "the shipped Ant policy, by the method that fits"),
         ("env=Ant-shifted method=ft_eval env.shift=gravity-2.0 seed=1", "another method, shift and seed"),
         ("env=gymnasium env.id=my_package:MyEnv-v0 agent=path/to/agent.zip", "your own environment and policy"),
         ("-m env=Ant-shifted method=daft,ft seed=0,1,2", "six runs"),
@@ -36,6 +36,8 @@ EXAMPLES = {
         ("preset=mujoco method=ft,daft seed=0,1", "a part of the grid of README"),
     ),
 }
+CHOSEN = {"transfer": " (auto if none is given)", "benchmark": " (those of the preset if none is given)"}
+"""Which methods a program takes that is not told any."""
 SETTINGS: dict[str, type[RunSettings]] = {
     "transfer": TransferSettings, "pretrain": PretrainSettings, "benchmark": TransferSettings,
 }  # fmt: skip
@@ -56,7 +58,7 @@ def help_text(name: str) -> str:
         f"Usage: python -m daft_rl.{name} KEY=VALUE ...",
         _section("Examples", examples, width),
         _section("Tasks, env=NAME (their shifts, env.shift=NAME: `daft-rl list levels TASK`)", list_tasks(), width),
-        _section("Methods, method=NAME", list_methods(), width),
+        _section(f"Methods, method=NAME{CHOSEN.get(name, '')}", list_methods(), width),
         _section("Shipped agents, agent=NAME; or agent=path/to/agent.zip", list_agents(), width),
         textwrap.fill(f"Algorithms, algo=NAME (that of the agent if none is given): {algorithms}", width),
         _section("Settings, KEY=VALUE", dict(_settings(SETTINGS[name])), width),

@@ -43,8 +43,9 @@ def explain_hydra(error: BaseException) -> str:
     named = re.match(r"Could not (?:override|append to config|delete from config)\W+([\w./@-]+)'", _first_line(error))
     if parent is not None and named:
         known = sorted(str(key) for key in parent if key != "hydra")
-        key = named[1]
-        return f"{key} does not exist.{did_you_mean(key.rpartition('.')[2], known)} What exists: {', '.join(known)}."
+        above, _, own = named[1].rpartition(".")
+        exists = f"What exists: {', '.join(known)}" if known else f"{above} is empty, or null"
+        return f"{named[1]} does not exist.{did_you_mean(own, known)} {exists}."
     if _first_line(error).startswith("Error merging override") and error.__cause__ is not None:
         return f"{_first_line(error).removeprefix('Error merging override ')}: {_first_line(error.__cause__)}."
     key = getattr(error, "full_key", None)

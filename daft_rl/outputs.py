@@ -1,13 +1,21 @@
-"""Standard outputs that cannot end a run: closed ones, pipes that nobody reads, terminals that are gone."""
+"""What a run says while it goes on, and standard outputs that cannot end it: closed ones, pipes that nobody reads,
+terminals that are gone."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["keep_outputs", "tell"]
+__all__ = ["keep_outputs", "nothing_twice", "say", "tell"]
+
+_SAID: ContextVar[set[str] | None] = ContextVar("said", default=None)
+"""What was said inside of :func:`nothing_twice`."""
 
 
 class _Patient(io.FileIO):
@@ -27,6 +35,38 @@ def tell(what: str, wanted: bool) -> None:
     """
     if wanted:
         print(what, file=sys.stderr, flush=True)
+
+
+def say(what: str) -> None:
+    """Say on the standard error what a user has to know, once inside of :func:`nothing_twice`."""
+    if _is_new(what):
+        print(what, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def nothing_twice() -> Iterator[None]:
+    """Inside, :func:`say` and warnings repeat nothing: the arms of a race load and adapt one source each."""
+    show, token = warnings.showwarning, _SAID.set(set())
+
+    def show_once(message: Warning | str, *rest: Any, **more: Any) -> None:
+        if _is_new(str(message)):
+            show(message, *rest, **more)
+
+    warnings.showwarning = show_once
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+        _SAID.reset(token)
+
+
+def _is_new(what: str) -> bool:
+    said = _SAID.get()
+    if said is None:
+        return True
+    new = what not in said
+    said.add(what)
+    return new
 
 
 def keep_outputs() -> None:

@@ -96,6 +96,7 @@ def card(result: TransferResult, archive: str) -> str:
         for when, by_role in (("before", result.zero_shot), ("after", result.final))
         for role, returns in by_role.items()
     ]
+    chosen = "" if result.race is None else f", which chose `{result.race['winner']}`"
     shift = ", ".join(f"`{name}: {value}`" for name, value in result.shift.items()) or "nothing"
     return f"""---
 {data.to_yaml()}
@@ -103,8 +104,8 @@ def card(result: TransferResult, archive: str) -> str:
 
 # {result.algo.upper()} on {result.task}, by {result.method}
 
-A policy that daft_rl moved to `{result.task}` (shifted: {shift}) by the method `{result.method}`: {result.timesteps}
-steps, seed {result.seed}. `config.yaml` has every setting, `results.json` every return.
+A policy that daft_rl moved to `{result.task}` (shifted: {shift}) by the method `{result.method}`{chosen}:
+{result.timesteps} steps, seed {result.seed}. `config.yaml` has every setting, `results.json` every return.
 
 | | on | mean return | standard deviation | episodes |
 | --- | --- | --- | --- | --- |

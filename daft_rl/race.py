@@ -23,7 +23,8 @@ class Race:
     episodes: Annotated[StrictInt, Field(ge=2, le=LARGEST), PLAIN] = 20
     """Episodes in which they are compared, the same for all arms. No learning step is counted for them."""
     margin: NonNegative = 2.0
-    """Standard errors of the paired difference by which an arm has to be ahead of those before it in the list."""
+    """Standard errors of the paired difference by which an arm has to be ahead of those before it in the list, in many
+    episodes; few episodes call for more."""
     keep: Fraction = 0.0
     """What the source counts: the score of an arm is ``(1 - keep)`` times its return on the target plus ``keep`` times
     that on the source."""

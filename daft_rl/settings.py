@@ -283,7 +283,7 @@ class RunSettings:
     evaluate_in_background: Literal["auto"] | Flag = "auto"
     """Whether to evaluate in a background process while learning goes on. ``auto`` does so where that is safe."""
     progress_bar: Flag = True
-    """Whether to show SB3's progress bar."""
+    """Whether to show SB3's progress bar, and to say what the run does."""
     calibration: Calibration = field(default_factory=Calibration)
     evaluation: Evaluation = field(default_factory=Evaluation)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)

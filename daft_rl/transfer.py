@@ -22,7 +22,7 @@ from daft_rl.envs.domain import Domain, read_domains
 from daft_rl.envs.user_env import UserEnv
 from daft_rl.hyperparameters import check_learning_starts
 from daft_rl.method import Method
-from daft_rl.outputs import tell
+from daft_rl.outputs import nothing_twice, say, tell
 from daft_rl.settings import TransferSettings
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run(
     domains = domains or read_domains(vars(settings.env), settings.evaluation.elsewhere)
     agent = agent or find_agent(domains.get("source", domains["target"]).name, settings.algo.name, settings.agent.path)
     loaded = agent if isinstance(agent, Path) else type(agent).__name__
-    tell(f"To {domains['target'].name} by {settings.method.name}. Loading {loaded}.", settings.progress_bar)
+    tell(f"To {domains['target'].name} by {_told(settings.method)}. Loading {loaded}.", settings.progress_bar)
     if settings.method.learns:  # before simulators start; an archive's own number is looked at when it is loaded
         own = getattr(agent, "learning_starts", 0)
         check_learning_starts(settings.algo.hyperparameters.get("learning_starts", own), settings.total_timesteps)
@@ -74,14 +74,16 @@ def run(
     there, settings = agent.absolute() if isinstance(agent, Path) else agent, _with_files_found(settings)
     identity = Identity.of(there, vecnormalize=settings.agent.vecnormalize)
     with Run(settings, identity, listeners) as current:
+        load = partial(load_and_play, domains=domains, agent=there, cache=zero_shot_cache)
+        adapt = partial(adapt_to_target, agent=there)
         chosen = settings
-        if settings.method.race is not None:
-            from daft_rl.run.race import hold_race
+        with nothing_twice():
+            if settings.method.race is not None:
+                from daft_rl.run.race import hold_race
 
-            load = partial(load_and_play, domains=domains, agent=there, cache=zero_shot_cache)
-            chosen = hold_race(current, settings, identity, load, partial(adapt_to_target, agent=there))
-        domains = load_and_play(current, chosen, domains, there, zero_shot_cache)
-        adapt_to_target(current, chosen, there)
+                chosen = hold_race(current, settings, identity, load, adapt)
+            domains = load(current, chosen)
+            adapt(current, chosen)
         if chosen.method.learns:
             current.save_start()
             current.learn()
@@ -90,6 +92,11 @@ def run(
         if settings.render:
             _render(current, chosen, domains)
     return result
+
+
+def _told(method: Method) -> str:
+    arms = ", ".join(arm.name for arm in method.arms)
+    return method.name if method.race is None else f"{method.name}, which chooses from {arms}"
 
 
 def load_and_play(
@@ -116,8 +123,8 @@ def load_and_play(
     actual = made.observation_space, made.action_space
     found = find_correspondence(given.correspondence, domains, agent, given.trust, actual)
     correspondence = None if found is None or found.is_identity else found
-    if correspondence is not None and not current.is_arm:  # the winner of a race tells it once
-        print(f"Another body: {correspondence.describe()}", file=sys.stderr)
+    if correspondence is not None:
+        say(f"Another body: {correspondence.describe()}")
     current.model, current.statistics = load_source(
         settings,
         agent,
@@ -318,7 +325,8 @@ def transfer(
 
     :param env: the target task, such as ``"HalfCheetah-shifted"``, or an id of Gymnasium; or your own environment, or a
         function that makes one (needed to play several at once if the environment cannot be copied)
-    :param method: the name of a shipped method (:func:`daft_rl.methods`), plain data, or a ``Method``
+    :param method: the name of a shipped method (:func:`daft_rl.methods`), plain data, or a ``Method``; ``"auto"`` plays
+        a few episodes and chooses one
     :param source: an SB3 archive, the name of a shipped source, or an agent, which stays as it is; ``None`` takes the
         shipped source of task and algorithm
     :param total_timesteps: target steps to learn from (200 thousand)

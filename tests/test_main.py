@@ -14,6 +14,7 @@ from daft_rl.archives import find_agent
 from daft_rl.cli import compose_settings, run_command
 from daft_rl.help import help_text
 from daft_rl.run.names import shortened
+from daft_rl.transfer import DEFAULT_METHOD
 
 
 def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -86,6 +87,12 @@ def test_every_setting_has_a_line_and_a_comment(program: str) -> None:
         key, _, comment = lines[index].strip().partition(" ")
         assert "=" in key
         assert comment.strip() or lines[index + 1].startswith("    "), key
+
+
+def test_help_names_the_method_that_a_transfer_takes() -> None:
+    told = help_text("transfer")
+    assert f"Methods, method=NAME ({DEFAULT_METHOD} if none is given)" in told
+    assert "env=Ant-shifted the shipped Ant policy, by the method that fits python" in " ".join(told.split())
 
 
 @pytest.mark.parametrize("program", ["transfer", "pretrain"])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 
 import pytest
+
+from daft_rl.outputs import nothing_twice, say
 
 PROGRAM = """
 import os, sys
@@ -38,3 +41,21 @@ def test_what_an_encoding_lacks_is_written_with_backslashes() -> None:
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.stdout.startswith(b"gr\\xf6\\xdfe xxx")
     assert done.stderr.startswith(b"gr\\xf6\\xdfe xxx")
+
+
+def test_messages_and_warnings_are_repeated_outside_of_a_block_and_not_inside(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def tell_all() -> None:
+        for text in ("one", "two"):
+            say(text)
+            warnings.warn(f"{text}!", stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        with nothing_twice():
+            tell_all()
+            tell_all()
+        tell_all()
+    assert capsys.readouterr().err.split() == ["one", "two"] * 2
+    assert [str(warning.message) for warning in shown] == ["one!", "two!"] * 2

@@ -59,6 +59,14 @@ def test_the_hub_reads_the_card(run: Path, tmp_path: Path) -> None:
     assert [(item.dataset_name, item.metric_value) for item in data.eval_results] == [("Ant-shifted", "2.00 +/- 1.00")]
 
 
+def test_the_card_tells_which_method_the_run_chose(run: Path, tmp_path: Path) -> None:
+    chosen = {"method": "auto", "race": {"winner": "daft_realign"}}
+    (run / "results.json").write_text(json.dumps(RESULT | chosen))
+    prepare(run, tmp_path / "out")
+    told = (tmp_path / "out" / "README.md").read_text()
+    assert "by the method `auto`, which chose `daft_realign`:" in told
+
+
 def test_a_folder_is_uploaded_as_it_was_prepared(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Hub:
         """In place of the hub: a folder."""

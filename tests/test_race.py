@@ -96,6 +96,11 @@ def test_the_command_line_sets_every_field() -> None:
     assert TransferSettings.from_dict(settings.as_dict()) == settings
 
 
+def test_a_field_of_a_race_beside_a_single_method_is_told_why_it_is_not_there() -> None:
+    with pytest.raises(ConfigError, match=r"^method\.race\.keep does not exist\. method\.race is empty, or null\.$"):
+        compose_settings("transfer", ["method=daft", "method.race.keep=0.3", "output_dir=out"])
+
+
 def test_a_race_that_leaves_nothing_to_its_winner_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"rung=0\.6: 2 arms that learn so far leave their winner nothing"):
         compose_settings("transfer", ["method=auto", "method.race.arms=[ft,lp]", "method.race.rung=0.6",

@@ -7,7 +7,7 @@ same settings for the same number of steps, evaluates it during learning (5 epis
 saves it. daft_rl also evaluates before the first step, measures distortion and keeps its best policy.
 
 Plain SB3 uses ``DummyVecEnv`` or ``SubprocVecEnv`` for learning and evaluation. It does what the method ``ft_eval``
-does. daft_rl uses its default method, which also converts BatchNorm. sbx, SB3's algorithms in JAX, uses the
+does. daft_rl uses the method ``daft``, which also converts BatchNorm. sbx, SB3's algorithms in JAX, uses the
 environments, settings, widths of layers and evaluations of plain SB3. It starts as the same function, but its PPO has
 no BatchNorm: the source's layers are folded into their neighbors, which saves it time and changes how it learns.
 

@@ -219,9 +219,8 @@ def find_input_range(model: BaseAlgorithm, beyond: float) -> _BatchNormRange | _
     if found is not None and found.source:
         return found
     raise MethodError(
-        f"realign={beyond} needs vectors that VecNormalize normalizes, alone or in a dictionary, or a vector that a "
-        f"BatchNorm layer normalizes; nothing normalizes {space} in this way, so the input range of the source is "
-        "unknown. Use realign=None."
+        f"realign={beyond}: nothing normalizes vectors of {space}, neither VecNormalize nor a BatchNorm layer, so the "
+        "input range of the source is unknown. Use realign=None."
     )
 
 

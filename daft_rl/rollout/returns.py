@@ -25,7 +25,7 @@ def in_few_samples(errors: float, samples: int) -> float:
     if freedom < 1:
         return math.inf
     normal = errors * (8 * freedom + 3) / (8 * freedom + 1)
-    return math.sqrt(freedom * math.expm1(min(normal**2 / freedom, 700.0)))
+    return math.sqrt(freedom * math.expm1(min(normal * normal / freedom, 700.0)))  # ** would raise OverflowError
 
 
 @dataclass(frozen=True)

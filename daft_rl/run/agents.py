@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -34,6 +33,7 @@ from daft_rl.correspondence import Correspondence
 from daft_rl.errors import AgentError, ConfigError
 from daft_rl.hyperparameters import check_learning_starts
 from daft_rl.imports import load_object
+from daft_rl.outputs import say
 from daft_rl.policy.exploration import bound_exploration
 from daft_rl.rollout.device.off_policy import learn_off_policy
 from daft_rl.rollout.device.on_policy import collect_on_policy
@@ -308,9 +308,8 @@ def check_learning_steps(model: BaseAlgorithm, total_timesteps: int) -> None:
     idle = getattr(model, "learning_starts", 0)
     rollout = model.n_steps * model.n_envs if isinstance(model, OnPolicyAlgorithm) else 0
     if total_timesteps <= rollout:
-        print(
+        say(
             f"total_timesteps={total_timesteps} is one rollout of {rollout} steps, and learning rates that decay are 0 "
-            "after it. Take more steps, fewer num_envs, or a smaller n_steps.",
-            file=sys.stderr,
+            "after it. Take more steps, fewer num_envs, or a smaller n_steps."
         )
     check_learning_starts(idle, total_timesteps)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
@@ -31,6 +30,7 @@ from daft_rl.envs.domain import Domain
 from daft_rl.envs.names import Names, UnknownNamesError, count_entries, entry_names
 from daft_rl.envs.other_body import SeenAs
 from daft_rl.errors import AgentError, ConfigError, DaftError, DaftWarning, TaskError
+from daft_rl.outputs import say
 from daft_rl.run.new_entries import known_means
 
 __all__ = ["between_bodies", "find_correspondence", "names_of", "see_as_target"]
@@ -224,7 +224,7 @@ def see_as_target(
             rest = tuple(means[i] for i in between.observation.new)
             found[role] = replace(domain, seen_as=SeenAs(between, *_spaces_of(target), rest))
         else:
-            print(f"The agent does not play in '{role}', where the body is another one.", file=sys.stderr)
+            say(f"The agent does not play in '{role}', where the body is another one.")
     return found
 
 

@@ -132,4 +132,5 @@ class Checkpoints(BaseCallback):
                 arguments=("overwrite",),
             ) from error
         self._schedule(0.0)
-        print(f"The run goes on from step {self.model.num_timesteps}.")
+        if self.run.was_stopped:
+            print(f"The run goes on from step {self.model.num_timesteps}.")

@@ -24,10 +24,7 @@ from daft_rl.run.lock import FolderLock
 from daft_rl.run.names import EVENT_FILES, RACE_FILE, RACE_FOLDER, make_folder, make_new_folder
 from daft_rl.settings import RunSettings
 
-__all__ = [
-    *("MONITOR_FILE", "START_FILE"),
-    *("RunFolder", "note_traceback"),
-]
+__all__ = ["MONITOR_FILE", "START_FILE", "RunFolder", "note_traceback"]
 
 CONFIG_FILE, ERROR_FILE, TRACEBACK_FILE = "config.yaml", "error.json", "error.txt"
 MONITOR_FILE = "monitor.csv"
@@ -124,6 +121,7 @@ class RunFolder:
             self._refuse_files_of_others()
             return False
         changed = _changed(_read_settings(self.path) or {}, self.settings.as_dict())
+        way_on = f"To go on with it, pass resume={str(self.path)!r}. Or name" if changed else "Name"
         kept = KeptIdentity(self.path)
         if not kept.is_of_agent(self.identity):
             changed.append("agent")
@@ -131,8 +129,8 @@ class RunFolder:
             changed.append(f"{CONFIG_FILE}, which was edited meanwhile")
         if changed and (self._checkpoints().steps() or (self.path / RACE_FOLDER / RACE_FILE).exists()):
             raise ConfigError(
-                f"{self.path} holds an unfinished run with another {', '.join(changed)}. Name another folder, or pass "
-                "overwrite=True to delete it.",
+                f"{self.path} holds an unfinished run with another {', '.join(changed)}. {way_on} another folder, or "
+                "pass overwrite=True to delete it.",
                 arguments=("output_dir", "overwrite"),
             )
         if not changed:
@@ -285,12 +283,14 @@ def note_traceback(folder: Path, error: BaseException) -> None:
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that differ and matter, with a dot before those of a group."""
+    """Names of the settings that differ and matter, with a dot before those of a group. Of another method, its name."""
     plain = json.loads(json.dumps(now))
     found = []
     for name in [name for name in {**before, **plain} if name not in IRRELEVANT]:
         one, other = before.get(name), plain.get(name)
-        if isinstance(one, dict) and isinstance(other, dict):
+        if name == "method" and one and one.get("name") != other["name"]:
+            found.append(f"method ({one.get('name')})")
+        elif isinstance(one, dict) and isinstance(other, dict):
             keys = [key for key in {**one, **other} if key not in IRRELEVANT]
             found += [f"{name}.{key}" for key in keys if one.get(key) != other.get(key)]
         elif one != other:

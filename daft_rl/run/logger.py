@@ -82,7 +82,7 @@ class SparseLogger(Logger):
         self._next: dict[str, int] = {}
 
     def dump(self, step: int = 0) -> None:
-        """Write of what was recorded what is due, and drop the rest."""
+        """Write of what was recorded what is due, and drop the rest. Where nothing is due, nothing is written."""
         step = self.axis(step)
         for name in list(self.name_to_value):
             if step >= self._next.get(name, 0):
@@ -90,7 +90,8 @@ class SparseLogger(Logger):
             else:
                 for recorded in (self.name_to_value, self.name_to_count, self.name_to_excluded):
                     recorded.pop(name, None)
-        super().dump(step)
+        if self.name_to_value:
+            super().dump(step)
 
     def state_dict(self) -> dict[str, int]:
         """The step from which each scalar is due."""

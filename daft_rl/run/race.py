@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from daft_rl.envs.domain import Domain
-from daft_rl.errors import AgentError, ConfigError, DivergenceError, MethodError
+from daft_rl.errors import ConfigError, FaultyEnvironmentError, MethodError, TaskError
 from daft_rl.method import Method
 from daft_rl.outputs import tell
 from daft_rl.rollout.returns import Returns
@@ -28,7 +28,7 @@ from daft_rl.run.interruption import interruption
 from daft_rl.run.race_folder import RaceFolder
 from daft_rl.run.race_result import RaceResult
 from daft_rl.run.run import Run
-from daft_rl.run.signs import Signs, refresh, start_problems
+from daft_rl.run.signs import UNFIT, Signs, refresh, start_problems
 from daft_rl.run.verdict import Played, judge, scores
 from daft_rl.settings import TransferSettings
 from daft_rl.validation import plain_data
@@ -64,6 +64,7 @@ class _Race:
         self.load, self.adapt = load, adapt
         self.rule, self.methods = settings.method.race, {arm.name: arm for arm in settings.method.arms}
         self.roles = ["target", "source"] if self.rule.keep else ["target"]
+        self.episodes_at_start = min(self.rule.episodes, settings.evaluation.episodes)  # the source has played no more
         self.folder = RaceFolder(current.folder, self.methods)
         self._since = time.perf_counter()
         self.state = self.folder.read() or {"seconds": 0.0, "arms": {name: {} for name in self.methods}}
@@ -87,6 +88,9 @@ class _Race:
         """The arms that have not fallen away."""
         return [name for name, arm in self.arms.items() if "left_out" not in arm]
 
+    def _tell(self, what: str) -> None:
+        tell(f"race: {what}", self.settings.progress_bar)
+
     def _save(self) -> None:
         now = time.perf_counter()
         self.state["seconds"] += now - self._since
@@ -103,7 +107,7 @@ class _Race:
         self.state["zero_shot"] = {role: returns.as_dict() for role, returns in zero_shot.items()}
         self._save()
         for name in [name for name in self.methods if name not in self.left()]:
-            print(f"race: without {name}: {self.arms[name]['left_out']}")
+            self._tell(f"without {name}: {self.arms[name]['left_out']}")
 
     def _look_at_source(self) -> tuple[Signs, dict[str, Returns]]:
         first = replace(next(iter(self.methods.values())), realign=None)
@@ -158,14 +162,14 @@ class _Race:
             elif signs.changes_start(acting[name]):
                 try:
                     acting[name], start = self._start(acting[name], signs, zero_shot)
-                except (AgentError, MethodError, DivergenceError) as error:
+                except (*UNFIT, FaultyEnvironmentError, TaskError) as error:  # others may bear the environment
                     self.arms[name]["left_out"] = str(error)
                     continue
                 starts |= {} if start is None else {name: start}
         source = {role: returns.first(self.episodes_at_start) for role, returns in zero_shot.items()}
-        costs_count = self.settings.env.cost_limit is not None  # a start that returns more may cost more
-        unchanged = [] if costs_count else [name for name in self.left() if name not in starts.keys() | problems.keys()]
-        problems |= start_problems(source, starts, unchanged, self.rule.keep)
+        unplayed = [name for name in self.left() if name not in {*starts, *problems}]
+        unchanged = [name for name in unplayed if not acting[name].changes_function]
+        problems |= start_problems(source, starts, unchanged, self.rule.keep, self.settings.env.cost_limit)
         fitting = self.left()
         for name, other in signs.same({name: acting[name] for name in fitting if name not in problems}).items():
             unmoved = "realignment moves no input, so that it " if acting[name] != self.methods[name] else ""
@@ -175,18 +179,13 @@ class _Race:
             self.arms[name]["left_out"] = problems[name]
         self._refuse_none()
 
-    @property
-    def episodes_at_start(self) -> int:
-        """The source has played no more than the settings say."""
-        return min(self.rule.episodes, self.settings.evaluation.episodes)
-
     def _start(self, arm: Method, signs: Signs, zero_shot: dict[str, Returns]) -> tuple[Method, Played | None]:
         """Play with the policy as an arm that changes it starts.
 
         :return: the arm, without realignment if that moves no input; and what it played, if it changes the policy
         :raises DaftError: it does not fit the agent
         """
-        tell(f"race: playing as {arm.name} starts.", self.settings.progress_bar)
+        self._tell(f"playing the policy that {arm.name} would start from.")
         with self._looking(arm) as (run, settings):
             run.take_zero_shot(zero_shot)
             domains = self.load(run, settings)
@@ -225,10 +224,10 @@ class _Race:
         if racing:
             self.current.note_learning()
         for name in [name for name in racing if "returns" not in self.arms[name]]:
-            print(f"race: {name} learns from {self.state['rung']} steps")
+            self._tell(f"{name} learns from {self.state['rung']} steps")
             try:
                 self._learn_one(name, zero_shot)
-            except (AgentError, MethodError, DivergenceError) as error:
+            except UNFIT as error:
                 self.arms[name]["left_out"] = str(error)
             self._save()
         self._refuse_none()
@@ -269,7 +268,7 @@ class _Race:
             }
             winner, why = judge(played, self.rule, self.settings.env.cost_limit)
         self.state |= {"winner": winner, "why": why}
-        print(f"race: {winner} goes on: {why}")
+        self._tell(f"{winner} wins: {why}")
         self._save()
 
     def _go_on(self) -> TransferSettings:

@@ -37,7 +37,9 @@ class RaceResult:
         return step if step <= self.rung else step + self.spent
 
     def log(self, logger: Logger) -> None:
-        """Write what each arm returned at the rung, with standard errors, at the rung's step."""
+        """Write what each arm returned at the rung, with standard errors, at its step; nothing if none learnt."""
+        if not self.rung:
+            return
         for name, arm in self.summary["arms"].items():
             for role, data in arm.get("returns", {}).items():
                 returns = Returns.from_dict(data)

@@ -244,6 +244,11 @@ class Run:
         seconds = max(self._earlier.seconds, race.seconds)
         self._earlier = replace(self._earlier, seconds=seconds, zero_shot=race.zero_shot)
 
+    @property
+    def was_stopped(self) -> bool:
+        """Whether an earlier process has begun this run; the winner of a race may go on within one."""
+        return self._opened.goes_on
+
     def axis(self, step: int) -> int:
         """Steps on the target until the policy had learnt from ``step`` of them, with those of other arms of a race."""
         return step if self.race is None else self.race.axis(step)

@@ -12,7 +12,8 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from daft_rl.agents.algorithms import find_algorithm
 from daft_rl.batchnorm import batchnorm_layers
-from daft_rl.errors import MethodError
+from daft_rl.errors import AgentError, BatchNormError, DivergenceError, MethodError
+from daft_rl.finetune.realignment import find_input_range
 from daft_rl.finetune.tuner import check_method
 from daft_rl.method import Method
 from daft_rl.policy.insertion import wants_batchnorm
@@ -21,7 +22,10 @@ from daft_rl.run.run import Run
 from daft_rl.run.verdict import Played, lead
 from daft_rl.settings import TransferSettings
 
-__all__ = ["Signs", "refresh", "start_problems"]
+__all__ = ["UNFIT", "Signs", "refresh", "start_problems"]
+
+UNFIT = (AgentError, BatchNormError, DivergenceError, MethodError)
+"""Errors that are an arm's own, which falls away for them."""
 
 SURE = 3.0
 """Standard errors by which an arm has to start above the source, or above another arm, as in
@@ -90,8 +94,9 @@ class Signs:
         mode = "eval" if bare else arm.bn_mode
         only_moves = arm.conversion == "once" and arm.preserve_function and not arm.l2_sp and mode == "eval"
         if bare or only_moves:
-            arm = replace(arm, conversion="none", preserve_function=True)
-        return replace(arm, name="any", bn_mode=mode)
+            arm = replace(arm, conversion="none")
+        preserves, keeps = arm.conversion == "none" or arm.preserve_function, arm.realign is None or arm.keep_source
+        return replace(arm, name="any", bn_mode=mode, preserve_function=preserves, keep_source=keeps)
 
     def same(self, arms: Mapping[str, Method]) -> dict[str, str]:
         """The arms that do the same as one before them.
@@ -108,6 +113,8 @@ def _misfits(model: BaseAlgorithm, methods: Iterable[Method], settings: Transfer
     for arm in methods:
         try:
             check_method(model, arm, settings.algo.actor_scale, settings.agent.head, settings.agent.critic)
+            if arm.realign is not None:
+                find_input_range(model, arm.realign)
         except MethodError as error:
             found[arm.name] = str(error)
     return found
@@ -132,14 +139,19 @@ def refresh(run: Run, steps: int, seed: int) -> None:
     run.adaptation.tuner.convert(*visit(run.model, run.visited("target"), steps, seed), preserve_function=False)
 
 
-def start_problems(source: Played, starts: Mapping[str, Played], others: Iterable[str], keep: float) -> dict[str, str]:
+def start_problems(
+    source: Played, starts: Mapping[str, Played], others: Iterable[str], keep: float, cost_limit: float | None = None
+) -> dict[str, str]:
     """The arms that change the policy and do not start clearly above the source, and all that start clearly below one
     that does.
+
+    Where costs are limited, the latter stay: what returns more may cost more.
 
     :param source: what the source played
     :param starts: name -> what an arm that changes the policy played before it learnt, the same episodes
     :param others: arms that start as the source does
     :param keep: what the source's return counts
+    :param cost_limit: largest mean cost of an episode, if there is a limit
     :return: name -> what speaks against it
     """
     found = {}
@@ -147,6 +159,8 @@ def start_problems(source: Played, starts: Mapping[str, Played], others: Iterabl
         gain = lead(played, source, keep)
         if not gain.is_beyond(SURE):
             found[name] = f"does not start clearly above the source: {gain}"
+    if cost_limit is not None:
+        return found
     above = {name: played for name, played in starts.items() if name not in found}
     for name, played in (dict.fromkeys(others, source) | above).items():
         better = next((other for other in above if lead(above[other], played, keep).is_beyond(SURE)), None)

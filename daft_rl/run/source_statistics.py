@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -22,6 +21,7 @@ from daft_rl.archives import ChosenStatistics, choose_statistics, read_archive, 
 from daft_rl.archives.last_observations import read_last_observations
 from daft_rl.correspondence import Matching
 from daft_rl.errors import DaftWarning
+from daft_rl.outputs import say
 from daft_rl.policy.folding import fold_normalization
 from daft_rl.rollout.input_scale import looks_normalized
 from daft_rl.rollout.reward_scale import measure_reward_scale, scale_matters
@@ -66,7 +66,7 @@ def find_statistics(
 def tell_file(chosen: ChosenStatistics, archive: Path) -> str:
     """The path of the file from the archive's folder. It is printed unless it has one of SB3's own names there."""
     if not chosen.is_usual:
-        print(f"{archive.name}: statistics of VecNormalize from {chosen.path}", file=sys.stderr)
+        say(f"{archive.name}: statistics of VecNormalize from {chosen.path}")
     return Path(os.path.relpath(chosen.path.absolute(), archive.absolute().parent)).as_posix()
 
 

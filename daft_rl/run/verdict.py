@@ -32,12 +32,11 @@ class Lead:
         return self.mean > in_few_samples(errors, self.episodes) * self.error
 
     def __str__(self) -> str:
-        if self.error == math.inf:
-            return f"{self.mean:.4g} in a single episode"
+        where = f"in {self.episodes} episodes" if self.episodes > 1 else "in a single episode"
         if not 0 < self.error < math.inf:
-            return f"{self.mean:.4g}"
+            return f"{self.mean:.4g} {where}"
         decimals = max(0, 1 - math.floor(math.log10(self.error)))
-        return f"{self.mean:.{decimals}f} ± {self.error:.{decimals}f}"
+        return f"{self.mean:.{decimals}f} ± {self.error:.{decimals}f} {where}"
 
 
 def scores(played: Played, keep: float) -> NDArray[np.float64]:
@@ -75,7 +74,7 @@ def judge(arms: Mapping[str, Played], race: Race, cost_limit: float | None = Non
         if name == best:
             break
         if not ahead.is_beyond(race.margin):
-            return name, f"{best} is ahead by {ahead}, within {race.margin:g} standard errors: the preferred one wins"
+            return name, f"{best} is ahead by {ahead}, which is not clear: the preferred one wins"
     others = [other for other in within if other != best]
     if not others:
         return best, "the only arm within the limit on costs"

@@ -26,6 +26,7 @@ def test_nothing_is_known_from_one_sample() -> None:
 def test_no_error_stays_none_and_a_large_number_is_no_overflow() -> None:
     assert in_few_samples(0.0, 5) == 0.0
     assert math.isfinite(in_few_samples(1e3, 3))
+    assert math.isfinite(in_few_samples(1e200, 3))  # a margin that nobody can be ahead by
 
 
 def returns(*given: float) -> Returns:

@@ -68,7 +68,11 @@ def test_an_unfinished_run_goes_on_with_the_same_settings_only(tmp_path: Path) -
     assert open_and_release(tmp_path, progress_bar=False, checkpoint={"keep": 3}).goes_on
     with pytest.raises(ConfigError, match=r"unfinished run with another seed, evaluation\.every"):
         open_and_release(tmp_path, seed=4, evaluation={"every": 7})
-    with pytest.raises(ConfigError, match="another agent"):
+    with pytest.raises(
+        ConfigError, match=rf"another method \(ft\)\. To go on with it, pass resume='{tmp_path}'\. Or name"
+    ):
+        open_and_release(tmp_path, method="auto")
+    with pytest.raises(ConfigError, match=r"another agent\. Name"):
         RunFolder(settings(tmp_path), Identity(agent_fingerprint=("other",)))
     assert (tmp_path / "checkpoints" / f"{1:012d}.zip").exists()
     assert not open_and_release(tmp_path, seed=4, overwrite=True).goes_on

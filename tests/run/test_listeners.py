@@ -137,7 +137,9 @@ def test_a_race_calls_them_where_the_winner_goes_on(tmp_path: Path) -> None:
     assert min(step for step, _ in kept.points["mine/steps"]) > 2 * rung
 
 
-def test_a_run_that_goes_on_takes_them_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_goes_on_takes_them_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     often = {"checkpoint.every": 50, "checkpoint.share": 1}
     with monkeypatch.context() as patch:
         stop_at(patch, 170)
@@ -148,6 +150,7 @@ def test_a_run_that_goes_on_takes_them_again(tmp_path: Path, monkeypatch: pytest
         PointMass, source=model, resume=tmp_path, callback=witness, logger=configure(str(tmp_path), ["csv"])
     )
     first = witness.rollouts[0]
+    assert f"The run goes on from step {first}." in capsys.readouterr().out
     assert 50 <= first <= 160
     assert (witness.at_start, witness.steps) == (0, list(range(first + 2, 257, 2)))
     assert len((tmp_path / "progress.csv").read_text().splitlines()) > 2

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stable_baselines3.common.logger import KVWriter, Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import daft_rl
 from daft_rl.run.logger import ScalarFile, SparseLogger, interval
+from daft_rl.run.race_result import RaceResult
 from tests.conftest import PointMass, build
 from tests.run.test_background import without_times
 
@@ -34,6 +36,26 @@ def test_the_first_point_of_each_interval_is_written_as_it_is(tmp_path: Path) ->
     expected = [(step, float(step)) for step in (0, 130, 200, 520)]
     assert points(tmp_path) == {"rollout/last": expected, "rollout/mean": expected}
     assert not logger.name_to_value
+
+
+class Rows(KVWriter):
+    """Keeps every row, empty ones too."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: Any, step: int = 0) -> None:
+        self.rows.append(dict(key_values))
+
+
+def test_no_format_sees_an_empty_row(tmp_path: Path) -> None:
+    """SB3 would write a line of commas, and warn."""
+    kept = Rows()
+    log(SparseLogger(str(tmp_path), [kept], 100), [0, 40, 99, 130])
+    looked_at: dict[str, Any] = {"arms": {"ft": {}, "daft": {"left_out": "does the same as ft here"}}}
+    race = RaceResult(rung=0, spent=0, seconds=1, seconds_of_others=1, zero_shot={}, summary=looked_at)
+    race.log(Logger(None, [kept]))
+    assert [row["rollout/last"] for row in kept.rows] == [0.0, 130.0]
 
 
 def test_a_logger_that_goes_on_writes_the_same_points(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def test_what_was_tried_stands_in_results_and_tensorboard_and_nothing_heavy_stay
         (RUNG, pytest.approx(told["arms"]["ft_eval"]["returns"]["target"]["mean"]))
     ]
     assert max(step for step, _ in shown["rollout/ep_rew_mean"]) == 512
+    assert capsys.readouterr().out == ""  # nobody looks, and nothing was stopped
     result.print()
     printed = capsys.readouterr().out
     assert f"race to step {RUNG}, 4 episodes" in printed

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import nn
 
 import daft_rl
-from daft_rl.errors import ConfigError, MethodError
+from daft_rl.agents import BatchNormExtractor
+from daft_rl.errors import ConfigError, MethodError, TaskError
 from daft_rl.method import find_method
-from daft_rl.run.signs import start_problems
+from daft_rl.run import race as racing
+from daft_rl.run.signs import Signs, start_problems
 from tests.conftest import PointMass, build
 from tests.run.test_race import SETTINGS, a_race, left, run_race
 from tests.run.test_verdict import played
@@ -25,9 +28,14 @@ def why_left_out(result: daft_rl.TransferResult, name: str) -> str:
     return str(result.race["arms"][name]["left_out"])
 
 
-def test_arms_that_do_the_same_on_this_agent_are_one(tmp_path: Path) -> None:
+def test_arms_that_do_the_same_on_this_agent_are_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = PPO("MlpPolicy", PointMass(), n_steps=32, batch_size=32, seed=1, device="cpu")
-    result = run_race(tmp_path / "race", plain, "auto")
+    with monkeypatch.context() as patch:
+        patch.setattr(racing._Race, "_start", None)  # nothing is loaded to find out that an arm does not fit
+        result = run_race(tmp_path / "race", plain, "auto")
+    assert capsys.readouterr() == ("", "")  # nobody looks: progress_bar=False
     assert left(result) == ["ft_eval"]
     assert why_left_out(result, "ft") == why_left_out(result, "daft") == "does the same as ft_eval here"
     assert "nothing normalizes" in why_left_out(result, "daft_realign")
@@ -36,6 +44,25 @@ def test_arms_that_do_the_same_on_this_agent_are_one(tmp_path: Path) -> None:
     alone = run_race(tmp_path / "alone", plain, "ft_eval")
     assert (result.final, result.curve) == (alone.final, alone.curve)
     assert "race" not in {tag.partition("/")[0] for tag in curves(tmp_path / "race")}
+
+
+@pytest.mark.parametrize("idle", [{"keep_source": False}, {"preserve_function": False}])
+def test_fields_without_effect_make_no_other_method(idle: dict[str, Any]) -> None:
+    signs = Signs(32, 0, True, False, frozenset(), can_stop=True, misfits={})
+    plain = find_method("ft_eval")
+    other = find_method(plain.as_dict() | {"name": "other"} | idle)
+    assert signs.same({"ft_eval": plain, "other": other}) == {"other": "ft_eval"}
+    acting = {"name": "acting", "conversion": "once", "realign": 1.5}
+    assert not signs.same({"one": find_method(acting), "other": find_method(acting | idle)})
+
+
+def test_a_race_says_nothing_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = {"total_timesteps": 32}  # each time that the source is loaded this is told
+    run_race(tmp_path, method=find_method("auto"), progress_bar=True, **few)
+    told = capsys.readouterr().err.splitlines()
+    assert sum("is one rollout" in line for line in told) == 1
+    assert told[0] == "To PointMass by auto, which chooses from ft_eval, daft, daft_realign, ft. Loading PPO."
+    assert {"race: playing the policy that ft would start from.", "race: ft_eval wins: the only arm left"} < {*told}
 
 
 def test_conversion_is_no_difference_with_running_statistics_but_is_one_with_batch_statistics(tmp_path: Path) -> None:
@@ -101,6 +128,17 @@ def test_realignment_is_taken_where_the_policy_starts_clearly_better_for_it(
         assert left(limited) == ["ft_eval", "daft_realign"]  # what returns more may cost more
 
 
+def test_an_arm_of_which_nobody_has_seen_the_start_is_not_said_to_start_below_another(
+    skilled: PPO, tmp_path: Path
+) -> None:
+    """Statistics that are replaced make another policy than the source's, whose returns say nothing about it."""
+    settings = SETTINGS | {"num_envs": 8, "calibration.steps": 800, "evaluation.episodes": 8, "evaluation.every": 600}
+    arms = a_race("adabn", "lp", "daft_realign")
+    result = daft_rl.transfer(Offset, arms, skilled, output_dir=tmp_path, settings=settings)
+    assert left(result) == ["adabn", "daft_realign"]
+    assert why_left_out(result, "lp").startswith("starts clearly below daft_realign: -")
+
+
 def test_what_starts_clearly_below_another_falls_away() -> None:
     source = played([10.0, 11.0, 12.0])
     starts = {
@@ -110,11 +148,13 @@ def test_what_starts_clearly_below_another_falls_away() -> None:
         "unclear": played([10.0, 11.0, 50.0]),
     }
     assert start_problems(source, starts, ["same"], keep=0.0) == {
-        "worse": "does not start clearly above the source: -5.33 ± 0.33",
-        "unclear": "does not start clearly above the source: 13 ± 13",
-        "same": "starts clearly below better: -20.33 ± 0.33",
-        "better": "starts clearly below best: -9.67 ± 0.33",
+        "worse": "does not start clearly above the source: -5.33 ± 0.33 in 3 episodes",
+        "unclear": "does not start clearly above the source: 13 ± 13 in 3 episodes",
+        "same": "starts clearly below better: -20.33 ± 0.33 in 3 episodes",
+        "better": "starts clearly below best: -9.67 ± 0.33 in 3 episodes",
     }
+    limited = start_problems(source, starts, ["same"], keep=0.0, cost_limit=25.0)
+    assert limited.keys() == {"worse", "unclear"}  # what returns more may cost more
     unclear = {"unclear": starts["unclear"]}
     assert start_problems(source, unclear, ["same"], keep=0.0).keys() == {"unclear"}
 
@@ -159,6 +199,33 @@ def test_an_arm_for_which_the_policy_has_no_place_falls_away(tmp_path: Path) -> 
     result = run_race(tmp_path, source, "auto", total_timesteps=128)
     assert left(result) == ["ft_eval"]
     assert "no place for BatchNorm" in why_left_out(result, "daft_realign")
+
+
+class Bare(BatchNormExtractor):
+    """BatchNorm without scale and shift, which cannot be converted."""
+
+    def __init__(self, space: Any) -> None:
+        super().__init__(space, hidden=())
+        self.net = nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Linear(3, 3))
+
+
+def test_an_arm_that_cannot_convert_falls_away(tmp_path: Path) -> None:
+    bare: dict[str, Any] = {"features_extractor_class": Bare, "net_arch": []}
+    source = PPO("MlpPolicy", PointMass(), n_steps=64, batch_size=32, policy_kwargs=bare, device="cpu")
+    result = run_race(tmp_path, source, a_race("ft_eval", "daft_realign"), total_timesteps=64)
+    assert left(result) == ["ft_eval"]
+    assert "affine=False" in why_left_out(result, "daft_realign")
+
+
+def test_an_arm_whose_start_the_environment_does_not_bear_falls_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise TaskError("An episode has not ended.")
+
+    monkeypatch.setattr(racing, "refresh", refuse)
+    result = run_race(tmp_path, method=a_race("ft_eval", "ft"), total_timesteps=64)
+    assert (left(result), why_left_out(result, "ft")) == (["ft_eval"], "An episode has not ended.")
 
 
 def test_an_agent_that_no_checkpoint_can_keep_does_not_race(tmp_path: Path) -> None:

@@ -61,6 +61,13 @@ def test_the_preferred_arm_wins_within_the_margin(
     assert "ahead" in why
 
 
+def test_a_lead_that_few_episodes_leave_unclear_is_told_as_such() -> None:
+    """Seven standard errors are more than the margin of three, but not in three episodes."""
+    arms = {"first": played([0.0, 0.0, 0.0]), "second": played([3.0, 4.0, 5.0])}
+    told = "second is ahead by 4.00 ± 0.58 in 3 episodes, which is not clear: the preferred one wins"
+    assert judge(arms, rule(margin=3.0)) == ("first", told)
+
+
 def test_the_first_arm_within_the_margin_of_the_best_wins_and_not_the_second_best() -> None:
     arms = {"low": played([0.0, 0.0, 0.0]), "near": played([9.0, 11.0, 9.0]), "best": played([9.0, 10.0, 12.0])}
     assert judge(arms, rule())[0] == "near"
