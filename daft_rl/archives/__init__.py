@@ -4,10 +4,11 @@ Who does what, from the file to the agent:
 
 - ``sources`` finds the archive of a source policy; it needs no PyTorch.
 - ``container`` reads the zip as data, with ``tensors``, ``text`` (printed spaces and arrays), ``hyperparameters``
-  (arguments of constructors), ``buffers`` (the replay buffer) and ``checks`` (what every reader refuses).
-- ``architecture`` infers the sizes of the networks, ``build`` makes the agent, ``restore`` gives it weights, optimizer
-  states and counters. For another body, ``settle`` says which entries are which, and ``carried`` fits statistics.
-  ``load`` puts these steps together.
+  (arguments of constructors), ``schedules`` and ``train_freq`` (numbers in ``pickles``, which are not executed),
+  ``buffers`` (the replay buffer) and ``checks`` (what every reader refuses).
+- ``architecture`` infers the sizes of the networks, ``build`` makes the agent, whose spaces ``space_checks`` compares,
+  and ``restore`` gives it weights, optimizer states and counters. For another body, ``settle`` says which entries are
+  which, and ``carried`` fits statistics. ``load`` puts these steps together.
 - ``trusted`` reads with SB3's own loader instead, ``bare`` puts a policy alone into an agent.
 - ``vecnormalize`` reads statistics of a ``VecNormalize``, ``statistics_files`` finds those of an agent, and
   ``statistics_wrapper`` puts them around environments. ``save`` writes an archive and what belongs to it.
@@ -57,7 +58,7 @@ _MODULES = {
     "apply_vecnormalize": "statistics_wrapper",
     "check_hyperparameters": "hyperparameters",
     "choose_statistics": "statistics_wrapper",
-    "check_space": "build",
+    "check_space": "space_checks",
     "find_agent": "sources",
     "find_vecnormalize": "statistics_files",
     "load_agent": "load",

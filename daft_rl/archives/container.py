@@ -23,6 +23,7 @@ from torch import Tensor
 from daft_rl.agents.algorithms import ALGORITHMS, Algorithm, recognize_algorithm
 from daft_rl.archives.checks import check_directory, check_tensor, wrap_errors
 from daft_rl.archives.hyperparameters import read_hyperparameters
+from daft_rl.archives.schedules import SCHEDULES, read_schedule
 from daft_rl.archives.tensors import read_tensors
 from daft_rl.archives.text import read_space
 from daft_rl.archives.train_freq import read_train_freq
@@ -135,6 +136,7 @@ def _read_attributes(raw: bytes, path: Path) -> dict[str, Any]:
     entries = _read_entries(raw, path)
     if "train_freq" in entries:
         entries["train_freq"] = read_train_freq(entries["train_freq"])
+    entries |= {name: read_schedule(entries[name]) for name in SCHEDULES if name in entries}
     return {
         key: {field: text for field, text in value.items() if field != ":serialized:"}
         if isinstance(value, dict)

@@ -1,0 +1,31 @@
+"""Numbers and texts in a pickle of an archive that is not executed: its operations are listed."""
+
+from __future__ import annotations
+
+import base64
+import pickletools
+from typing import Any
+
+__all__ = ["Operation", "list_operations"]
+
+Operation = tuple[str, Any]
+"""Name of an operation of a pickle, and its argument."""
+MAX_TEXT = 8000
+"""Characters of the pickle. That of a number and a unit has about 200, that of a small function 1000 to 2000."""
+
+
+def list_operations(entry: Any, kind: str) -> list[Operation]:
+    """The operations of a pickled attribute, without those that only remember something for later.
+
+    :param entry: of the archive's ``data``
+    :param kind: part of the printed class of what was pickled
+    :return: empty if the entry holds no pickle of that kind, or one that cannot be listed
+    """
+    text = entry.get(":serialized:") if isinstance(entry, dict) else None
+    if not isinstance(text, str) or len(text) > MAX_TEXT or kind not in str(entry.get(":type:")):
+        return []
+    try:
+        operations = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(base64.b64decode(text))]
+    except Exception:  # of a damaged pickle, whatever it is
+        return []
+    return [(name, argument) for name, argument in operations if name != "MEMOIZE" and "PUT" not in name]

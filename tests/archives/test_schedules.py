@@ -1,0 +1,131 @@
+"""Learning rates and clip ranges of old archives are read out of pickled functions that are not executed."""
+
+from __future__ import annotations
+
+import base64
+import pickle
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stable_baselines3 import PPO
+
+from daft_rl.archives import load_agent
+from daft_rl.archives.schedules import read_schedule
+from tests.archives.helpers import edit, make, save
+
+Function = Callable[[float], float]
+LINEAR = "<class 'stable_baselines3.common.utils.LinearSchedule'>"
+numbers = st.floats(0, 1e6)
+
+
+def constant_fn(val: float) -> Function:
+    """SB3's, as it was."""
+
+    def func(_: float) -> float:
+        return val
+
+    return func
+
+
+def get_linear_fn(start: float, end: float, end_fraction: float) -> Function:
+    """SB3's, as it was."""
+
+    def func(progress_remaining: float) -> float:
+        if (1 - progress_remaining) > end_fraction:
+            return end
+        return start + (1 - progress_remaining) * (end - start) / end_fraction
+
+    return func
+
+
+def linear_schedule(initial_value: float) -> Function:
+    """rl-zoo's."""
+
+    def func(progress_remaining: float) -> float:
+        return progress_remaining * initial_value
+
+    return func
+
+
+def my_schedule(val: float) -> Function:
+    """A user's, with a variable that has the name of SB3's."""
+
+    def func(progress_remaining: float) -> float:
+        return val * progress_remaining**2
+
+    return func
+
+
+def get_schedule_fn(value_schedule: Function) -> Function:
+    """SB3's, as it was."""
+    return lambda progress_remaining: float(value_schedule(progress_remaining))
+
+
+def entry(function: Any) -> dict[str, Any]:
+    """As SB3 writes it. Functions of this module are pickled by value, as those of an archive were."""
+    text = base64.b64encode(function if isinstance(function, bytes) else cloudpickle.dumps(function)).decode()
+    return {":type:": "<class 'function'>", ":serialized:": text}
+
+
+@given(number=numbers)
+@pytest.mark.parametrize("wrap", [lambda function: function, get_schedule_fn])
+def test_constants_are_read(wrap: Callable[[Function], Function], number: float) -> None:
+    assert read_schedule(entry(wrap(constant_fn(number)))) == number
+
+
+@given(start=numbers, end=numbers | st.just(0), end_fraction=numbers | st.just(1))
+@pytest.mark.parametrize("wrap", [lambda function: function, get_schedule_fn])
+def test_linear_schedules_are_read(
+    wrap: Callable[[Function], Function], start: float, end: float, end_fraction: float
+) -> None:
+    read = read_schedule(entry(wrap(get_linear_fn(start, end, end_fraction))))
+    assert read == {":type:": LINEAR, "start": start, "end": end, "end_fraction": end_fraction}
+
+
+@given(number=numbers)
+def test_the_schedule_of_rl_zoo_falls_to_zero(number: float) -> None:
+    read = read_schedule(entry(get_schedule_fn(linear_schedule(number))))
+    assert read == {":type:": LINEAR, "start": number, "end": 0.0, "end_fraction": 1.0}
+
+
+def test_closures_of_early_versions_of_cloudpickle_are_lists() -> None:
+    early = {"closure_values": [0.25], "defaults": None, "line": [7], "qualname": "constant_fn.<locals>.func"}
+    assert read_schedule(entry(pickle.dumps(early))) == 0.25
+
+
+@pytest.mark.parametrize(
+    "function",
+    [my_schedule(0.1), get_schedule_fn(my_schedule(0.1)), get_schedule_fn, lambda _: 0.1, constant_fn(None)],  # type: ignore[arg-type]
+)
+def test_other_functions_are_left_alone(function: Any) -> None:
+    assert read_schedule(entry(function)) == entry(function)
+
+
+@given(st.binary(max_size=200))
+def test_other_bytes_are_left_alone(raw: bytes) -> None:
+    assert read_schedule(entry(raw)) == entry(raw)
+
+
+@pytest.mark.parametrize("value", [1e-3, None, "lin_0.1", {":type:": "<class 'function'>"}])
+def test_what_is_no_pickle_is_left_alone(value: Any) -> None:
+    assert read_schedule(value) == value
+
+
+def test_an_agent_learns_at_the_rate_of_its_archive(tmp_path: Path) -> None:
+    def age(data: dict[str, Any]) -> None:
+        data["learning_rate"] = data["lr_schedule"] = entry(get_linear_fn(2e-5, 1e-5, 1.0))
+        data["clip_range"] = entry(get_schedule_fn(constant_fn(0.1)))
+
+    path = edit(save(make(PPO), tmp_path), age)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = load_agent(path)
+    assert isinstance(model, PPO)
+    assert [model.lr_schedule(left) for left in (1, 0.5, 0)] == pytest.approx([2e-5, 1.5e-5, 1e-5])
+    assert model.clip_range(1) == 0.1  # type: ignore[operator]
