@@ -21,7 +21,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
-from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
 from daft_rl.agents.algorithms import find_algorithm
@@ -29,6 +28,7 @@ from daft_rl.agents.extractors import BatchNormExtractor
 from daft_rl.agents.policies import ACTIVATIONS as HIDDEN_ACTIVATIONS
 from daft_rl.archives.buffers import read_buffer
 from daft_rl.archives.checks import TRUST
+from daft_rl.archives.schedules import parse_schedule
 from daft_rl.archives.text import class_name, parse_printed
 from daft_rl.archives.train_freq import is_frequency
 from daft_rl.errors import AgentError, ConfigError
@@ -63,25 +63,6 @@ NOT_READ = {"policy", "env", "policy_kwargs", "device", "seed", "verbose", "tens
     f"{kind}_buffer_{what}" for kind in ("rollout", "replay") for what in ("class", "kwargs")
 }
 """Not properties of the agent. A seed would reseed the whole process; a log folder would be written to."""
-
-
-def _schedule(entry: Any) -> Any:
-    """A constant or linear schedule of SB3 2.x; ``None`` for any other schedule, which is code."""
-    name = (class_name(entry) or "").rpartition(".")[2]
-    if name == "FloatSchedule":
-        text = str(entry.get("value_schedule"))
-    elif name in ("ConstantSchedule", "LinearSchedule"):
-        fields = {field: value for field, value in entry.items() if field != ":type:"}
-        text = f"{name}({', '.join(f'{field}={value}' for field, value in fields.items())})"
-    else:
-        return None
-    number = r"([-+.\de]+)"
-    if match := re.fullmatch(rf"ConstantSchedule\(val={number}\)", text):
-        return float(match.group(1))
-    if match := re.fullmatch(rf"LinearSchedule\(start={number}, end={number}, end_fraction={number}\)", text):
-        start, end, end_fraction = map(float, match.groups())
-        return LinearSchedule(start, end, end_fraction)
-    return None
 
 
 def _noise(entry: Any) -> ActionNoise | None:
@@ -191,7 +172,7 @@ def _read_value(name: str, entry: Any, parameter: inspect.Parameter) -> Any:
             return entry
         raise ValueError(f"{str(entry)[:40]!r} is not {parameter.annotation}")
     try:
-        value = _noise(entry) if name == "action_noise" else _schedule(entry)
+        value = _noise(entry) if name == "action_noise" else parse_schedule(entry)
     except Exception:  # as in read_space; the reason is the same for all of them
         value = None
     if value is None:

@@ -1,16 +1,20 @@
-"""Learning rates and clip ranges that earlier versions of SB3 stored as pickled functions, as public agents have them.
+"""Learning rates and clip ranges: objects whose fields stand in the archive, or functions of earlier versions of SB3.
 
-The functions are not executed. Those of SB3 and of rl-zoo are known by name, and a function's numbers are the values of
-its closure.
+Nearly all public agents have functions. They are pickled, and not executed: those of SB3 and of rl-zoo are known by
+name, and a function's numbers are the values of its closure.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from daft_rl.archives.pickles import Operation, list_operations
+from stable_baselines3.common.utils import LinearSchedule
 
-__all__ = ["SCHEDULES", "read_schedule"]
+from daft_rl.archives.pickles import Operation, list_operations
+from daft_rl.archives.text import class_name
+
+__all__ = ["SCHEDULES", "parse_schedule", "read_schedule"]
 
 SCHEDULES = ("learning_rate", "lr_schedule", "clip_range", "clip_range_vf")
 """Attributes that may be schedules."""
@@ -23,8 +27,31 @@ NUMBERS = {CONSTANT: 1, LINEAR: 3, TO_ZERO: 1}
 """Function -> how many numbers its closure has."""
 
 
+def parse_schedule(entry: Any) -> float | LinearSchedule | None:
+    """The schedule that an object's fields describe.
+
+    :param entry: of the archive's attributes
+    :return: ``None`` if the schedule is no constant, not linear, or code
+    """
+    name = (class_name(entry) or "").rpartition(".")[2]
+    if name == "FloatSchedule":
+        text = str(entry.get("value_schedule"))
+    else:
+        fields = {field: value for field, value in entry.items() if field != ":type:"}
+        text = f"{name}({', '.join(f'{field}={value}' for field, value in fields.items())})"
+    number = r"([-+.\de]+)"
+    if match := re.fullmatch(rf"ConstantSchedule\(val={number}\)", text):
+        return float(match.group(1))
+    if match := re.fullmatch(rf"LinearSchedule\(start={number}, end={number}, end_fraction={number}\)", text):
+        start, end, end_fraction = map(float, match.groups())
+        return LinearSchedule(start, end, end_fraction)
+    if match := re.fullmatch(rf"SimpleLinearSchedule\(initial_value={number}\)", text):  # rl-zoo's
+        return LinearSchedule(float(match.group(1)), 0.0, 1.0)
+    return None
+
+
 def read_schedule(entry: Any) -> Any:
-    """A schedule as JSON could hold it.
+    """A schedule that may be a function, as JSON could hold it.
 
     :param entry: of the archive's ``data``
     :return: a number if it is constant, the fields of SB3's ``LinearSchedule`` if it is linear; or ``entry`` itself, if

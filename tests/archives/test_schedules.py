@@ -129,3 +129,18 @@ def test_an_agent_learns_at_the_rate_of_its_archive(tmp_path: Path) -> None:
     assert isinstance(model, PPO)
     assert [model.lr_schedule(left) for left in (1, 0.5, 0)] == pytest.approx([2e-5, 1.5e-5, 1e-5])
     assert model.clip_range(1) == 0.1  # type: ignore[operator]
+
+
+def test_the_schedules_of_rl_zoo_are_read_from_their_text(tmp_path: Path) -> None:
+    def as_rl_zoo(data: dict[str, Any]) -> None:
+        wrapped = {
+            ":type:": "<class 'stable_baselines3.common.utils.FloatSchedule'>",
+            "value_schedule": "SimpleLinearSchedule(initial_value=0.2)",
+        }
+        data["learning_rate"] = {":type:": "<class 'rl_zoo3.utils.SimpleLinearSchedule'>", "initial_value": 3e-4}
+        data["clip_range"] = wrapped
+
+    model = load_agent(edit(save(make(PPO), tmp_path), as_rl_zoo))
+    assert isinstance(model, PPO)
+    assert [model.lr_schedule(left) for left in (1, 0.5, 0)] == pytest.approx([3e-4, 1.5e-4, 0])
+    assert model.clip_range(0.5) == pytest.approx(0.1)  # type: ignore[operator]
