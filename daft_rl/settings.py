@@ -111,6 +111,9 @@ class AlgorithmSettings:
     actor_scale: Positive | None = None
     """Factor on the learning rates of the actor for every method but ``scratch``. ``None`` is the algorithm's own: 1,
     but 0.1 for CrossQ, where one of two transfers on Door lost its policy at the full rate."""
+    most_learning_rate: Positive | None = None
+    """Largest learning rate where ``settings`` name none: the policy learns at the source's, but no faster than this.
+    ``None`` leaves the source's schedule as it is."""
     adaptive_kl: Positive | None = None
     """KL divergence of an update at which the learning rate of PPO is kept, by a factor on it (0.01 is usual with
     thousands of environments). ``None`` leaves the rate to the method's schedules."""

@@ -1,4 +1,4 @@
-"""A source that learned off-policy goes on in its own rhythm, for another number of environments too."""
+"""A source goes on in its own rhythm, for another number of environments too, and at its rate or a lower one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN, PPO, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import LinearSchedule
 
 from daft_rl import transfer
-from daft_rl.run.rhythm import own_rhythm
+from daft_rl.run.rhythm import own_rate, own_rhythm
 
 
 def source(kind: type[BaseAlgorithm], num_envs: int = 1, **settings: Any) -> BaseAlgorithm:
@@ -75,3 +77,59 @@ def test_a_transfer_goes_on_as_the_source_learned(tmp_path: Path) -> None:
     model = DQN.load(result.folder / "final.zip")
     assert (model.train_freq.frequency, model.gradient_steps) == (16, 8)  # type: ignore[union-attr]
     assert model.exploration_initial_eps == model.exploration_final_eps == 0.03
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize(
+    ("trained", "expected"),
+    [
+        (2e-5, 2e-5),
+        (1e-3, 3e-4),
+        (LinearSchedule(1e-4, 0.0, 1.0), 1e-4),
+        (LinearSchedule(1e-2, 0.0, 1.0), 3e-4),
+        (0, 3e-4),
+    ],
+)
+def test_no_policy_learns_faster_than_it_did(trained: Any, expected: float, saved: bool, tmp_path: Path) -> None:
+    agent = source(PPO, learning_rate=trained)
+    agent.save(tmp_path / "agent.zip")
+    found: Path | BaseAlgorithm = tmp_path / "agent.zip" if saved else agent
+    assert own_rate(found, {}, 3e-4) == {"learning_rate": expected}
+    assert own_rate(found, {"learning_rate": 0.1}, 3e-4) == {}
+    assert own_rate(found, {}, None) == {}
+
+
+def test_a_rate_that_the_archive_does_not_tell_is_the_bound(tmp_path: Path) -> None:
+    agent = source(PPO, learning_rate=lambda left: 1e-5 * left**2)
+    agent.save(tmp_path / "agent.zip")
+    assert own_rate(tmp_path / "agent.zip", {}, 3e-4) == {"learning_rate": 3e-4}
+    assert own_rate(agent, {}, 3e-4) == {"learning_rate": 1e-5}
+
+
+@pytest.mark.parametrize(("settings", "expected"), [({}, 2e-5), ({"algo.settings.learning_rate": 1e-3}, 1e-3)])
+def test_a_transfer_learns_at_the_rate_of_its_source(settings: dict[str, Any], expected: float, tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            seen.append(self.model.policy.optimizer.param_groups[0]["lr"])
+            return True
+
+    small = {
+        "num_envs": 2,
+        "vec": "dummy",
+        "progress_bar": False,
+        "algo.settings.n_steps": 8,
+        "algo.settings.batch_size": 16,
+    }
+    transfer(
+        "CartPole-v1",
+        method={"name": "plain"},
+        source=source(PPO, learning_rate=2e-5),
+        total_timesteps=32,
+        output_dir=tmp_path / "run",
+        settings=small | {"evaluation.episodes": 1, "calibration.steps": 16} | settings,
+        callback=Watch(),
+    )
+    assert max(seen) <= expected
+    assert max(seen[2:]) > expected / 4
