@@ -1,0 +1,71 @@
+"""PPO's rate of 3e-4 against the rate at which the source learnt: rl-zoo's agents under gravity x 0.8.
+
+    python -m benchmarks.source_rate FOLDER --steps 50000 --agents ppo/HalfCheetah-v3.zip
+
+``FOLDER`` is that of :mod:`benchmarks.public_agents`. Each run is a line of
+``benchmarks/results/source_rate.jsonl``; what stands there already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from functools import partial
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.public_agents import AGENTS, SEEDS, SMALL, PublicAgent
+from benchmarks.public_grid import SHIFTS, shifted
+from daft_rl import transfer
+
+RESULTS = Path(__file__).parent / "results" / "source_rate.jsonl"
+RATES = (3e-4, None)
+"""``algo.settings.learning_rate``: the default until then, and the source's."""
+SHIFT = "gravity-0.8"
+
+
+def adapt(folder: Path, agent: PublicAgent, steps: int, seed: int, rate: float | None) -> dict[str, Any]:
+    """Mean returns before, after and halfway."""
+    settings = SMALL | {"evaluation.every": steps // 2, "evaluation.episodes": 8, "algo.most_learning_rate": None}
+    with TemporaryDirectory() as run:
+        result = transfer(
+            partial(shifted, agent, SHIFTS[agent.task][SHIFT]),
+            source=folder / agent.archive,
+            source_env=agent.make(),
+            total_timesteps=steps,
+            seed=seed,
+            output_dir=run,
+            settings=settings | {"algo.settings.learning_rate": rate},
+        )
+    return {
+        "before": {role: returns.mean for role, returns in result.zero_shot.items()},
+        "halfway": result.curve[1]["target"],
+        "after": {role: returns.mean for role, returns in result.final.items()},
+    }
+
+
+def main() -> None:
+    """Run what has not been run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--agents", nargs="+", required=True)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    done = [json.loads(line) for line in RESULTS.read_text("utf-8").splitlines()] if RESULTS.exists() else []
+    chosen = [agent for agent in AGENTS if agent.archive in given.agents]
+    for seed, agent, rate in product(SEEDS, chosen, RATES):
+        cell = {"agent": agent.archive, "steps": given.steps, "seed": seed, "rate": rate}
+        if any(cell.items() <= line.items() for line in done):
+            continue
+        line = cell | adapt(given.folder, agent, given.steps, seed, rate)
+        with RESULTS.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(line) + "\n")
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
