@@ -106,7 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--source-shift", help="a level of the source")
     parser.add_argument("--shift", help="a level of the target")
     parser.add_argument("--write", type=Path, help="a file to write, for agent.correspondence=FILE")
+    parser.add_argument("--overwrite", action="store_true", help="write even if the file is there already")
     given = parser.parse_args(arguments)
+    if given.write is not None and given.write.exists() and not given.overwrite:
+        parser.error(f"{given.write} is there already. Name another file, or pass --overwrite to lose what it holds.")
     try:
         found = correspond(given.source, given.target, given.file, source_shift=given.source_shift, shift=given.shift)
         _print("observation", found.observation, (given.source, given.target))

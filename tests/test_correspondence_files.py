@@ -112,6 +112,15 @@ def test_the_program_prints_both_bodies_and_writes_a_file_that_says_the_same(
     assert by_names(*bodies, read_exceptions(path)) == by_names(*bodies)
 
 
+def test_a_file_that_was_edited_is_not_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text("action: {}\n")
+    with pytest.raises(SystemExit):
+        main(["Pendulum-v1", "Pendulum-v1", "--write", str(path)])
+    assert f"{path} is there already. Name another file, or pass --overwrite" in capsys.readouterr().err
+    assert path.read_text() == "action: {}\n"
+
+
 def test_the_program_takes_names_from_a_file_and_writes_them(tmp_path: Path) -> None:
     text = "source: {observation: [x, y, z], action: [push]}\ntarget: {observation: [y, z, w], action: [push]}\n"
     (tmp_path / "names.yaml").write_text(text)
