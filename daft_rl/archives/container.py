@@ -135,7 +135,7 @@ def _read_entries(raw: bytes, path: Path) -> dict[str, Any]:
 def _read_attributes(raw: bytes, path: Path) -> dict[str, Any]:
     entries = _read_entries(raw, path)
     if "train_freq" in entries:
-        entries["train_freq"] = read_train_freq(entries["train_freq"])
+        entries["train_freq"] = read_train_freq(entries["train_freq"], entries.get("n_episodes_per_rollout"))
     entries |= {name: read_schedule(entries[name]) for name in SCHEDULES if name in entries}
     return {
         key: {field: text for field, text in value.items() if field != ":serialized:"}

@@ -1,4 +1,7 @@
-"""How often an archive's off-policy algorithm learned, which SB3 stores as a pickle and nothing else."""
+"""How often an archive's off-policy algorithm learned, which SB3 stores as a pickle and nothing else.
+
+Before SB3 1.0 it was a number of steps, or ``-1`` where a number of episodes stood in an attribute of its own.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,16 @@ MAX_FREQUENCY = 10**9
 UNITS = ("step", "episode")
 
 
-def read_train_freq(entry: Any) -> Any:
+def read_train_freq(entry: Any, episodes: Any = None) -> Any:
     """``train_freq`` as JSON could hold it.
 
     :param entry: of the archive's ``data``
+    :param episodes: ``n_episodes_per_rollout`` there, which was 1 if nobody said otherwise
     :return: like ``[256, "step"]``; or ``entry`` itself, if it is no ``TrainFreq`` or cannot be read
     """
+    if entry == -1:
+        counted = [episodes, "episode"]
+        return counted if is_frequency(counted) else [1, "episode"]
     operations = list_operations(entry, "TrainFreq")
     found = [argument for name, argument in operations if name.startswith("BININT") or argument in UNITS]
     return found if is_frequency(found) else entry

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import pickle
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stable_baselines3 import TD3
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
+from daft_rl.archives import load_agent
 from daft_rl.archives.train_freq import is_frequency, read_train_freq
+from tests.archives.helpers import Spaces, edit, make, save
 
 
 def entry(pickled: bytes) -> dict[str, Any]:
@@ -41,3 +45,18 @@ def test_other_pickles_are_left_alone(value: Any) -> None:
 @pytest.mark.parametrize("value", [4, None, [4, "step"], {":type:": "TrainFreq"}, {":serialized:": "gASVAA=="}])
 def test_what_is_no_pickle_of_a_frequency_is_left_alone(value: Any) -> None:
     assert read_train_freq(value) == value
+
+
+@pytest.mark.parametrize(("episodes", "expected"), [(None, 1), (1, 1), (4, 4), (-1, 1), ("four", 1)])
+def test_before_sb3_1_episodes_were_counted_elsewhere(episodes: Any, expected: int) -> None:
+    assert read_train_freq(-1, episodes) == [expected, "episode"]
+
+
+def test_an_agent_that_counted_episodes_learns_on(tmp_path: Path) -> None:
+    def age(data: dict[str, Any]) -> None:
+        data["train_freq"] = -1
+
+    model = load_agent(edit(save(make(TD3), tmp_path), age), env=Spaces())
+    assert isinstance(model, TD3)
+    model.learn(6)
+    assert model.train_freq == TrainFreq(1, TrainFrequencyUnit.EPISODE)
