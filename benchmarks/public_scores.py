@@ -2,9 +2,9 @@
 
     python -m benchmarks.public_scores results/public_grid.jsonl
 
-A score is the final return on the target: 0 is a policy that acts at random in the agent's own task, 1 the agent there.
-Targets where some method lacks a seed are left out, and named. Intervals are those of the report (95 %, stratified
-bootstrap over seeds).
+A score is the final return on the target, or at home with ``--role source``: 0 is a policy that acts at random in the
+agent's own task, 1 the agent there. Targets where some method lacks a seed are left out, and named. Intervals are those
+of the report (95 %, stratified bootstrap over seeds).
 """
 
 from __future__ import annotations
@@ -47,9 +47,12 @@ def home_return(lines: list[dict[str, Any]]) -> float:
     return float(np.mean(next(line["zero_shot"]["source"] for line in lines if "zero_shot" in line)))
 
 
-def score_matrices(lines: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray[Any, Any]], list[Key], list[Key]]:
+def score_matrices(
+    lines: list[dict[str, Any]], role: str
+) -> tuple[dict[str, np.ndarray[Any, Any]], list[Key], list[Key]]:
     """Scores, ``(seeds, targets)`` for each method.
 
+    :param role: where the policies are played, ``target`` or ``source``
     :return: the matrices, the targets that are in them, and those that lack something
     """
     by_target: dict[Key, list[dict[str, Any]]] = defaultdict(list)
@@ -59,7 +62,7 @@ def score_matrices(lines: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray[An
     complete, missing = [], []
     columns: dict[str, list[list[float]]] = {method: [] for method in methods}
     for key, those in sorted(by_target.items()):
-        final = {(line["method"], line["seed"]): float(np.mean(line["final"]["target"])) for line in those}
+        final = {(line["method"], line["seed"]): float(np.mean(line["final"][role])) for line in those}
         if len(final) < len(methods) * len(seeds):
             missing.append(key)
             continue
@@ -75,11 +78,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--methods", nargs="+", help="only these")
+    parser.add_argument("--without", nargs="+", default=[], help="no archives whose path contains one of these")
+    parser.add_argument("--role", choices=("target", "source"), default="target")
     parser.add_argument("--baseline", default="sb3_continue")
     given = parser.parse_args()
     lines = [json.loads(line) for line in given.file.read_text("utf-8").splitlines()]
     wanted = given.methods or sorted({line["method"] for line in lines})
-    matrices, complete, missing = score_matrices([line for line in lines if line["method"] in wanted])
+    lines = [line for line in lines if not any(part in line["agent"] for part in given.without)]
+    matrices, complete, missing = score_matrices([line for line in lines if line["method"] in wanted], given.role)
     for column, (agent, shift) in enumerate(complete):
         scores = ", ".join(f"{method} {matrices[method][:, column].mean():.2f}" for method in wanted)
         print(f"{agent}, {shift}: {scores}")
