@@ -15,7 +15,7 @@ MAX_TEXT = 8000
 
 
 def list_operations(entry: Any, kind: str) -> list[Operation]:
-    """The operations of a pickled attribute, without those that only remember something for later.
+    """The operations of a pickled attribute. What was remembered stands where it is recalled, as far as it is plain.
 
     :param entry: of the archive's ``data``
     :param kind: part of the printed class of what was pickled
@@ -28,4 +28,11 @@ def list_operations(entry: Any, kind: str) -> list[Operation]:
         operations = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(base64.b64decode(text))]
     except Exception:  # of a damaged pickle, whatever it is
         return []
-    return [(name, argument) for name, argument in operations if name != "MEMOIZE" and "PUT" not in name]
+    remembered: dict[Any, Any] = {}
+    found: list[Operation] = []
+    for name, argument in operations:
+        if name == "MEMOIZE" or "PUT" in name:
+            remembered[len(remembered) if argument is None else argument] = found[-1][1] if found else None
+        else:
+            found.append((name, remembered.get(argument) if name.endswith("GET") else argument))
+    return found

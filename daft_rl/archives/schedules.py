@@ -7,6 +7,7 @@ name, and a function's numbers are the values of its closure.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Any
 
 from stable_baselines3.common.utils import LinearSchedule
@@ -58,7 +59,9 @@ def read_schedule(entry: Any) -> Any:
         it is another function or none
     """
     operations = list_operations(entry, "function")
-    functions = {text for _, text in operations if isinstance(text, str) and ".<locals>." in text} - {WRAPPER}
+    # all that are pickled, so that a function which calls one of the known ones is not taken for it
+    named = {name for (_, key), (_, name) in pairwise(operations) if key in ("__qualname__", "qualname")}
+    functions = named - {WRAPPER}
     if len(functions) != 1 or (function := functions.pop()) not in NUMBERS:
         return entry
     numbers = _closure(operations)

@@ -150,7 +150,7 @@ def load_source(
     kind = algorithm_entry(settings.algo.name).cls
     hyperparameters = settings.algo.hyperparameters
     hyperparameters |= own_rhythm(agent, kind, hyperparameters, settings.num_envs)
-    hyperparameters |= own_rate(agent, hyperparameters, settings.algo.most_learning_rate)
+    hyperparameters |= own_rate(agent, kind, hyperparameters, settings.algo.most_learning_rate)
     file: str | None = None
     if isinstance(agent, BaseAlgorithm):
         model = _copy_agent(settings, agent, kind, hyperparameters, venv, folder)

@@ -9,7 +9,8 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from daft_rl.archives import read_archive
+from daft_rl.archives.container import read_attributes
+from daft_rl.archives.hyperparameters import read_hyperparameters
 
 __all__ = ["own_rate", "own_rhythm"]
 
@@ -35,7 +36,7 @@ def own_rhythm(
     """
     if not issubclass(kind, OffPolicyAlgorithm):
         return {}
-    own = _read(source)
+    own = _read(source, kind)
     kept: dict[str, Any] = {}
     if "train_freq" not in given:
         kept = {} if own.get("train_freq") is None else _updates(own, num_envs)
@@ -46,13 +47,16 @@ def own_rhythm(
     return {name: value for name, value in kept.items() if name not in given}
 
 
-def own_rate(source: Path | BaseAlgorithm, given: Mapping[str, Any], most: float | None) -> dict[str, float]:
+def own_rate(
+    source: Path | BaseAlgorithm, kind: type[BaseAlgorithm], given: Mapping[str, Any], most: float | None
+) -> dict[str, float]:
     """The learning rate at which the source learned, or began to, if that is lower than a bound.
 
     A rate that was tuned for a policy says how fast it can learn without losing what it knows: rl-zoo's PPO on
-    HalfCheetah learned at 2e-5, and loses a third of its return at home at 3e-4 (``benchmarks/README.md``).
+    HalfCheetah learned at 2e-5, and loses a quarter of its return at home at 3e-4 (``benchmarks/README.md``).
 
     :param source: an archive, or an agent
+    :param kind: the class of its algorithm
     :param given: arguments of the constructor that the settings say
     :param most: the bound; ``None`` leaves the source's schedule to the algorithm
     :return: ``learning_rate``, unless ``given`` has one. The bound, if the source does not tell its rate
@@ -60,16 +64,16 @@ def own_rate(source: Path | BaseAlgorithm, given: Mapping[str, Any], most: float
     """
     if most is None or "learning_rate" in given:
         return {}
-    own = _read(source).get("learning_rate")
+    own = _read(source, kind).get("learning_rate")
     start = own(1.0) if callable(own) else own
     return {"learning_rate": min(start, most) if isinstance(start, int | float) and start > 0 else most}
 
 
-def _read(source: Path | BaseAlgorithm) -> dict[str, Any]:
+def _read(source: Path | BaseAlgorithm, kind: type[BaseAlgorithm]) -> dict[str, Any]:
     if isinstance(source, BaseAlgorithm):
         return {name: getattr(source, name, None) for name in FIELDS}
-    contents = read_archive(source)
-    return {"n_envs": contents.attributes.get("n_envs"), **contents.hyperparameters}
+    attributes = read_attributes(source)
+    return {"n_envs": attributes.get("n_envs"), **read_hyperparameters(attributes, kind)[0]}
 
 
 def _updates(own: Mapping[str, Any], num_envs: int) -> dict[str, Any]:

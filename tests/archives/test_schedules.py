@@ -62,6 +62,13 @@ def my_schedule(val: float) -> Function:
     return func
 
 
+def calls_another() -> Any:
+    """A user's, at the top of a script, which calls SB3's."""
+    script: dict[str, Any] = {"__name__": "__main__", "base": constant_fn(0.1)}
+    exec("def warm_up(left): return base(left) * (left < 0.9)", script)
+    return script["warm_up"]
+
+
 def get_schedule_fn(value_schedule: Function) -> Function:
     """SB3's, as it was."""
     return lambda progress_remaining: float(value_schedule(progress_remaining))
@@ -101,7 +108,10 @@ def test_closures_of_early_versions_of_cloudpickle_are_lists() -> None:
 
 @pytest.mark.parametrize(
     "function",
-    [my_schedule(0.1), get_schedule_fn(my_schedule(0.1)), get_schedule_fn, lambda _: 0.1, constant_fn(None)],  # type: ignore[arg-type]
+    [
+        *(my_schedule(0.1), get_schedule_fn(my_schedule(0.1)), get_schedule_fn, lambda _: 0.1),
+        *(calls_another(), get_schedule_fn(calls_another()), constant_fn(None)),  # type: ignore[arg-type]
+    ],
 )
 def test_other_functions_are_left_alone(function: Any) -> None:
     assert read_schedule(entry(function)) == entry(function)

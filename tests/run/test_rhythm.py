@@ -94,16 +94,16 @@ def test_no_policy_learns_faster_than_it_did(trained: Any, expected: float, save
     agent = source(PPO, learning_rate=trained)
     agent.save(tmp_path / "agent.zip")
     found: Path | BaseAlgorithm = tmp_path / "agent.zip" if saved else agent
-    assert own_rate(found, {}, 3e-4) == {"learning_rate": expected}
-    assert own_rate(found, {"learning_rate": 0.1}, 3e-4) == {}
-    assert own_rate(found, {}, None) == {}
+    assert own_rate(found, PPO, {}, 3e-4) == {"learning_rate": expected}
+    assert own_rate(found, PPO, {"learning_rate": 0.1}, 3e-4) == {}
+    assert own_rate(found, PPO, {}, None) == {}
 
 
 def test_a_rate_that_the_archive_does_not_tell_is_the_bound(tmp_path: Path) -> None:
     agent = source(PPO, learning_rate=lambda left: 1e-5 * left**2)
     agent.save(tmp_path / "agent.zip")
-    assert own_rate(tmp_path / "agent.zip", {}, 3e-4) == {"learning_rate": 3e-4}
-    assert own_rate(agent, {}, 3e-4) == {"learning_rate": 1e-5}
+    assert own_rate(tmp_path / "agent.zip", PPO, {}, 3e-4) == {"learning_rate": 3e-4}
+    assert own_rate(agent, PPO, {}, 3e-4) == {"learning_rate": 1e-5}
 
 
 @pytest.mark.parametrize(("settings", "expected"), [({}, 2e-5), ({"algo.settings.learning_rate": 1e-3}, 1e-3)])
