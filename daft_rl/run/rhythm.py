@@ -52,8 +52,8 @@ def own_rate(
 ) -> dict[str, float]:
     """The learning rate at which the source learned, or began to, if that is lower than a bound.
 
-    A rate that was tuned for a policy says how fast it can learn without losing what it knows: rl-zoo's PPO on
-    HalfCheetah learned at 2e-5, and loses a quarter of its return at home at 3e-4 (``benchmarks/README.md``).
+    rl-zoo's PPO on HalfCheetah learned at 2e-5, and loses a quarter of its return at home at 3e-4
+    (``benchmarks/README.md``).
 
     :param source: an archive, or an agent
     :param kind: the class of its algorithm
