@@ -97,7 +97,7 @@ def adapt(folder: Path, agent: PublicAgent, shift: str, seed: int, method: str) 
             total_timesteps=steps_of(agent),
             seed=seed,
             output_dir=run,
-            settings=SMALL | {"evaluation.every": steps_of(agent), "evaluation.episodes": EPISODES},
+            settings=SMALL | {"evaluation.every": steps_of(agent) // 4, "evaluation.episodes": EPISODES},
         )
     found = result.as_dict()
     return {

@@ -30,6 +30,9 @@ class Race:
     that on the source."""
     within: Flag = True
     """Whether all arms together learn from ``total_timesteps``; if not, the winner does, and the others come on top."""
+    best_on_the_way: Flag = True
+    """Whether the run ends with its best policy on the way (``best.zip``, the one before learning among them) if the
+    last one is behind it by more than the margin, in as many episodes again."""
 
     def rung_steps(self, total_timesteps: int) -> int:
         """The rung in steps.

@@ -28,6 +28,7 @@ from daft_rl.validation import (
     Positive,
     Seed,
     Text,
+    Whole,
     checked,
     plain_data,
     unknown_name,
@@ -114,6 +115,9 @@ class AlgorithmSettings:
     most_learning_rate: Positive | None = None
     """Largest learning rate where ``settings`` name none: the policy learns at the source's, but no faster than this.
     ``None`` leaves the source's schedule as it is."""
+    most_learning_starts: Whole | None = None
+    """Largest number of steps before the first update of an algorithm with a replay buffer, where ``settings`` name
+    none: a twentieth of ``total_timesteps``, but no more than this. ``None`` keeps the source's."""
     adaptive_kl: Positive | None = None
     """KL divergence of an update at which the learning rate of PPO is kept, by a factor on it (0.01 is usual with
     thousands of environments). ``None`` leaves the rate to the method's schedules."""

@@ -62,9 +62,8 @@ def run(
     agent = agent or find_agent(domains.get("source", domains["target"]).name, settings.algo.name, settings.agent.path)
     loaded = agent if isinstance(agent, Path) else type(agent).__name__
     tell(f"To {domains['target'].name} by {_told(settings.method)}. Loading {loaded}.", settings.progress_bar)
-    if settings.method.learns:  # before simulators start; an archive's own number is looked at when it is loaded
-        own = getattr(agent, "learning_starts", 0)
-        check_learning_starts(settings.algo.hyperparameters.get("learning_starts", own), settings.total_timesteps)
+    if settings.method.learns:  # before simulators start; an agent's own number is looked at when it is loaded
+        check_learning_starts(settings.algo.hyperparameters.get("learning_starts", 0), settings.total_timesteps)
     settings = _resolve(settings, domains["target"])
 
     from daft_rl.run.identity import Identity
@@ -87,6 +86,10 @@ def run(
         if chosen.method.learns:
             current.save_start()
             current.learn()
+            if settings.method.race is not None and settings.method.race.best_on_the_way:
+                from daft_rl.run.ending import end_with_the_better
+
+                end_with_the_better(current, settings.method.race, domains)
         result = measure_and_save(current, settings, domains, agent)
         current.finish()
         if settings.render:
@@ -249,7 +252,7 @@ def measure_and_save(
         final=final,
         statistics=None if current.statistics is None else vars(current.statistics),
         realigned=adaptation.realigned.as_dict() if adaptation.realigned else None,
-        race=None if current.race is None else current.race.summary,
+        race=None if current.race is None else current.race.as_dict(),
         curve=current.monitoring.curve,
         distortion=distortion,
         distortion_on_source=on_source,

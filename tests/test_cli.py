@@ -168,8 +168,15 @@ def test_paths_may_have_commas(tmp_path: Path) -> None:
 
 
 def test_a_run_that_would_not_learn_is_refused(tmp_path: Path) -> None:
-    overrides = [f"output_dir={tmp_path}", "algo=crossq", "total_timesteps=5000", "num_envs=1", "vec=dummy"]
-    with pytest.raises(ConfigError, match=r"begin after 5000 steps"):
+    overrides = [
+        f"output_dir={tmp_path}",
+        "algo=crossq",
+        "algo.settings.learning_starts=200",
+        "total_timesteps=200",
+        "num_envs=1",
+        "vec=dummy",
+    ]
+    with pytest.raises(ConfigError, match=r"begin after 200 steps"):
         run(compose_settings("transfer", overrides))
 
 
@@ -179,13 +186,19 @@ def never() -> Any:
 
 
 def test_learning_that_would_never_begin_is_refused_before_a_simulator_starts(tmp_path: Path) -> None:
-    overrides = ["env=Door-shifted", f"output_dir={tmp_path}", "algo=crossq", "total_timesteps=5000"]
-    with pytest.raises(ConfigError, match=r"begin after 5000 steps"):
+    overrides = [
+        "env=Door-shifted",
+        f"output_dir={tmp_path}",
+        "algo=crossq",
+        "algo.settings.learning_starts=200",
+        "total_timesteps=200",
+    ]
+    with pytest.raises(ConfigError, match=r"begin after 200 steps"):
         check_plan(compose_settings("transfer", overrides))
     check_plan(compose_settings("transfer", [*overrides, "method=zero_shot"]))
     agent = build("SAC", learning_starts=300)
     with pytest.raises(ConfigError, match=r"begin after 300 steps"):
-        transfer(never, source=agent, total_timesteps=200, settings={"algo.settings.learning_starts": None})
+        transfer(never, source=agent, total_timesteps=200, settings={"algo.most_learning_starts": None})
 
 
 def test_a_script_may_be_a_hydra_application_itself() -> None:

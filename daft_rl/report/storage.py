@@ -178,6 +178,9 @@ def _saved_data(cell: Cell) -> dict[str, Any]:
             for name, arm in everything["race"]["arms"].items()
         }
         data["race"] = everything["race"] | {"arms": arms}
+        if ending := everything["race"].get("ending"):
+            played = {name: _without_episodes(returns) for name, returns in ending["returns"].items()}
+            data["race"]["ending"] = ending | {"returns": played}
     return data | {"distortion": cell.layers("target"), "distortion_on_source": cell.layers("source")}
 
 

@@ -37,7 +37,7 @@ from daft_rl.outputs import say
 from daft_rl.policy.exploration import bound_exploration
 from daft_rl.rollout.device.off_policy import learn_off_policy
 from daft_rl.rollout.device.on_policy import collect_on_policy
-from daft_rl.run.rhythm import own_rate, own_rhythm
+from daft_rl.run.rhythm import first_update, own_rate, own_rhythm
 from daft_rl.run.source_statistics import (
     SourceStatistics,
     find_statistics,
@@ -151,6 +151,7 @@ def load_source(
     hyperparameters = settings.algo.hyperparameters
     hyperparameters |= own_rhythm(agent, kind, hyperparameters, settings.num_envs)
     hyperparameters |= own_rate(agent, kind, hyperparameters, settings.algo.most_learning_rate)
+    hyperparameters |= first_update(kind, hyperparameters, settings.total_timesteps, settings.algo.most_learning_starts)
     file: str | None = None
     if isinstance(agent, BaseAlgorithm):
         model = _copy_agent(settings, agent, kind, hyperparameters, venv, folder)

@@ -142,7 +142,9 @@ class Evaluator:
         self._forget_ended()
         return self._seconds
 
-    def play(self, domains: Mapping[str, Domain] | None = None, episodes: int | None = None) -> dict[str, Returns]:
+    def play(
+        self, domains: Mapping[str, Domain] | None = None, episodes: int | None = None, seed: int | None = None
+    ) -> dict[str, Returns]:
         """The evaluations before and after learning.
 
         With threads all episodes are played at once. Other environments are slow to make, so the open batches play, and
@@ -150,24 +152,26 @@ class Evaluator:
 
         :param domains: some of the run's domains; ``None`` plays in all
         :param episodes: how many in each; ``None`` is as many as the settings say
+        :param seed: of the first episode; ``None`` is that of the settings
         :return: role -> returns
         """
         domains = self.domains if domains is None else domains
         evaluation, vec = self.settings.evaluation, self.environments.vec
         episodes = evaluation.episodes if episodes is None else episodes
+        seed = evaluation.seed if seed is None else seed
         with ExitStack() as stack:
             threaded = {
                 role: self._open(role, domain, episodes, stack)
                 for role, domain in domains.items()
                 if domain.steps_in_threads(vec)
             }
-            returns = evaluate_all(self.model, threaded, episodes, evaluation.seed)
+            returns = evaluate_all(self.model, threaded, episodes, seed)
         for role in [role for role in domains if role not in returns]:
             with ExitStack() as stack:
                 venv = self.open_envs.get(role)
                 if venv is None:
                     venv = self._open(role, domains[role], evaluation.episodes_during, stack)
-                returns[role] = evaluate(self.model, venv, episodes, evaluation.seed)
+                returns[role] = evaluate(self.model, venv, episodes, seed)
         return {role: returns[role] for role in domains}
 
     def close(self) -> None:

@@ -92,6 +92,8 @@ class Monitoring(BaseCallback):
         self.axis = axis
         self.envs, self.evaluation = dict(envs), evaluation
         self.best_path, self.best = best_path, (False, -float("inf"))
+        self.best_step = 0
+        """At which the policy of ``best_path`` played."""
         self.profile = profile
         self.start = start or (lambda play, _: BackgroundCall(play, fork=False))
         self.distortion, self.drift = distortion, drift
@@ -169,7 +171,9 @@ class Monitoring(BaseCallback):
                 if returns is None:
                     return
                 self._points.pop(0)
-                self.best = max(self.best, self._rank(returns))
+                rank = self._rank(returns)
+                if rank > self.best:
+                    self.best, self.best_step = rank, point.timesteps
                 episodes = self.evaluation.episodes_during
                 self._log(point.timesteps, point.distances, {role: returns[role].first(episodes) for role in self.envs})
 
@@ -264,6 +268,7 @@ class Monitoring(BaseCallback):
         return {
             "next_evaluation": self._next_evaluation,
             "best": self.best,
+            "best_step": self.best_step,
             "curve": list(self.curve),
             "points": [*self._kept, *later],
         }
@@ -271,4 +276,5 @@ class Monitoring(BaseCallback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self._next_evaluation, self.best = state["next_evaluation"], tuple(state["best"])
+        self.best_step = state.get("best_step", 0)
         self.curve, self._kept = list(state["curve"]), list(state["points"])

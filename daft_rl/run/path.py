@@ -45,8 +45,7 @@ class PolicyPath:
         """
         state = _mixed(self._start, self._end, alpha)
         self._copy.load_state_dict(state)
-        self.model.policy.load_state_dict(state["policy"])
-        self._copy.put_statistics()
+        self._copy.put_in_place()
         return self.model
 
 

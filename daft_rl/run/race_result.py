@@ -31,6 +31,13 @@ class RaceResult:
     """The source's returns by role."""
     summary: dict[str, Any]
     """Plain data: the rule, ``arms`` by name, ``winner``, and ``why``."""
+    ending: dict[str, Any] | None = None
+    """Whether the ``best`` policy on the way was ``taken`` or the ``last``, ``why``, and what both returned; ``None``
+    where they are the same."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, as in ``results.json``."""
+        return self.summary | {"ending": self.ending}
 
     def axis(self, step: int) -> int:
         """Steps on the target until the winner had learnt from ``step`` of them, with those of the other arms."""

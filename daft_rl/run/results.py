@@ -84,7 +84,8 @@ class TransferResult:
     """Data of :class:`~daft_rl.finetune.realignment.Realignment`, if the method realigns."""
     race: dict[str, Any] | None = None
     """If the method is a race: its rule, ``rung`` in steps (0 if one arm was left, and none learnt for nothing), what
-    each of ``arms`` returned there or why it was ``left_out``, ``winner``, and ``why``."""
+    each of ``arms`` returned there or why it was ``left_out``, ``winner``, and ``why``; and its ``ending``
+    (:mod:`daft_rl.run.ending`)."""
     curve: list[dict[str, Any]]
     """Evaluations during learning: ``timesteps``, and mean returns and distances at that step."""
     distortion: dict[str, dict[str, float]]
@@ -188,6 +189,8 @@ class TransferResult:
             text = "{moved} of {inputs} inputs realigned: reward of first steps {before:.3g} -> {after:.3g}"
             text += "" if self.realigned["moved"] else " is not enough to tell"
             yield text.format(**self.realigned)
+        if self.race is not None and (ending := self.race.get("ending")) and ending["taken"] == "best":
+            yield f"final.zip is the policy of step {ending['best_step']}, not the last one: {ending['why']}"
         times = ", ".join(
             f"{name} {seconds:.0f}" for name, seconds in self.seconds_by_activity.items() if seconds >= 0.5
         )

@@ -1,4 +1,4 @@
-"""The rhythm and the rate at which a source learned: they go on where the settings do not say otherwise."""
+"""When and how fast a policy learns where the settings do not say: mostly as its source did."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from daft_rl.archives.container import read_attributes
 from daft_rl.archives.hyperparameters import read_hyperparameters
 
-__all__ = ["own_rate", "own_rhythm"]
+__all__ = ["first_update", "own_rate", "own_rhythm"]
 
 FIELDS = ("n_envs", "train_freq", "gradient_steps", "exploration_final_eps", "learning_rate")
+
+SHARE_BEFORE_UPDATES = 0.05
+"""Of a run's steps: 5000 of 100 000."""
 
 
 def own_rhythm(
@@ -67,6 +70,22 @@ def own_rate(
     own = _read(source, kind).get("learning_rate")
     start = own(1.0) if callable(own) else own
     return {"learning_rate": min(start, most) if isinstance(start, int | float) and start > 0 else most}
+
+
+def first_update(
+    kind: type[BaseAlgorithm], given: Mapping[str, Any], total_timesteps: int, most: int | None
+) -> dict[str, int]:
+    """Steps before the first update: a share of the run, so that short runs learn too.
+
+    :param kind: the class of the algorithm
+    :param given: arguments of the constructor that the settings say
+    :param total_timesteps: of the run
+    :param most: the bound; ``None`` leaves the source's number as it is
+    :return: ``learning_starts``, unless ``given`` has it or the algorithm has no replay buffer
+    """
+    if most is None or "learning_starts" in given or not issubclass(kind, OffPolicyAlgorithm):
+        return {}
+    return {"learning_starts": min(most, round(SHARE_BEFORE_UPDATES * total_timesteps))}
 
 
 def _read(source: Path | BaseAlgorithm, kind: type[BaseAlgorithm]) -> dict[str, Any]:

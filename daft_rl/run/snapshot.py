@@ -46,6 +46,11 @@ class PolicyCopy:
             self.model.policy = now
             _set_statistics(self.model, statistics)
 
+    def put_in_place(self) -> None:
+        """Make the model act as this copy from now on; its policy stays the same object."""
+        self.model.policy.load_state_dict(self._policy.state_dict())
+        self.put_statistics()
+
     def put_statistics(self) -> None:
         """Give the model the statistics of this copy, and leave it its policy."""
         _set_statistics(self.model, self._statistics)

@@ -1,4 +1,4 @@
-"""A source goes on in its own rhythm, for another number of environments too, and at its rate or a lower one."""
+"""A source goes on in its own rhythm, for another number of environments too, at its rate or a lower one, and soon."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import LinearSchedule
 
 from daft_rl import transfer
-from daft_rl.run.rhythm import own_rate, own_rhythm
+from daft_rl.run.rhythm import first_update, own_rate, own_rhythm
 
 
 def source(kind: type[BaseAlgorithm], num_envs: int = 1, **settings: Any) -> BaseAlgorithm:
@@ -133,3 +133,33 @@ def test_a_transfer_learns_at_the_rate_of_its_source(settings: dict[str, Any], e
     )
     assert max(seen) <= expected
     assert max(seen[2:]) > expected / 4
+
+
+@pytest.mark.parametrize(("total", "expected"), [(1_000_000, 5000), (100_000, 5000), (6000, 300), (5, 0)])
+def test_short_runs_begin_to_learn_soon(total: int, expected: int) -> None:
+    assert first_update(DQN, {}, total, 5000) == {"learning_starts": expected}
+    assert first_update(DQN, {"learning_starts": 7}, total, 5000) == {}
+    assert first_update(DQN, {}, total, None) == {}
+    assert first_update(PPO, {}, total, 5000) == {}
+
+
+@pytest.mark.parametrize(("most", "expected"), [(5_000, 10), (4, 4), (None, 100)])
+def test_a_transfer_begins_to_learn_soon(most: int | None, expected: int, tmp_path: Path) -> None:
+    updates: list[int] = []
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            updates.append(self.model._n_updates)  # type: ignore[attr-defined]
+            return True
+
+    small = {"num_envs": 1, "vec": "dummy", "progress_bar": False, "calibration.steps": 16, "evaluation.episodes": 1}
+    transfer(
+        "Pendulum-v1",
+        method={"name": "plain"},
+        source=source(TD3, learning_starts=100),
+        total_timesteps=200,
+        output_dir=tmp_path / "run",
+        settings=small | {"algo.most_learning_starts": most},
+        callback=Watch(),
+    )
+    assert updates.index(next(number for number in updates if number)) - 1 == expected

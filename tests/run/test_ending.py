@@ -1,0 +1,138 @@
+"""A race ends with the best policy on the way if the last one is clearly behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+import daft_rl
+from daft_rl.rollout.evaluation import evaluate
+from daft_rl.run import ending
+from daft_rl.run.ending import SEED_OFFSET
+from tests.conftest import DISCRETE, OFF_POLICY, PointMass, build
+from tests.run.test_race import SETTINGS
+from tests.test_resume import OFF_POLICY_SETTINGS, StoppedError, assert_equal_runs, discrete
+
+AFTER_EVALUATIONS = 490
+"""Of 512 steps, the policy plays at 0, 120, 240, 360 and 480."""
+HEADS = ("action_net", "actor.mu", "q_net.q_net.2")
+
+
+class Spoil(BaseCallback):
+    """Makes the policy push as hard as it can, after it was evaluated for the last time."""
+
+    def _on_step(self) -> bool:
+        policy: Any = self.model.policy
+        if self.num_timesteps >= AFTER_EVALUATIONS:
+            with torch.no_grad():
+                for name, bias in policy.named_parameters():
+                    if name.startswith(HEADS) and name.endswith("bias"):
+                        bias.fill_(0.0)[-1] = 1e4
+                        if not name.startswith("q_net"):
+                            bias.fill_(1e4)
+        return True
+
+
+def run(folder: Path, source: BaseAlgorithm, name: str = "PPO", **rule: Any) -> daft_rl.TransferResult:
+    env = discrete if name in DISCRETE else PointMass
+    race = {"arms": ["ft_eval"], "episodes": 8, **rule}
+    kind = OFF_POLICY_SETTINGS if name in OFF_POLICY else {}
+    return daft_rl.transfer(
+        env,
+        {"name": "mine", "race": race},
+        source,
+        source_env=env,
+        output_dir=folder,
+        settings=SETTINGS | kind,
+        callback=Spoil(),
+    )
+
+
+def weights(archive: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_from_zip_file(archive)[1]["policy"]  # type: ignore[assignment]
+    return found
+
+
+@pytest.mark.parametrize("name", ["PPO", "SAC", "TD3", "DQN", "CrossQ"])
+def test_a_policy_that_was_spoilt_is_not_handed_over(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run(tmp_path, build(name), name)
+    assert result.race is not None
+    how = result.race["ending"]
+    assert how["taken"] == "best"
+    [best] = [point["target"] for point in result.curve if point["timesteps"] == how["best_step"]]
+    assert best == max(point["target"] for point in result.curve)
+    assert how["returns"]["best"]["target"]["mean"] > how["returns"]["last"]["target"]["mean"]
+    final, kept = weights(tmp_path / "final.zip"), weights(tmp_path / "best.zip")
+    assert final.keys() == kept.keys()
+    assert all(torch.equal(final[weight], kept[weight]) for weight in final)
+    venv = DummyVecEnv([discrete if name in DISCRETE else PointMass])
+    model = daft_rl.load_agent(tmp_path / "final.zip", env=venv)
+    assert evaluate(model, venv, 4, 10_000).returns == pytest.approx(result.final["target"].returns, rel=1e-4)
+    result.print()
+    assert f"final.zip is the policy of step {how['best_step']}, not the last one: it is ahead" in (
+        capsys.readouterr().out
+    )
+
+
+def test_the_last_policy_stays_unless_it_is_clearly_behind(tmp_path: Path) -> None:
+    result = run(tmp_path, build("PPO"), margin=1000.0)
+    assert result.race is not None
+    assert result.race["ending"]["taken"] == "last"
+    assert "not clear" in result.race["ending"]["why"]
+    returned = result.race["ending"]["returns"]["last"]["target"]["returns"]
+    venv = DummyVecEnv([PointMass])
+    model = daft_rl.load_agent(tmp_path / "final.zip", env=venv)
+    assert evaluate(model, venv, 8, 10_000 + SEED_OFFSET).returns == pytest.approx(returned, rel=1e-4)
+
+
+def test_who_wants_the_last_policy_gets_it(tmp_path: Path) -> None:
+    result = run(tmp_path, build("PPO"), best_on_the_way=False)
+    assert result.race is not None
+    assert result.race["ending"] is None
+    assert weights(tmp_path / "final.zip")["action_net.bias"][-1] > 9000
+
+
+def test_statistics_that_follow_the_target_are_those_of_the_policy_that_is_taken(tmp_path: Path) -> None:
+    venv = VecNormalize(DummyVecEnv([PointMass]))
+    source = build("PPO")
+    source.set_env(venv)
+    result = daft_rl.transfer(
+        PointMass,
+        {"name": "mine", "race": {"arms": ["ft_eval"], "episodes": 8}},
+        source,
+        output_dir=tmp_path,
+        settings=SETTINGS | {"agent.normalize": "update"},
+        callback=Spoil(),
+    )
+    assert result.race is not None
+    assert result.race["ending"]["taken"] == "best"
+    means = []
+    for name in ("final", "best"):
+        model = daft_rl.load_agent(tmp_path / f"{name}.zip", env=DummyVecEnv([PointMass]))
+        normalizer = model.get_vec_normalize_env()
+        assert normalizer is not None
+        means.append(normalizer.obs_rms.mean.tolist())  # type: ignore[union-attr]
+    assert means[0] == means[1]
+
+
+def test_a_run_that_was_stopped_before_the_end_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "whole", build("PPO"))
+
+    def stop(*_: Any) -> None:
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ending, "judge", stop)
+        with pytest.raises(StoppedError):
+            run(tmp_path / "cut", build("PPO"))
+    daft_rl.transfer(PointMass, source=build("PPO"), source_env=PointMass, resume=tmp_path / "cut", callback=Spoil())
+    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
