@@ -62,8 +62,9 @@ def run(
     agent = agent or find_agent(domains.get("source", domains["target"]).name, settings.algo.name, settings.agent.path)
     loaded = agent if isinstance(agent, Path) else type(agent).__name__
     tell(f"To {domains['target'].name} by {_told(settings.method)}. Loading {loaded}.", settings.progress_bar)
-    if settings.method.learns:  # before simulators start; an agent's own number is looked at when it is loaded
-        check_learning_starts(settings.algo.hyperparameters.get("learning_starts", 0), settings.total_timesteps)
+    if settings.method.learns:  # before simulators start; an archive's own number is looked at when it is loaded
+        own = getattr(agent, "learning_starts", 0) if settings.algo.most_learning_starts is None else 0
+        check_learning_starts(settings.algo.hyperparameters.get("learning_starts", own), settings.total_timesteps)
     settings = _resolve(settings, domains["target"])
 
     from daft_rl.run.identity import Identity
