@@ -105,13 +105,15 @@ def adapt(folder: Path, agent: PublicAgent, shift: str, seed: int, method: str) 
     } | {"curve": found["curve"], "race": found.get("race")}
 
 
-def sb3_continue(folder: Path, agent: PublicAgent, shift: str, seed: int) -> dict[str, Any]:
+def sb3_continue(
+    folder: Path, agent: PublicAgent, factors: Mapping[str, float], seed: int, steps: int
+) -> dict[str, Any]:
     """Load and learn, with as many environments and the settings that the file has.
 
     Learning rates begin anew with the run. Off-policy agents act by their policy from the first step. ``VecNormalize``
     goes on, and scales rewards as rl-zoo's training does, whatever its file says (rl-zoo saves some after evaluation).
     """
-    make = partial(shifted, agent, SHIFTS[agent.task][shift])
+    make = partial(shifted, agent, factors)
     archive = folder / agent.archive
     num_envs = read_archive(archive).attributes.get("n_envs") or 1
     venv = VecMonitor(DummyVecEnv([make] * num_envs))
@@ -122,7 +124,7 @@ def sb3_continue(folder: Path, agent: PublicAgent, shift: str, seed: int) -> dic
     if isinstance(model, OffPolicyAlgorithm):
         model.learning_starts = 0
     model.set_random_seed(seed)
-    model.learn(steps_of(agent))
+    model.learn(steps)
     if normalizer is not None:
         normalizer.training = False
     domains: dict[str, Callable[[], gym.Env[Any, Any]]] = {"target": make, "source": agent.make()}
@@ -157,7 +159,7 @@ def main() -> None:
         agent, shift, seed = agents[cell["agent"]], cell["shift"], cell["seed"]
         run: Callable[[], dict[str, Any]] = partial(adapt, given.folder, agent, shift, seed, cell["method"])
         if cell["method"] == "sb3_continue":
-            run = partial(sb3_continue, given.folder, agent, shift, seed)
+            run = partial(sb3_continue, given.folder, agent, SHIFTS[agent.task][shift], seed, steps_of(agent))
         line = cell | {"steps": steps_of(agent)} | run()
         with given.out.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
