@@ -55,9 +55,13 @@ ARMS = {
     "rate, rollout, constant, exploration": Arm(RATE | {"algo.exploration_std": None}, CONSTANT, rollout=True),
     "rate, rollout, one environment": Arm(RATE | {"num_envs": 1}, rollout=True),
     "rate, rollout, one environment, constant": Arm(RATE | {"num_envs": 1}, CONSTANT, rollout=True),
+    "rate, rollout, one environment, constant, exploration": Arm(
+        RATE | {"num_envs": 1, "algo.exploration_std": None}, CONSTANT, rollout=True
+    ),
     "rate, one environment": Arm(RATE | {"num_envs": 1}),
     "rate, exploration anew": Arm(RATE | {"algo.settings.exploration_initial_eps": 1.0}),
     "one environment": Arm({"num_envs": 1}),
+    "after 5000 steps": Arm({"algo.settings.learning_starts": 5000, "algo.most_learning_rate": 3e-4}),
     "soon": Arm(SOON | {"algo.most_learning_rate": 3e-4}),
     "soon, rate": Arm(SOON | RATE),
 }
