@@ -76,7 +76,7 @@ def adapt(
         played = sb3_continue(folder, agent, factors, seed, steps)["final"]
         return {"after": {role: sum(returns) / len(returns) for role, returns in played.items()}}
     arm, own = ARMS[name], read_archive(folder / agent.archive)
-    settings = SMALL | {"evaluation.every": steps // 2, "evaluation.episodes": EPISODES} | arm.settings
+    settings = SMALL | {"evaluation.every": steps // 4, "evaluation.episodes": EPISODES} | arm.settings
     if arm.rollout:
         steps_together = own.hyperparameters["n_steps"] * own.attributes["n_envs"]
         settings["algo.settings.n_steps"] = steps_together // settings["num_envs"]
@@ -97,7 +97,7 @@ def adapt(
         )
     return {
         "before": {role: returns.mean for role, returns in result.zero_shot.items()},
-        "halfway": result.curve[1]["target"],
+        "halfway": result.curve[2]["target"],
         "after": {role: returns.mean for role, returns in result.final.items()},
     }
 
@@ -107,12 +107,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--agents", nargs="+", required=True)
-    parser.add_argument("--shift", required=True, help="a number of the simulator and a factor on it: gravity=1.25")
+    parser.add_argument("--shift", required=True, help="factors on numbers of the simulator: gravity=1.25,mass=2")
     parser.add_argument("--arms", nargs="+", required=True, choices=["sb3", *ARMS])
     parser.add_argument("--steps", type=int, help="the public grid's")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    name, factor = given.shift.split("=")
+    factors = {name: float(factor) for name, factor in (one.split("=") for one in given.shift.split(","))}
     done = [json.loads(line) for line in RESULTS.read_text("utf-8").splitlines()] if RESULTS.exists() else []
     chosen = [agent for agent in AGENTS if agent.archive in given.agents]
     for seed, agent, arm in product(SEEDS, chosen, given.arms):
@@ -120,7 +120,7 @@ def main() -> None:
         cell = {"agent": agent.archive, "shift": given.shift, "steps": steps, "seed": seed, "arm": arm}
         if any(cell.items() <= line.items() for line in done):
             continue
-        line = cell | adapt(given.folder, agent, {name: float(factor)}, steps, seed, arm)
+        line = cell | adapt(given.folder, agent, factors, steps, seed, arm)
         with RESULTS.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
         print(line, flush=True)
