@@ -176,12 +176,17 @@ def race_table(cells: list[Cell]) -> Table:
     def others(race: Mapping[str, Any]) -> str:
         return "; ".join(f"{name}: {told(arm)}" for name, arm in race["arms"].items() if name != race["winner"])
 
+    def ending(race: Mapping[str, Any]) -> str:
+        how = race.get("ending") or {"taken": "last"}  # older runs ended with the last policy
+        return "the last policy" if how["taken"] == "last" else f"that of step {how['best_step']}: {how['why']}"
+
     return [
         {
             "run": f"{cell.method}, seed {cell.seed}",
             "learns by": race["winner"],
             "because": race["why"],
             "others": others(race),
+            "ends with": ending(race),
         }
         for cell in sorted(cells, key=lambda cell: (cell.method, cell.seed))
         if (race := cell.result.race)

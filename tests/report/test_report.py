@@ -85,6 +85,9 @@ def write_run(folder: Path, method: str, seed: int, shift: dict[str, Any], final
     (folder / "cell.json").write_text(json.dumps({"status": "finished", "peak_memory_mb": 321}))
 
 
+TWO = {"last": 1.0, "best": 3.0}
+
+
 def change_results(grid: Path, pattern: str, **changes: Any) -> None:
     """Change fields of ``results.json`` in run folders."""
     for path in grid.glob(f"{pattern}/results.json"):
@@ -381,10 +384,23 @@ def test_a_report_tells_which_method_each_race_took(grid: Path, tmp_path: Path) 
             "learns by": "ft_eval",
             "because": "it is ahead of ft by 9 ± 2",
             "others": "ft: returned 11; daft: does the same as ft_eval here",
+            "ends with": "the last policy",
         }
     write_report(content, tmp_path / "out")
     for name in ("report.html", "report.md"):
         assert (tmp_path / "out" / name).read_text("utf-8").count("ahead of ft by 9 ± 2") == 2 * 3
+
+
+def test_a_report_tells_which_policy_a_race_ended_with(grid: Path, tmp_path: Path) -> None:
+    returns = {name: {"target": {"mean": mean, "std": 1.0, "returns": [mean]}} for name, mean in TWO.items()}
+    ending = {"taken": "best", "best_step": 100, "why": "it is ahead of last by 2 ± 1", "returns": returns}
+    change_results(grid, "daft-*", race=RACE | {"ending": ending})
+    save_cells(read_grid(grid), [], tmp_path / "cells.jsonl.gz")
+    for path in (grid, tmp_path / "cells.jsonl.gz"):
+        content = build_report([path], REFERENCES)
+        assert content.targets[0].races[0]["ends with"] == "that of step 100: it is ahead of last by 2 ± 1"
+    [kept, *_] = (cell.result.race for cell in read_cells([tmp_path / "cells.jsonl.gz"]) if cell.result.race)
+    assert kept["ending"]["returns"]["best"] == {"target": {"mean": 3.0, "std": 1.0}}
 
 
 def test_scores_by_target_and_a_chosen_baseline(grid: Path) -> None:
