@@ -3,8 +3,8 @@
     python -m benchmarks.public_grid FOLDER --out grid.jsonl --methods sb3_continue daft ft
 
 ``FOLDER`` is that of :mod:`benchmarks.public_agents`. ``sb3_continue`` is what people do without this project: load the
-agent with its ``VecNormalize``, and go on learning with Stable-Baselines3 and the settings of the file. What stands in
-``--out`` already is not run again.
+agent with its ``VecNormalize``, and go on learning with Stable-Baselines3 and the settings of the file. ``sb3_best`` ends
+with the best policy of an ``EvalCallback``. What stands in ``--out`` already is not run again.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from typing import Any
 import gymnasium as gym
 import mujoco
 from sb3_contrib.common.wrappers import TimeFeatureWrapper
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize
 
 from benchmarks.public_agents import AGENTS, SEEDS, SMALL, PublicAgent, is_installed
 from daft_rl import load_agent, transfer
 from daft_rl.archives import read_archive
 from daft_rl.envs.mujoco.model import scale_model
 from daft_rl.rollout.evaluation import evaluate
+from daft_rl.run.snapshot import PolicyCopy
 
 EPISODES = 8
 FIRST_SEED = 10_000
@@ -106,12 +108,14 @@ def adapt(folder: Path, agent: PublicAgent, shift: str, seed: int, method: str) 
 
 
 def sb3_continue(
-    folder: Path, agent: PublicAgent, factors: Mapping[str, float], seed: int, steps: int
+    folder: Path, agent: PublicAgent, factors: Mapping[str, float], seed: int, steps: int, best: bool = False
 ) -> dict[str, Any]:
     """Load and learn, with as many environments and the settings that the file has.
 
     Learning rates begin anew with the run. Off-policy agents act by their policy from the first step. ``VecNormalize``
     goes on, and scales rewards as rl-zoo's training does, whatever its file says (rl-zoo saves some after evaluation).
+
+    :param best: whether it ends with the best policy of four evaluations on the way, by SB3's ``EvalCallback``
     """
     make = partial(shifted, agent, factors)
     archive = folder / agent.archive
@@ -124,7 +128,12 @@ def sb3_continue(
     if isinstance(model, OffPolicyAlgorithm):
         model.learning_starts = 0
     model.set_random_seed(seed)
-    model.learn(steps)
+    keep = KeepBest()
+    every = steps // num_envs // 4
+    watch = EvalCallback(evaluation_env(make, normalizer), keep, eval_freq=every, verbose=0, warn=False)
+    model.learn(steps, callback=watch if best else None)
+    if best:
+        keep.best.put_in_place()
     if normalizer is not None:
         normalizer.training = False
     domains: dict[str, Callable[[], gym.Env[Any, Any]]] = {"target": make, "source": agent.make()}
@@ -132,6 +141,22 @@ def sb3_continue(
         role: evaluate(model, DummyVecEnv([one] * 8), EPISODES, FIRST_SEED).returns for role, one in domains.items()
     }
     return {"final": played}
+
+
+class KeepBest(BaseCallback):
+    """Called for each new best policy: keeps it, with the statistics of its ``VecNormalize``."""
+
+    best: PolicyCopy
+
+    def _on_step(self) -> bool:
+        self.best = PolicyCopy(self.model)
+        return True
+
+
+def evaluation_env(make: Callable[[], gym.Env[Any, Any]], normalizer: VecNormalize | None) -> VecEnv:
+    """The target for ``EvalCallback``, which gives a ``VecNormalize`` the statistics of the one that learns."""
+    venv = VecMonitor(DummyVecEnv([make] * 5))
+    return venv if normalizer is None else VecNormalize(venv, training=False, norm_reward=False)
 
 
 def cells(methods: list[str]) -> Iterator[dict[str, Any]]:
@@ -158,8 +183,9 @@ def main() -> None:
             continue
         agent, shift, seed = agents[cell["agent"]], cell["shift"], cell["seed"]
         run: Callable[[], dict[str, Any]] = partial(adapt, given.folder, agent, shift, seed, cell["method"])
-        if cell["method"] == "sb3_continue":
-            run = partial(sb3_continue, given.folder, agent, SHIFTS[agent.task][shift], seed, steps_of(agent))
+        if cell["method"] in ("sb3_continue", "sb3_best"):
+            task = SHIFTS[agent.task][shift], seed, steps_of(agent), cell["method"] == "sb3_best"
+            run = partial(sb3_continue, given.folder, agent, *task)
         line = cell | {"steps": steps_of(agent)} | run()
         with given.out.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
