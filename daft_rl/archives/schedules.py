@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -57,13 +58,34 @@ CODES = {
         ),
     }.items()
 }
-"""Function -> its bytecode in each version of Python."""
+"""Function -> its bytecode in Python 3.6 to 3.13. That of later versions is that of :func:`_compiled_here`."""
 SB3 = "stable_baselines3.common.utils"
 CLASSES = {
     *(f"{SB3}.{name}" for name in ("FloatSchedule", "ConstantSchedule", "LinearSchedule")),
     "rl_zoo3.utils.SimpleLinearSchedule",
 }
 """Objects of other classes may be named alike, and compute something else."""
+
+
+def _linear(start: float, end: float, end_fraction: float) -> Callable[[float], float]:
+    def func(progress_remaining: float) -> float:
+        if (1 - progress_remaining) > end_fraction:
+            return end
+        else:  # noqa: RET505  # as in SB3
+            return start + (1 - progress_remaining) * (end - start) / end_fraction
+
+    return func
+
+
+def _compiled_here() -> dict[str, set[bytes]]:
+    """Function -> its bytecode in the Python that runs this."""
+    made: dict[str, list[Callable[[Any], Any]]] = {
+        CONSTANT: [(lambda val: lambda _: val)(0.0)],
+        TO_ZERO: [(lambda rate: lambda left: left * rate)(0.0), (lambda rate: lambda left: rate * left)(0.0)],
+        LINEAR: [_linear(0.0, 0.0, 1.0)],
+        WRAPPER: [(lambda schedule: lambda left: float(schedule(left)))(abs)],
+    }
+    return {name: {function.__code__.co_code for function in functions} for name, functions in made.items()}
 
 
 def parse_schedule(entry: Any) -> float | LinearSchedule | None:
@@ -114,8 +136,9 @@ def read_schedule(entry: Any) -> Any:
     functions = named - {WRAPPER}
     if len(functions) != 1 or (function := functions.pop()) not in NUMBERS:
         return entry
-    codes = _codes(operations)
-    if not codes or not codes <= CODES[function] | (CODES[WRAPPER] if WRAPPER in named else frozenset()):
+    codes, here = _codes(operations), _compiled_here()
+    known = set().union(*(CODES[name] | here[name] for name in {function, *(named & {WRAPPER})}))
+    if not codes or not codes <= known:
         return entry
     numbers = _closure(operations)
     if len(numbers) != NUMBERS[function]:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import PPO
 
-from daft_rl.archives import load_agent, read_archive
+from daft_rl.archives import load_agent, read_archive, schedules
 from daft_rl.archives.schedules import read_schedule
 from tests.archives.helpers import edit, make, save
 
@@ -148,6 +148,13 @@ BYTECODE = {
     "3.11": ("9501970089015300", "950197007c0089017a0500005300"),
     "3.13": ("3e01950054012400", "3e019500550054012d0500002400"),
 }
+
+
+def test_functions_of_this_python_are_known_without_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedules, "CODES", dict.fromkeys(schedules.CODES, frozenset()))
+    assert read_schedule(entry(get_schedule_fn(constant_fn(0.1)))) == 0.1
+    for function in (linear_schedule(0.1), get_linear_fn(0.1, 0.0, 1.0)):
+        assert read_schedule(entry(function))["start"] == 0.1
 
 
 @pytest.mark.parametrize("version", BYTECODE)
