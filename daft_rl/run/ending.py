@@ -70,7 +70,7 @@ def _keep_last(current: Run, problem: str) -> None:
 
 def _note(current: Run, taken: str, why: str, played: Mapping[str, Played]) -> None:
     assert current.race is not None
-    ending: dict[str, Any] = {"taken": taken, "why": why, "best_step": current.axis(current.monitoring.best_step)}
+    ending: dict[str, Any] = {"taken": taken, "why": why, "best_step": current.monitoring.best_step}
     ending["returns"] = {
         name: {role: returns.as_dict() for role, returns in by_role.items()} for name, by_role in played.items()
     }

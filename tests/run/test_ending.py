@@ -237,8 +237,26 @@ def test_where_costs_are_limited_the_reason_speaks_of_policies(tmp_path: Path) -
     )
     assert result.race is not None
     assert result.race["ending"]["why"] == "the only policy within the limit on costs"
+    within = [point for point in result.curve if point["target_cost"] <= 19.5]
+    best = max(within, key=lambda point: point["target"])
+    assert result.race["ending"]["best_step"] == best["timesteps"]
     assert result.final["target"].mean_cost is not None
     assert result.final["target"].mean_cost <= 19.5
+
+
+def test_where_no_policy_is_within_the_limit_the_step_is_that_of_the_lowest_cost(tmp_path: Path) -> None:
+    result = daft_rl.transfer(
+        Tolled,
+        {"name": "mine", "race": {"arms": ["ft_eval"], "episodes": 4}},
+        build("PPO"),
+        output_dir=tmp_path,
+        settings=SETTINGS | {"env.cost_limit": 0.001},
+        callback=Spoil(),
+    )
+    assert result.race is not None
+    assert "no policy is within the limit" in result.race["ending"]["why"]
+    cheapest = min(result.curve, key=lambda point: point["target_cost"])
+    assert result.race["ending"]["best_step"] == cheapest["timesteps"]
 
 
 def test_what_is_worse_and_the_best_on_the_way_is_said_to_be_so(
