@@ -104,7 +104,7 @@ def test_the_schedule_of_rl_zoo_falls_to_zero(number: float) -> None:
 
 def test_closures_of_early_versions_of_cloudpickle_are_lists() -> None:
     code = (1, 0, 1, 1, 19, b"\x88\x00S\x00")
-    early = {"code": code, "closure_values": [0.25], "defaults": None, "line": [7]}
+    early: dict[str, Any] = {"code": code, "closure_values": [0.25], "defaults": None, "line": [7]}
     early["qualname"] = "constant_fn.<locals>.func"
     assert read_schedule(entry(pickle.dumps(early))) == 0.25
 
