@@ -3,8 +3,8 @@
     python -m benchmarks.public_grid FOLDER --out grid.jsonl --methods sb3_continue daft ft
 
 ``FOLDER`` is that of :mod:`benchmarks.public_agents`. ``sb3_continue`` is what people do without this project: load the
-agent with its ``VecNormalize``, and go on learning with Stable-Baselines3 and the settings of the file. ``sb3_best`` ends
-with the best policy of an ``EvalCallback``. What stands in ``--out`` already is not run again.
+agent with its ``VecNormalize``, and go on learning with Stable-Baselines3 and the settings of the file. ``sb3_best``
+ends with the best policy of an ``EvalCallback``. What stands in ``--out`` already is not run again.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ def _play(
     choice = settings.agent.correspondence
     by_place = choice == "positions" and "source" in domains
     found = find_correspondence(choice, domains, None) if by_place else None  # else the start keeps the target's names
-    domains = see_as_target(domains, end, between_bodies(found, choice, domains, start))
+    domains = see_as_target(domains, start, between_bodies(found, choice, domains, start))
     if needs_source and "source" not in domains:
         raise ConfigError("On the source's body this policy does not play: pass take='target'.", arguments=("take",))
     evaluator = Evaluator(path.model, settings, environments, {}, domains, folder)

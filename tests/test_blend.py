@@ -134,13 +134,20 @@ def test_code_of_a_run_is_executed_only_by_ones_own_word(run: Path, tmp_path: Pa
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_an_agent_for_another_body_plays_on_its_source_too(tmp_path: Path) -> None:
-    PPO("MlpPolicy", PointMass(), n_steps=64, device="cpu").save(tmp_path / "agent.zip")
+@pytest.mark.parametrize("has_batchnorm", [False, True])  # whose means, which entries without a sensor are at, move
+def test_an_agent_for_another_body_plays_on_its_source_too(has_batchnorm: bool, tmp_path: Path) -> None:
+    plain = PPO("MlpPolicy", PointMass(), n_steps=64, device="cpu")
+    (build("PPO") if has_batchnorm else plain).save(tmp_path / "agent.zip")
     run = tmp_path / "run"
     settings = parse([*TINY, *ON_POLICY]) | {"agent.correspondence": "positions", "evaluation.episodes": 1}
     environments: Any = {"env": lambda: TimeAwareObservation(TimeLimit(PointMass(), 10)), "source_env": PointMass}
     daft_rl.transfer(
-        source=tmp_path / "agent.zip", total_timesteps=64, output_dir=run, settings=settings, **environments
+        method="ft",
+        source=tmp_path / "agent.zip",
+        total_timesteps=512,
+        output_dir=run,
+        settings=settings,
+        **environments,
     )
     played = daft_rl.blend(run, alphas=[0.0, 1.0], **environments).returns
     final = json.loads((run / "results.json").read_text())["final"]

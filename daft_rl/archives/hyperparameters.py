@@ -34,6 +34,7 @@ from daft_rl.archives.train_freq import is_frequency
 from daft_rl.errors import AgentError, ConfigError
 from daft_rl.hyperparameters import OTHERWISE
 from daft_rl.hyperparameters import check_hyperparameters as check_plain_hyperparameters
+from daft_rl.validation import LARGEST
 
 __all__ = [
     "check_hyperparameters",
@@ -82,7 +83,7 @@ def _is_allowed(value: Any, annotation: Any) -> bool:
     """Whether SB3's own annotation admits a JSON value: ``0.5`` for ``float | None``, not for ``int``."""
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     admitted = typing.get_args(annotation) if union else (annotation,)
-    if isinstance(value, float) and not math.isfinite(value):
+    if (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and abs(value) > LARGEST):
         return False
     return type(value) in admitted or (type(value) is int and float in admitted)
 
@@ -165,8 +166,11 @@ def _read_value(name: str, entry: Any, parameter: inspect.Parameter) -> Any:
     """
     :raises ValueError: with the reason why it cannot be read
     """
-    if name == "train_freq" and isinstance(entry, list) and is_frequency(entry):
-        return tuple(entry)
+    if name == "train_freq":
+        if isinstance(entry, list) and is_frequency(entry):
+            return tuple(entry)
+        if not is_frequency([entry, "step"]):
+            raise ValueError(f"{str(entry)[:40]!r} is no number of steps or episodes")
     if not isinstance(entry, dict):
         if _is_allowed(entry, parameter.annotation) or (entry is None and parameter.default is None):
             return entry

@@ -6,6 +6,8 @@ import base64
 import pickletools
 from typing import Any
 
+from daft_rl.archives.text import class_name
+
 __all__ = ["Operation", "list_operations"]
 
 Operation = tuple[str, Any]
@@ -18,11 +20,11 @@ def list_operations(entry: Any, kind: str) -> list[Operation]:
     """The operations of a pickled attribute. What was remembered stands where it is recalled, as far as it is plain.
 
     :param entry: of the archive's ``data``
-    :param kind: part of the printed class of what was pickled
+    :param kind: name of the class of what was pickled
     :return: empty if the entry holds no pickle of that kind, or one that cannot be listed
     """
     text = entry.get(":serialized:") if isinstance(entry, dict) else None
-    if not isinstance(text, str) or len(text) > MAX_TEXT or kind not in str(entry.get(":type:")):
+    if not isinstance(text, str) or len(text) > MAX_TEXT or (class_name(entry) or "").rpartition(".")[2] != kind:
         return []
     try:
         operations = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(base64.b64decode(text))]

@@ -92,8 +92,6 @@ class Monitoring(BaseCallback):
         self.axis = axis
         self.envs, self.evaluation = dict(envs), evaluation
         self.best_path, self.best = best_path, (False, -float("inf"))
-        self.best_step = 0
-        """At which the policy of ``best_path`` played."""
         self.profile = profile
         self.start = start or (lambda play, _: BackgroundCall(play, fork=False))
         self.distortion, self.drift = distortion, drift
@@ -109,6 +107,15 @@ class Monitoring(BaseCallback):
     def idle(self) -> bool:
         """Whether nobody has to wait for an evaluation."""
         return not self._kept and all(point.call is not None and point.call.ready() for point in self._points)
+
+    @property
+    def best_step(self) -> int | None:
+        """The step in the curve at which the policy of ``best_path`` played; ``None`` if none has."""
+        role, (within, value) = next(iter(self.envs)), self.best
+        shown = [
+            (point["timesteps"], point[role] if within else -point.get(f"{role}_cost", 0.0)) for point in self.curve
+        ]
+        return next((step for step, reached in shown if reached == value), None)
 
     def _on_training_start(self) -> None:
         if self.curve:  # the run goes on
@@ -172,8 +179,7 @@ class Monitoring(BaseCallback):
                     return
                 self._points.pop(0)
                 rank = self._rank(returns)
-                if rank > self.best:
-                    self.best, self.best_step = rank, point.timesteps
+                self.best = max(self.best, rank)
                 episodes = self.evaluation.episodes_during
                 self._log(point.timesteps, point.distances, {role: returns[role].first(episodes) for role in self.envs})
 
@@ -268,7 +274,6 @@ class Monitoring(BaseCallback):
         return {
             "next_evaluation": self._next_evaluation,
             "best": self.best,
-            "best_step": self.best_step,
             "curve": list(self.curve),
             "points": [*self._kept, *later],
         }
@@ -276,5 +281,4 @@ class Monitoring(BaseCallback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self._next_evaluation, self.best = state["next_evaluation"], tuple(state["best"])
-        self.best_step = state.get("best_step", 0)
         self.curve, self._kept = list(state["curve"]), list(state["points"])

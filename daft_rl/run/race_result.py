@@ -32,8 +32,8 @@ class RaceResult:
     summary: dict[str, Any]
     """Plain data: the rule, ``arms`` by name, ``winner``, and ``why``."""
     ending: dict[str, Any] | None = None
-    """Whether the ``best`` policy on the way was ``taken`` or the ``last``, ``why``, and what both returned; ``None``
-    where they are the same."""
+    """Whether the ``best`` policy on the way was ``taken`` or the ``last``, ``why``, and what both returned (nothing
+    if ``best.zip`` cannot be read); ``None`` where they are the same."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as in ``results.json``."""

@@ -211,6 +211,11 @@ class TransferResult:
         text = f"WORSE THAN BEFORE: on the target the policy returns {after:.1f}, the source returned {before:.1f}. "
         if not self.curve or "target_cost" in self.curve[0]:
             return text
+        ending = (self.race or {}).get("ending")
+        if ending and ending["taken"] == "best":
+            return text + "It is the best one on the way, best.zip."
+        if ending and not ending["returns"]:  # best.zip cannot be read
+            return text
         best = max(self.curve, key=lambda point: point["target"])
         return text + f"best.zip is the policy of step {best['timesteps']}, which returned {best['target']:.1f}."
 

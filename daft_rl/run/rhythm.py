@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from daft_rl.archives.container import read_attributes
 from daft_rl.archives.hyperparameters import read_hyperparameters
+from daft_rl.errors import DaftWarning
+from daft_rl.validation import LARGEST
 
-__all__ = ["first_update", "own_rate", "own_rhythm"]
+__all__ = ["FirstEpisode", "first_update", "own_rate", "own_rhythm"]
 
 FIELDS = ("n_envs", "train_freq", "gradient_steps", "exploration_final_eps", "learning_rate")
 
@@ -68,8 +74,8 @@ def own_rate(
     if most is None or "learning_rate" in given:
         return {}
     own = _read(source, kind).get("learning_rate")
-    start = own(1.0) if callable(own) else own
-    return {"learning_rate": min(start, most) if isinstance(start, int | float) and start > 0 else most}
+    start = _number(own(1.0) if callable(own) else own)
+    return {"learning_rate": min(start, most) if start is not None and start > 0 else most}
 
 
 def first_update(
@@ -88,6 +94,43 @@ def first_update(
     return {"learning_starts": min(most, round(SHARE_BEFORE_UPDATES * total_timesteps))}
 
 
+class FirstEpisode(BaseCallback):
+    """Lets an agent with a ``HerReplayBuffer`` wait with updates until an episode has ended.
+
+    The buffer has nothing to sample before, and raises. How long an episode is nobody knows in advance.
+    """
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self._waits():
+            self.model.learning_starts = max(self.model.learning_starts, self.num_timesteps)  # type: ignore[attr-defined]
+
+    def _on_training_end(self) -> None:
+        if self._waits():
+            message = (
+                f"No episode ended in {self.num_timesteps} steps, and hindsight experience replay learns from whole "
+                "ones: the policy is as before. Take more steps, or fewer num_envs."
+            )
+            warnings.warn(DaftWarning(message), stacklevel=2)
+
+    def _waits(self) -> bool:
+        buffer = getattr(self.model, "replay_buffer", None)
+        return isinstance(buffer, HerReplayBuffer) and not (buffer.ep_length > 0).any()
+
+
+def _number(value: Any) -> float | None:
+    """A number of any library, if it is one and finite."""
+    if isinstance(value, str):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
 def _read(source: Path | BaseAlgorithm, kind: type[BaseAlgorithm]) -> dict[str, Any]:
     if isinstance(source, BaseAlgorithm):
         return {name: getattr(source, name, None) for name in FIELDS}
@@ -100,7 +143,9 @@ def _updates(own: Mapping[str, Any], num_envs: int) -> dict[str, Any]:
     calls = frequency[0] if isinstance(frequency, tuple) else frequency
     if _unit(frequency) == "episode":
         return {"train_freq": (calls, "episode") if num_envs == 1 else 1, "gradient_steps": -1}
-    before = calls * (environments if isinstance(environments, int) and environments > 0 else 1)
+    if not 0 < calls <= LARGEST:
+        return {}
+    before = calls * (environments if isinstance(environments, int) and 0 < environments <= LARGEST else 1)
     now = max(1, round(before / num_envs))
     if not isinstance(updates, int) or updates < 0:
         return {"train_freq": now, "gradient_steps": -1}

@@ -42,6 +42,7 @@ from daft_rl.run.listeners import Listeners
 from daft_rl.run.logger import ScalarFile, SparseLogger, interval
 from daft_rl.run.monitoring import Monitoring
 from daft_rl.run.race_result import RaceResult
+from daft_rl.run.rhythm import FirstEpisode
 from daft_rl.run.source_statistics import SourceStatistics
 from daft_rl.run.state import Progress, Stateful, stateful_wrappers
 from daft_rl.run.vec_wrappers import VecWrappers
@@ -278,7 +279,7 @@ class Run:
         checkpoints = Checkpoints(self, self.settings.checkpoint, self.store, self._restored, until)
         self._restored = None
         watch = DivergenceWatch(self.folder / "last_good.zip")
-        parts = (watch, self.adaptation, self.monitoring, checkpoints)
+        parts = (watch, FirstEpisode(), self.adaptation, self.monitoring, checkpoints)
         callbacks: list[BaseCallback] = [*(part for part in parts if part is not None), *self.listeners.callbacks]
         stops = suppress(RungReached)
         with stops, interruption.deferred() if checkpoints.works else nullcontext(), watch.keeping_the_good():

@@ -52,7 +52,9 @@ def lead(one: Played, other: Played, keep: float) -> Lead:
     return Lead(float(gains.mean()), float(error), len(gains))
 
 
-def judge(arms: Mapping[str, Played], race: Race, cost_limit: float | None = None) -> tuple[str, str]:
+def judge(
+    arms: Mapping[str, Played], race: Race, cost_limit: float | None = None, what: str = "arm"
+) -> tuple[str, str]:
     """The first arm that is not behind the best one by more than the margin.
 
     Where costs are limited, arms within the limit come before all others; if there are none, the lowest cost wins.
@@ -60,13 +62,14 @@ def judge(arms: Mapping[str, Played], race: Race, cost_limit: float | None = Non
     :param arms: name -> what it played, the preferred one first
     :param race: the rule
     :param cost_limit: largest mean cost of an episode, if there is a limit
+    :param what: they are, in words
     :return: the winner's name, and why it won
     """
     costs = {name: played["target"].mean_cost for name, played in arms.items()}
     known = {name: cost for name, cost in costs.items() if cost is not None and cost_limit is not None}
     if known and min(known.values()) > (cost_limit or 0.0):
         lowest = min(known, key=lambda name: known[name])
-        return lowest, f"its cost of {known[lowest]:.3g} is the lowest; no arm is within the limit of {cost_limit:g}"
+        return lowest, f"its cost of {known[lowest]:.3g} is the lowest; no {what} is within the limit of {cost_limit:g}"
     within = [name for name in arms if cost_limit is None or known.get(name, 0.0) <= cost_limit]
     best = max(within, key=lambda name: scores(arms[name], race.keep).mean())
     for name in within:
@@ -77,6 +80,6 @@ def judge(arms: Mapping[str, Played], race: Race, cost_limit: float | None = Non
             return name, f"{best} is ahead by {ahead}, which is not clear: the preferred one wins"
     others = [other for other in within if other != best]
     if not others:
-        return best, "the only arm within the limit on costs"
+        return best, f"the only {what} within the limit on costs"
     second = max(others, key=lambda name: scores(arms[name], race.keep).mean())
     return best, f"it is ahead of {second} by {lead(arms[best], arms[second], race.keep)}"

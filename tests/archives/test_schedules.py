@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import PPO
 
-from daft_rl.archives import load_agent
+from daft_rl.archives import load_agent, read_archive, schedules
 from daft_rl.archives.schedules import read_schedule
 from tests.archives.helpers import edit, make, save
 
 Function = Callable[[float], float]
-LINEAR = "<class 'stable_baselines3.common.utils.LinearSchedule'>"
+UTILS = "stable_baselines3.common.utils"
+LINEAR = f"<class '{UTILS}.LinearSchedule'>"
 numbers = st.floats(0, 1e6)
 
 
@@ -102,7 +103,9 @@ def test_the_schedule_of_rl_zoo_falls_to_zero(number: float) -> None:
 
 
 def test_closures_of_early_versions_of_cloudpickle_are_lists() -> None:
-    early = {"closure_values": [0.25], "defaults": None, "line": [7], "qualname": "constant_fn.<locals>.func"}
+    code = (1, 0, 1, 1, 19, b"\x88\x00S\x00")
+    early: dict[str, Any] = {"code": code, "closure_values": [0.25], "defaults": None, "line": [7]}
+    early["qualname"] = "constant_fn.<locals>.func"
     assert read_schedule(entry(pickle.dumps(early))) == 0.25
 
 
@@ -115,6 +118,70 @@ def test_closures_of_early_versions_of_cloudpickle_are_lists() -> None:
 )
 def test_other_functions_are_left_alone(function: Any) -> None:
     assert read_schedule(entry(function)) == entry(function)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "def linear_schedule(val):\n def func(left): return max(left * val, 1e-5)\n return func",
+        "def linear_schedule(val):\n def func(left): return left * left * val\n return func",
+        "def constant_fn(val):\n def func(_): return 0.1 * val\n return func",
+        "def get_schedule_fn(one):\n return lambda left: 0.5 * float(one(left))",
+        "import functools\ndef halved(one):\n @functools.wraps(one)\n def half(_): return one(_) / 2\n return half",
+    ],
+)
+def test_a_name_is_no_proof_of_what_a_function_computes(script: str) -> None:
+    made: dict[str, Any] = {"__name__": "__main__"}
+    exec(script, made)
+    make_one = list(made.values())[-1]
+    function = make_one(0.1 if "val" in script else constant_fn(0.1))
+    assert read_schedule(entry(function)) == entry(function)
+
+
+def test_what_only_holds_a_schedule_is_none() -> None:
+    held = entry(constant_fn(0.1)) | {":type:": "<class 'my_functions.WarmUp'>"}
+    assert read_schedule(held) == held
+
+
+BYTECODE = {
+    "3.6": ("88005300", "7c00880014005300"),
+    "3.11": ("9501970089015300", "950197007c0089017a0500005300"),
+    "3.13": ("3e01950054012400", "3e019500550054012d0500002400"),
+}
+
+
+def test_functions_of_this_python_are_known_without_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedules, "CODES", dict.fromkeys(schedules.CODES, frozenset()))
+    assert read_schedule(entry(get_schedule_fn(constant_fn(0.1)))) == 0.1
+    for function in (linear_schedule(0.1), get_linear_fn(0.1, 0.0, 1.0)):
+        assert read_schedule(entry(function))["start"] == 0.1
+
+
+@pytest.mark.parametrize("version", BYTECODE)
+def test_functions_of_other_versions_of_python_are_read(version: str) -> None:
+    constant, linear = map(bytes.fromhex, BYTECODE[version])
+    function = {"code": (1, 19, constant), "closure_values": [0.25], "none": None, "line": [7]}
+    assert read_schedule(entry(pickle.dumps(function | {"qualname": "constant_fn.<locals>.func"}))) == 0.25
+    named = function | {"code": (1, 19, linear), "qualname": "linear_schedule.<locals>.func"}
+    assert read_schedule(entry(pickle.dumps(named)))["start"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (f"{UTILS}.ConstantSchedule", {"val": "1e999"}),
+        (f"{UTILS}.LinearSchedule", {"start": 1.0, "end": 0.0, "end_fraction": 0.0}),  # it would divide by 0
+        (f"{UTILS}.FloatSchedule", {"value_schedule": "ConstantSchedule(val=-e)"}),
+        ("mine.LinearSchedule", {"start": 1.0, "end": 0.0, "end_fraction": 1.0}),
+    ],
+)
+def test_objects_that_are_no_usable_schedules_are_told(kind: str, fields: dict[str, Any], tmp_path: Path) -> None:
+    def set_rate(data: dict[str, Any]) -> None:
+        data["learning_rate"] = {":type:": f"<class '{kind}'>", **fields}
+
+    found = read_archive(edit(save(make(PPO), tmp_path), set_rate))
+    assert "learning_rate" not in found.hyperparameters
+    assert kind in found.unreadable["learning_rate"]
 
 
 @given(st.binary(max_size=200))

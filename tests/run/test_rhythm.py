@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from sb3_contrib import QRDQN
-from stable_baselines3 import DQN, PPO, TD3
+from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from daft_rl import transfer
+from daft_rl.errors import DaftWarning
 from daft_rl.run.rhythm import first_update, own_rate, own_rhythm
+from tests.archives.helpers import edit
+from tests.test_resume import SETTINGS, GoalMass, with_hindsight
 
 
 def source(kind: type[BaseAlgorithm], num_envs: int = 1, **settings: Any) -> BaseAlgorithm:
@@ -106,6 +112,13 @@ def test_a_rate_that_the_archive_does_not_tell_is_the_bound(tmp_path: Path) -> N
     assert own_rate(agent, PPO, {}, 3e-4) == {"learning_rate": 1e-5}
 
 
+@pytest.mark.parametrize(("returned", "expected"), [(np.float32(0.5**16), 0.5**16), (np.nan, 3e-4), ("1e-5", 3e-4)])
+def test_a_schedule_may_return_numbers_of_any_library(returned: Any, expected: float) -> None:
+    agent = source(PPO)
+    agent.learning_rate = lambda _: returned
+    assert own_rate(agent, PPO, {}, 3e-4) == {"learning_rate": expected}
+
+
 @pytest.mark.parametrize(("settings", "expected"), [({}, 2e-5), ({"algo.settings.learning_rate": 1e-3}, 1e-3)])
 def test_a_transfer_learns_at_the_rate_of_its_source(settings: dict[str, Any], expected: float, tmp_path: Path) -> None:
     seen: list[float] = []
@@ -163,3 +176,30 @@ def test_a_transfer_begins_to_learn_soon(most: int | None, expected: int, tmp_pa
         callback=Watch(),
     )
     assert updates.index(next(number for number in updates if number)) - 1 == expected
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [*({"train_freq": value} for value in (0, -5, True, 10**400)), {"n_envs": 10**400}, {"gradient_steps": 10**400}],
+)
+def test_numbers_that_no_source_learned_by_are_left_out(damage: dict[str, Any], tmp_path: Path) -> None:
+    source(DQN, train_freq=4, gradient_steps=1).save(tmp_path / "agent.zip")
+    archive = edit(tmp_path / "agent.zip", lambda data: data.update(damage))
+    assert own_rhythm(archive, DQN, {"exploration_initial_eps": 0.1}, 4) in (
+        *({}, {"train_freq": 1, "gradient_steps": 1}, {"train_freq": 1, "gradient_steps": -1}),
+    )
+
+
+def test_hindsight_waits_for_an_episode(tmp_path: Path) -> None:
+    """A twentieth of the run is shorter than an episode."""
+    small = SETTINGS | {"total_timesteps": 120}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DaftWarning)
+        transfer(GoalMass, "ft", with_hindsight(), settings=small, output_dir=tmp_path)
+    assert SAC.load(tmp_path / "final.zip", env=DummyVecEnv([GoalMass]))._n_updates > 0
+
+
+def test_hindsight_without_any_episode_says_so(tmp_path: Path) -> None:
+    small = SETTINGS | {"total_timesteps": 24}
+    with pytest.warns(DaftWarning, match="No episode ended in 24 steps"):
+        transfer(GoalMass, "ft", with_hindsight(), settings=small, output_dir=tmp_path)
