@@ -31,8 +31,8 @@ SEEDS = 2**32
 def end_with_the_better(current: Run, rule: Race, domains: Mapping[str, Domain]) -> None:
     """Let the last policy of a run and the best one on the way play, and make the model act as the better one.
 
-    The last one stays unless it is behind by more than the margin of the race. What learning may do to a policy late
-    in a run, a later policy need not make good: values of DQN and SAC jump (``benchmarks/README.md``).
+    The last one stays unless it is behind by more than the margin of the race. Late in a run learning may spoil a
+    policy, and no step is left to mend it: values of DQN and SAC jump (``benchmarks/README.md``).
 
     :param current: a run that has learnt
     :param rule: of its race
