@@ -32,7 +32,8 @@ class Race:
     """Whether all arms together learn from ``total_timesteps``; if not, the winner does, and the others come on top."""
     best_on_the_way: Flag = True
     """Whether the run ends with its best policy on the way (``best.zip``, the one before learning among them) if the
-    last one is behind it by more than the margin, in as many episodes again."""
+    last one is behind it by more than the margin, in as many episodes again. Evaluations are then at most a quarter of
+    the run apart, whatever ``evaluation.every`` says."""
 
     def rung_steps(self, total_timesteps: int) -> int:
         """The rung in steps.

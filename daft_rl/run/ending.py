@@ -19,13 +19,26 @@ from daft_rl.race import Race
 from daft_rl.run.run import Run
 from daft_rl.run.snapshot import PolicyCopy
 from daft_rl.run.verdict import Played, judge
+from daft_rl.settings import TransferSettings
 
-__all__ = ["end_with_the_better"]
+__all__ = ["end_with_the_better", "with_evaluations"]
+
+EVALUATIONS = 4
+"""On the way at least, if a race may end with the best policy there."""
 
 SEED_OFFSET = 500_000
 """From the seed of the evaluation: the episodes that decide are others than those before and after learning."""
 SEEDS = 2**32
 """As many seeds as there are; generators of NumPy refuse larger ones."""
+
+
+def with_evaluations(settings: TransferSettings) -> TransferSettings:
+    """The settings of a race, with evaluations at most a quarter of the run apart if it may end with a policy there."""
+    assert settings.method.race is not None
+    quarter = max(1, settings.total_timesteps // EVALUATIONS)
+    if not settings.method.race.best_on_the_way or settings.evaluation.every <= quarter:
+        return settings
+    return replace(settings, evaluation=replace(settings.evaluation, every=quarter))
 
 
 def end_with_the_better(current: Run, rule: Race, domains: Mapping[str, Domain]) -> None:

@@ -23,6 +23,7 @@ from daft_rl.errors import ConfigError, FaultyEnvironmentError, MethodError, Tas
 from daft_rl.method import Method
 from daft_rl.outputs import tell
 from daft_rl.rollout.returns import Returns
+from daft_rl.run.ending import with_evaluations
 from daft_rl.run.identity import Identity
 from daft_rl.run.interruption import interruption
 from daft_rl.run.race_folder import RaceFolder
@@ -60,7 +61,7 @@ class _Race:
 
     def __init__(self, current: Run, settings: TransferSettings, identity: Identity, load: Load, adapt: Adapt) -> None:
         assert settings.method.race is not None
-        self.current, self.settings, self.identity = current, settings, identity
+        self.current, self.settings, self.identity = current, with_evaluations(settings), identity
         self.load, self.adapt = load, adapt
         self.rule, self.methods = settings.method.race, {arm.name: arm for arm in settings.method.arms}
         self.roles = ["target", "source"] if self.rule.keep else ["target"]

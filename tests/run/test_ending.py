@@ -48,7 +48,9 @@ class Spoil(BaseCallback):
         return True
 
 
-def run(folder: Path, source: BaseAlgorithm, name: str = "PPO", **rule: Any) -> daft_rl.TransferResult:
+def run(
+    folder: Path, source: BaseAlgorithm, name: str = "PPO", further: dict[str, Any] | None = None, **rule: Any
+) -> daft_rl.TransferResult:
     env = discrete if name in DISCRETE else PointMass
     race = {"arms": ["ft_eval"], "episodes": 8, **rule}
     kind = OFF_POLICY_SETTINGS if name in OFF_POLICY else {}
@@ -58,7 +60,7 @@ def run(folder: Path, source: BaseAlgorithm, name: str = "PPO", **rule: Any) -> 
         source,
         source_env=env,
         output_dir=folder,
-        settings=SETTINGS | kind,
+        settings=SETTINGS | kind | (further or {}),
         callback=Spoil(),
     )
 
@@ -100,6 +102,14 @@ def test_the_last_policy_stays_unless_it_is_clearly_behind(tmp_path: Path) -> No
     venv = DummyVecEnv([PointMass])
     model = daft_rl.load_agent(tmp_path / "final.zip", env=venv)
     assert evaluate(model, venv, 8, 10_000 + SEED_OFFSET).returns == pytest.approx(returned, rel=1e-4)
+
+
+def test_there_are_policies_on_the_way_in_short_runs_too(tmp_path: Path) -> None:
+    rare = {"evaluation.every": 50_000}
+    result = run(tmp_path / "best", build("PPO"), further=rare)
+    assert [point["timesteps"] for point in result.curve] == [0, 128, 256, 384, 512]
+    result = run(tmp_path / "last", build("PPO"), further=rare, best_on_the_way=False)
+    assert [point["timesteps"] for point in result.curve] == [0]
 
 
 def test_who_wants_the_last_policy_gets_it(tmp_path: Path) -> None:
