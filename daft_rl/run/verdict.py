@@ -62,7 +62,7 @@ def judge(
     :param arms: name -> what it played, the preferred one first
     :param race: the rule
     :param cost_limit: largest mean cost of an episode, if there is a limit
-    :param what: they are, in words
+    :param what: is compared, as the reason names it
     :return: the winner's name, and why it won
     """
     costs = {name: played["target"].mean_cost for name, played in arms.items()}

@@ -85,9 +85,6 @@ def write_run(folder: Path, method: str, seed: int, shift: dict[str, Any], final
     (folder / "cell.json").write_text(json.dumps({"status": "finished", "peak_memory_mb": 321}))
 
 
-TWO = {"last": 1.0, "best": 3.0}
-
-
 def change_results(grid: Path, pattern: str, **changes: Any) -> None:
     """Change fields of ``results.json`` in run folders."""
     for path in grid.glob(f"{pattern}/results.json"):
@@ -392,7 +389,9 @@ def test_a_report_tells_which_method_each_race_took(grid: Path, tmp_path: Path) 
 
 
 def test_a_report_tells_which_policy_a_race_ended_with(grid: Path, tmp_path: Path) -> None:
-    returns = {name: {"target": {"mean": mean, "std": 1.0, "returns": [mean]}} for name, mean in TWO.items()}
+    returns = {
+        name: {"target": {"mean": mean, "std": 1.0, "returns": [mean]}} for name, mean in (("last", 1.0), ("best", 3.0))
+    }
     ending = {"taken": "best", "best_step": 100, "why": "it is ahead of last by 2 ± 1", "returns": returns}
     change_results(grid, "daft-*", race=RACE | {"ending": ending})
     save_cells(read_grid(grid), [], tmp_path / "cells.jsonl.gz")

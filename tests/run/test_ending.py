@@ -12,6 +12,7 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -24,7 +25,7 @@ from daft_rl.rollout.returns import Returns
 from daft_rl.run import ending
 from daft_rl.run.ending import SEED_OFFSET
 from daft_rl.run.monitoring import Monitoring
-from tests.conftest import DISCRETE, OFF_POLICY, PointMass, build
+from tests.conftest import DISCRETE, PointMass, build
 from tests.run.test_race import SETTINGS
 from tests.test_resume import OFF_POLICY_SETTINGS, StoppedError, Tolled, assert_equal_runs, discrete
 
@@ -42,18 +43,21 @@ class Spoil(BaseCallback):
             with torch.no_grad():
                 for name, bias in policy.named_parameters():
                     if name.startswith(HEADS) and name.endswith("bias"):
-                        bias.fill_(0.0)[-1] = 1e4
-                        if not name.startswith("q_net"):
-                            bias.fill_(1e4)
+                        bias.fill_(1e4)
+                        if name.startswith("q_net"):
+                            bias[:-1] = 0.0  # equal values would push nowhere
         return True
 
 
 def run(
-    folder: Path, source: BaseAlgorithm, name: str = "PPO", further: dict[str, Any] | None = None, **rule: Any
+    folder: Path,
+    source: BaseAlgorithm,
+    env: Callable[[], Any] = PointMass,
+    further: dict[str, Any] | None = None,
+    **rule: Any,
 ) -> daft_rl.TransferResult:
-    env = discrete if name in DISCRETE else PointMass
     race = {"arms": ["ft_eval"], "episodes": 8, **rule}
-    kind = OFF_POLICY_SETTINGS if name in OFF_POLICY else {}
+    kind = OFF_POLICY_SETTINGS if isinstance(source, OffPolicyAlgorithm) else {}
     return daft_rl.transfer(
         env,
         {"name": "mine", "race": race},
@@ -74,7 +78,8 @@ def weights(archive: Path) -> dict[str, torch.Tensor]:
 def test_a_policy_that_was_spoilt_is_not_handed_over(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = run(tmp_path, build(name), name)
+    env = discrete if name in DISCRETE else PointMass
+    result = run(tmp_path, build(name), env)
     assert result.race is not None
     how = result.race["ending"]
     assert how["taken"] == "best"
@@ -84,7 +89,7 @@ def test_a_policy_that_was_spoilt_is_not_handed_over(
     final, kept = weights(tmp_path / "final.zip"), weights(tmp_path / "best.zip")
     assert final.keys() == kept.keys()
     assert all(torch.equal(final[weight], kept[weight]) for weight in final)
-    venv = DummyVecEnv([discrete if name in DISCRETE else PointMass])
+    venv = DummyVecEnv([env])
     model = daft_rl.load_agent(tmp_path / "final.zip", env=venv)
     assert evaluate(model, venv, 4, 10_000).returns == pytest.approx(result.final["target"].returns, rel=1e-4)
     result.print()
@@ -236,14 +241,7 @@ def test_statistics_alone_make_another_policy(tmp_path: Path) -> None:
 
 
 def test_where_costs_are_limited_the_reason_speaks_of_policies(tmp_path: Path) -> None:
-    result = daft_rl.transfer(
-        Tolled,
-        {"name": "mine", "race": {"arms": ["ft_eval"], "episodes": 4}},
-        build("PPO"),
-        output_dir=tmp_path,
-        settings=SETTINGS | {"env.cost_limit": 19.5},
-        callback=Spoil(),
-    )
+    result = run(tmp_path, build("PPO"), Tolled, {"env.cost_limit": 19.5})
     assert result.race is not None
     assert result.race["ending"]["why"] == "the only policy within the limit on costs"
     within = [point for point in result.curve if point["target_cost"] <= 19.5]
@@ -254,14 +252,7 @@ def test_where_costs_are_limited_the_reason_speaks_of_policies(tmp_path: Path) -
 
 
 def test_where_no_policy_is_within_the_limit_the_step_is_that_of_the_lowest_cost(tmp_path: Path) -> None:
-    result = daft_rl.transfer(
-        Tolled,
-        {"name": "mine", "race": {"arms": ["ft_eval"], "episodes": 4}},
-        build("PPO"),
-        output_dir=tmp_path,
-        settings=SETTINGS | {"env.cost_limit": 0.001},
-        callback=Spoil(),
-    )
+    result = run(tmp_path, build("PPO"), Tolled, {"env.cost_limit": 0.001})
     assert result.race is not None
     assert "no policy is within the limit" in result.race["ending"]["why"]
     cheapest = min(result.curve, key=lambda point: point["target_cost"])
