@@ -18,7 +18,7 @@ from gymnasium import spaces
 
 from daft_rl.errors import TaskError
 
-__all__ = ["Names", "UnknownNamesError", "check_names", "count_entries", "entry_names", "indexed"]
+__all__ = ["Names", "UnknownNamesError", "check_names", "count_entries", "entry_names", "indexed", "observation_names"]
 
 
 class UnknownNamesError(TaskError):
@@ -57,15 +57,21 @@ def entry_names(env: gym.Env) -> Names:
     :raises UnknownNamesError: it has no names and no MuJoCo model that tells them
     :raises TaskError: there are too few, too many or equal ones, or a wrapper may move entries
     """
-    given = {what: _told(env, what) for what in ("observation", "action")}
-    missing = [what for what, names in given.items() if names is None]
-    for what in missing:
+    return Names(observation_names(env), _names_of(env, "action"))
+
+
+def observation_names(env: gym.Env) -> tuple[str, ...]:
+    """The names of an environment's observation alone, see :func:`entry_names`."""
+    return _names_of(env, "observation")
+
+
+def _names_of(env: gym.Env, what: str) -> tuple[str, ...]:
+    names = _told(env, what)
+    if names is None:
         _refuse_unknown_wrappers(env, env.unwrapped, what, UnknownNamesError)
-    inferred = _infer(env) if missing else None
-    given |= {what: getattr(inferred, what) for what in missing}
-    for what, names in given.items():
-        check_names(f"{what}_names", names or (), getattr(env, f"{what}_space"))
-    return Names(**given)  # type: ignore[arg-type]
+        names = getattr(_infer(env), what)
+    check_names(f"{what}_names", names, getattr(env, f"{what}_space"))
+    return names
 
 
 def _told(env: gym.Env, what: str) -> tuple[str, ...] | None:

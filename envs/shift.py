@@ -93,6 +93,9 @@ class Shift:
     """Factor on every entry."""
     action_delay: Whole = 0
     """Number of steps by which actions arrive late. Zeros arrive until then."""
+    missing_sensors: tuple[Text, ...] = ()
+    """Entries of the observation that are gone, by name or pattern: ``["torso.force*"]``. The names are those that
+    ``python -m daft_rl.correspond`` prints."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -108,7 +111,7 @@ class Shift:
     @classmethod
     def fields_of_body(cls) -> tuple[str, ...]:
         """The fields that change which entries observations and actions have."""
-        return ()
+        return ("missing_sensors",)
 
     def changes(self) -> dict[str, Any]:
         """The fields that differ from their defaults."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import gymnasium as gym
@@ -10,10 +12,11 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from daft_rl.envs.names import UnknownNamesError, observation_names
 from daft_rl.envs.shift import Shift
 from daft_rl.errors import TaskError
 
-__all__ = ["ActionDelay", "ObservationShift", "shift_interface"]
+__all__ = ["ActionDelay", "MissingSensors", "ObservationShift", "shift_interface"]
 
 OFFSET_SEED = 20240220
 """The offset belongs to the task: it is the same in every episode and every run."""
@@ -78,6 +81,51 @@ class ActionDelay(gym.Wrapper, gym.utils.RecordConstructorArgs):
         return self.env.step(self._queue.popleft())
 
 
+class MissingSensors(gym.ObservationWrapper[NDArray[Any], Any, NDArray[Any]], gym.utils.RecordConstructorArgs):
+    """Leaves out entries of the observation. It tells the names of those that stay.
+
+    :param env: an environment with a vector as observation, whose entries have names (:mod:`daft_rl.envs.names`)
+    :param missing: names of entries, or patterns of names
+    :raises TaskError: the observation is no vector, its entries have no names, a name does not exist, or none is left
+    """
+
+    def __init__(self, env: gym.Env, missing: Sequence[str]) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, missing=missing)
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise TaskError(f"shift.missing_sensors: expected a vector as observation, got {space}.")
+        try:
+            names = observation_names(env)
+        except UnknownNamesError as error:
+            raise TaskError(f"shift.missing_sensors: {error}") from error
+        gone = {name for pattern in missing for name in _matching(pattern, names)}
+        self.kept = np.array([i for i, name in enumerate(names) if name not in gone], int)
+        """Indices of the entries that stay."""
+        if not len(self.kept):
+            raise TaskError(f"shift.missing_sensors: {list(missing)} leaves no entry of the observation.")
+        self.observation_names = [names[i] for i in self.kept]
+        self.observation_space = spaces.Box(space.low[self.kept], space.high[self.kept], dtype=space.dtype)  # type: ignore[arg-type]
+
+    def observation(self, observation: NDArray[Any]) -> NDArray[Any]:
+        """
+        :param observation: all entries, shape ``(entries,)``
+        :return: those that stay
+        """
+        return observation[self.kept]
+
+
+def _matching(pattern: str, names: Sequence[str]) -> list[str]:
+    """The names that a pattern means. Many have brackets, ``force[0]``, so a name means itself first.
+
+    :raises TaskError: there is none
+    """
+    found = [name for name in names if name == pattern] or [name for name in names if fnmatchcase(name, pattern)]
+    if not found:
+        raise TaskError(f"shift.missing_sensors: '{pattern}' matches no name. What exists: {', '.join(names)}.")
+    return found
+
+
 def shift_interface(env: gym.Env, shift: Shift) -> gym.Env:
     """Wrap an environment in the shift's changes of observations and actions, if there are any."""
     if shift.action_delay:
@@ -86,4 +134,6 @@ def shift_interface(env: gym.Env, shift: Shift) -> gym.Env:
         env = ObservationShift(
             env, shift.observation_noise, shift.observation_offset, shift.observation_scale, shift.observation_draw
         )
+    if shift.missing_sensors:
+        env = MissingSensors(env, shift.missing_sensors)
     return env

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daft_rl.envs.wrappers import ObservationShift
+from daft_rl.envs.wrappers import MissingSensors, ObservationShift
+from daft_rl.errors import TaskError
 
-__all__ = ["BatchedObservationShift", "batch_observation_shifts"]
+__all__ = ["BatchedObservationShift", "batch_observation_shifts", "kept_entries"]
 
 
 class BatchedObservationShift:
@@ -56,3 +57,28 @@ def batch_observation_shifts(stacks: Sequence[list[Any]]) -> list[BatchedObserva
             group = {i: shift for i, shift in rows.items() if bool(shift.noise) is noisy}
             groups += [BatchedObservationShift(group)] if group else []
     return groups
+
+
+def kept_entries(stacks: Sequence[list[Any]]) -> NDArray[Any] | None:
+    """The entries of the tasks' observations that :class:`MissingSensors` leave; ``None`` if all are there.
+
+    :param stacks: the wrappers of each environment, outermost first
+    :raises TaskError: environments lack different entries, or one of them shifts what is left
+    """
+    kept = [_kept_by(stack) for stack in stacks]
+    if any(not np.array_equal(one, kept[0]) for one in kept[1:]):
+        raise TaskError("Environments of one batch must observe the same, and they lack different sensors.")
+    return kept[0]
+
+
+def _kept_by(stack: list[Any]) -> NDArray[Any] | None:
+    kept = None
+    for wrapper in reversed(stack):
+        if isinstance(wrapper, MissingSensors):
+            kept = wrapper.kept if kept is None else kept[wrapper.kept]
+        elif isinstance(wrapper, ObservationShift) and kept is not None:
+            raise TaskError(
+                "Threads cannot step an ObservationShift around MissingSensors. Put it inside, or use vec='dummy'.",
+                arguments=("vec",),
+            )
+    return kept

@@ -9,12 +9,12 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from daft_rl.envs.mujoco.rules import RULES, TaskRules
 from daft_rl.envs.replay import Replayable
-from daft_rl.envs.wrappers import ActionDelay, ObservationShift
+from daft_rl.envs.wrappers import ActionDelay, MissingSensors, ObservationShift
 from daft_rl.errors import TaskError
 
 __all__ = ["find_rules", "wrappers_of"]
 
-WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker, ObservationShift, ActionDelay, Replayable)
+WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker, ObservationShift, MissingSensors, ActionDelay, Replayable)
 
 # The rules replace these methods, so a subclass must not redefine them. It may redefine how a task is built and
 # reset, and how its physics steps.

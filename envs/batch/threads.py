@@ -18,7 +18,7 @@ from gymnasium.wrappers import OrderEnforcing, TimeLimit
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from daft_rl.envs.batch.observation_shifts import batch_observation_shifts
+from daft_rl.envs.batch.observation_shifts import batch_observation_shifts, kept_entries
 from daft_rl.envs.batch.serial import SerialVecEnv
 from daft_rl.envs.batch.step_threads import StepThreads
 from daft_rl.envs.batch.supported import find_rules, wrappers_of
@@ -81,6 +81,7 @@ class ThreadedMujocoVecEnv(SerialVecEnv):
         self._orders, self._limits, self._delays = wrappers(OrderEnforcing), wrappers(TimeLimit), wrappers(ActionDelay)
         self._replayable = wrappers(Replayable)
         self._shifts = batch_observation_shifts(stacks)
+        self._kept = kept_entries(stacks)
         self._stale = False
 
     def reset(self) -> VecEnvObs:
@@ -138,6 +139,8 @@ class ThreadedMujocoVecEnv(SerialVecEnv):
         observations, rewards, terminated, info = self._task.finish_step(self.actions, self._before)
         for shift in self._shifts:
             shift(observations)
+        if self._kept is not None:
+            observations = observations[:, self._kept]
         truncated = self._count_steps()
         info["TimeLimit.truncated"] = (truncated & ~terminated).tolist()
         infos = [dict(zip(info, values)) for values in zip(*info.values())]  # noqa: B905 (strict= is slow)

@@ -39,9 +39,11 @@ def make_blueprints(name: str, shifts: Sequence[Shift]) -> list[Blueprint]:
     :param name: see :func:`daft_rl.envs.registry.get_task`
     :param shifts: the distinct shifts
     :return: a blueprint for each shift; they can be pickled
-    :raises TaskError: the task has no worlds
+    :raises TaskError: the task has no worlds, or a shift takes sensors away
     """
     worlds, kwargs = _worlds_of(name), get_task(name).kwargs
+    if any(shift.missing_sensors for shift in shifts):
+        raise TaskError("shift.missing_sensors: vec='cuda' has all sensors. Use vec='auto'.", arguments=("vec",))
     return [worlds.blueprint(shift, **kwargs) for shift in shifts]
 
 

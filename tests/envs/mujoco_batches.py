@@ -9,9 +9,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from daft_rl.envs import make
+from daft_rl.envs.batch.threads import ThreadedMujocoVecEnv
 from daft_rl.envs.mujoco import MujocoShift
 from daft_rl.envs.mujoco.environment import make_mujoco
 
@@ -70,3 +71,15 @@ def assert_same_step(dummy: VecEnv, threads: VecEnv, action: NDArray[Any]) -> ND
     assert_same_infos(expected[3], actual[3])
     assert_same_infos(dummy.reset_infos, threads.reset_infos)
     return expected[2]
+
+
+def assert_same(fns: list[Factory], steps: int, num_threads: int | None = None, dtype: Any = np.float32) -> int:
+    """Step both engines with the same actions, and return how many episodes ended."""
+    dummy, threads = DummyVecEnv(fns), ThreadedMujocoVecEnv(fns, num_threads)
+    try:
+        for venv in (dummy, threads):
+            venv.seed(3)
+        assert array_bits(dummy.reset()) == array_bits(threads.reset())
+        return sum(assert_same_step(dummy, threads, a).sum() for a in random_actions(dummy, steps, dtype))
+    finally:
+        threads.close()

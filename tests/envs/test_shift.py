@@ -62,7 +62,7 @@ def test_values_keep_their_type() -> None:
 @pytest.mark.parametrize("shift", [Shift(), MujocoShift(), RobosuiteShift(), SafetyShift(), RegisteredShift()])
 def test_default_values_change_nothing(shift: Shift) -> None:
     assert shift.changes() == {}
-    assert [field.name for field in fields(shift)][:5] == list(Shift.__dataclass_fields__)
+    assert [field.name for field in fields(shift)][: len(fields(Shift()))] == list(Shift.__dataclass_fields__)
 
 
 def test_a_shift_can_be_pickled_copied_and_replaced() -> None:

@@ -17,25 +17,13 @@ from tests.envs.mujoco_batches import (
     OTHERS,
     REGISTERED,
     SHIFTS,
-    Factory,
     array_bits,
+    assert_same,
     assert_same_infos,
     assert_same_step,
     factory,
     random_actions,
 )
-
-
-def assert_same(fns: list[Factory], steps: int, num_threads: int | None = None, dtype: Any = np.float32) -> int:
-    """Step both engines with the same actions, and return how many episodes ended."""
-    dummy, threads = DummyVecEnv(fns), ThreadedMujocoVecEnv(fns, num_threads)
-    try:
-        for venv in (dummy, threads):
-            venv.seed(3)
-        assert array_bits(dummy.reset()) == array_bits(threads.reset())
-        return sum(assert_same_step(dummy, threads, a).sum() for a in random_actions(dummy, steps, dtype))
-    finally:
-        threads.close()
 
 
 @pytest.mark.parametrize("task", REGISTERED)
