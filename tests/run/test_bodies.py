@@ -71,6 +71,7 @@ def test_joints_in_another_order_are_found_by_their_names(name: str, tmp_path: P
         pytest.param("Ant-fivelegs", None, "Ant-ppo", 100, marks=pytest.mark.slow),
         ("Ant", "leg-less", "Ant-ppo", -100),  # the source's fourth leg hangs now
         ("HalfCheetah-threelegs", None, None, 100),
+        ("Ant", "no-force-sensors", "Ant-ppo", 50),
     ],
 )
 def test_a_transfer_learns_on_another_body_and_plays_on_both(
