@@ -66,16 +66,16 @@ def kept_entries(stacks: Sequence[list[Any]]) -> NDArray[Any] | None:
     :raises TaskError: environments lack different entries, or one of them shifts what is left
     """
     kept = [_kept_by(stack) for stack in stacks]
-    if any(not np.array_equal(one, kept[0]) for one in kept[1:]):
+    if len(set(kept)) > 1:
         raise TaskError("Environments of one batch must observe the same, and they lack different sensors.")
-    return kept[0]
+    return None if kept[0] is None else np.array(kept[0])
 
 
-def _kept_by(stack: list[Any]) -> NDArray[Any] | None:
-    kept = None
+def _kept_by(stack: list[Any]) -> tuple[int, ...] | None:
+    kept: tuple[int, ...] | None = None
     for wrapper in reversed(stack):
         if isinstance(wrapper, MissingSensors):
-            kept = wrapper.kept if kept is None else kept[wrapper.kept]
+            kept = tuple(i if kept is None else kept[i] for i in wrapper.kept.tolist())
         elif isinstance(wrapper, ObservationShift) and kept is not None:
             raise TaskError(
                 "Threads cannot step an ObservationShift around MissingSensors. Put it inside, or use vec='dummy'.",
