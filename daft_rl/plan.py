@@ -115,9 +115,9 @@ def _numbers(value: Any) -> Iterator[float]:
 def _warn_implausible(role: str, changes: Mapping[str, Any]) -> None:
     least, most = PLAUSIBLE
     for name, value in changes.items():
-        given = () if name in ("kwargs", "wrappers", "observation_draw") else _numbers(value)
+        given = [] if name in ("kwargs", "wrappers", "observation_draw") else list(_numbers(value))
         odd = [number for number in given if number and not least <= math.fabs(number) <= most]
-        if odd or (name == "gravity" and value < 0):
+        if odd or (name == "gravity" and min(given) < 0):
             warnings.warn(
                 DaftWarning(f"shift.{name}={value} of the {role} is far from the unshifted task. Is it meant?"),
                 stacklevel=2,

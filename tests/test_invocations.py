@@ -205,7 +205,13 @@ def test_an_environment_that_is_tried_leaves_random_numbers_alone() -> None:
     assert Draws.open == 0
 
 
-@pytest.mark.parametrize(("shift", "warned"), [("gravity=-1", 1), ("mass=1e-30", 1), ("gravity=0.5", 0)])
+@pytest.mark.parametrize(
+    ("shift", "warned"),
+    [
+        *[("gravity=-1", 1), ("mass=1e-30", 1), ("gravity=0.5", 0)],
+        *[("gravity={low: -1, high: 1}", 1), ("gravity={low: 0.5, high: 2}", 0)],
+    ],
+)
 def test_a_shift_that_is_hardly_meant_is_told(shift: str, warned: int) -> None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

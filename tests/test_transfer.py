@@ -49,6 +49,13 @@ def scalars(folder: Path) -> dict[str, list[Any]]:
     return {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
 
 
+def test_a_target_may_be_a_range_of_shifts(tmp_path: Path) -> None:
+    shift = {"gravity": {"low": 0.5, "high": 1.5}, "missing_sensors": ["bthigh.velocity"]}
+    result = transfer("HalfCheetah", "ft", shift=shift, total_timesteps=512, output_dir=tmp_path, settings=parse(TINY))
+    assert json.loads((tmp_path / "results.json").read_text())["shift"] == shift
+    assert set(result.final) == {"target", "source"}
+
+
 @pytest.mark.parametrize("task", ["Ant-shifted", "HalfCheetah-shifted"])
 def test_run_folder(task: str, tmp_path: Path) -> None:
     result = transfer(task, "daft", total_timesteps=1024, seed=3, output_dir=tmp_path, settings=parse(TINY))
