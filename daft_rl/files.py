@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import accumulate
@@ -109,8 +110,23 @@ def refused_by_disk(error: BaseException | None) -> OSError | None:
     return None
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML whose mappings have each name once. PyYAML takes the last one of several, and drops the others."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """
+        :raises yaml.constructor.ConstructorError: a name is there twice
+        """
+        names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
+        twice = next((name for name, times in Counter(names).items() if times > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"'{twice}' is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file of names with values. Aliases, by which a small file could stand for a huge one, are refused.
+    """A YAML file of names with values. Aliases, by which a small file could stand for a huge one, are refused, and so
+    are names that are there twice.
 
     :raises FileNotFoundError: there is no such file
     :raises ConfigError: the file is no such thing
@@ -124,7 +140,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path} has more than {MAX_YAML_DEPTH} brackets inside of brackets, and is not read.")
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise ConfigError(f"{path} has aliases, which daft_rl does not write.")
-        found = yaml.safe_load(text)
+        found = yaml.load(text, _UniqueKeys)  # a loader of safe data
     except (FileNotFoundError, ConfigError):
         raise
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
