@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Blend", "blend"]
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+DENT = 0.05
+"""As a share of a return: a policy that plays alike in all episodes is worse beyond their noise by a hair."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,13 @@ class Blend:
     """Its archive."""
 
     def broken(self, role: str) -> list[float]:
-        """Points between both ends where the policy returns less than at either end, beyond the noise of episodes."""
+        """Points between both ends where the policy returns less than at either end: beyond the noise of episodes, and
+        by more than a twentieth.
+        """
         alphas = sorted(self.returns)
         ends = [self.returns[alpha][role] for alpha in (alphas[0], alphas[-1])]
         inner = ((alpha, self.returns[alpha][role]) for alpha in alphas[1:-1])
-        return [alpha for alpha, returns in inner if all(returns.is_below(end) for end in ends)]
+        return [alpha for alpha, returns in inner if all(_is_dent(returns, end) for end in ends)]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as in ``blend.json``."""
@@ -61,6 +65,10 @@ class Blend:
             for alpha, by_role in sorted(self.returns.items())
         ]
         return {"alpha": self.alpha, "points": points}
+
+
+def _is_dent(returns: Returns, end: Returns) -> bool:
+    return returns.is_below(end) and returns.mean < end.mean - DENT * abs(end.mean)
 
 
 def blend(

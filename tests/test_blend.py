@@ -90,6 +90,12 @@ def test_a_gap_in_the_path_is_found() -> None:
     assert (result.broken("target"), result.broken("source")) == ([0.5], [])
 
 
+def test_a_hair_is_no_gap() -> None:
+    """Policies that play alike in all episodes differ beyond their noise by any difference at all."""
+    result = Blend(points(target=[100, 100, 96, 101, 102], source=[100, 100, 94, 101, 102]), 0.0, Path())
+    assert (result.broken("target"), result.broken("source")) == ([], [0.5])
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

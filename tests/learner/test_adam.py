@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,3 +87,44 @@ def test_a_closure_is_called() -> None:
 
     assert optimizer.step(closure) == 2.0
     assert not torch.equal(parameter, torch.ones(2))
+
+
+@pytest.mark.parametrize("first", [Adam, QuickAdam])
+@pytest.mark.parametrize("second", [Adam, QuickAdam])
+def test_a_saved_state_is_pytorchs_and_goes_on_in_either(first: type[Adam], second: type[Adam], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    start = [torch.randn(shape) for shape in ((4, 3), (4,), ())]
+    slopes = [[torch.randn_like(value) for value in start] for _ in range(6)]
+
+    def stepped(parameters: list[nn.Parameter], optimizer: Adam, steps: list[list[torch.Tensor]]) -> dict[str, Any]:
+        for step in steps:
+            for parameter, slope in zip(parameters, step, strict=True):
+                parameter.grad = slope.clone()
+            optimizer.step()
+        return optimizer.state_dict()
+
+    parameters = [nn.Parameter(value.clone()) for value in start]
+    torch.save(stepped(parameters, first(parameters, fused=True), slopes[:3]), tmp_path / "state.pt")
+    saved = torch.load(tmp_path / "state.pt")
+    assert [state["step"].shape for state in saved["state"].values()] == [()] * 3
+    resumed = second(parameters, fused=True)
+    resumed.load_state_dict(saved)
+    found = stepped(parameters, resumed, slopes[3:])
+    plain = [nn.Parameter(value.clone()) for value in start]
+    expected = stepped(plain, Adam(plain, fused=True), slopes)
+    assert all(torch.equal(one, other) for one, other in zip(parameters, plain, strict=True))
+    for index, entries in expected["state"].items():
+        assert all(torch.equal(found["state"][index][name], value) for name, value in entries.items())
+
+
+def test_parameters_that_rest_for_a_while_count_their_own_steps() -> None:
+    parameters = [nn.Parameter(torch.ones(2)) for _ in range(3)]
+    optimizer = QuickAdam([{"params": parameters[:2]}, {"params": parameters[2:]}])
+    for resting in (None, 0, 2, None, 1):
+        for index, parameter in enumerate(parameters):
+            parameter.grad = None if index == resting else torch.ones(2)
+        optimizer.step()
+    assert [float(optimizer.state[parameter]["step"]) for parameter in parameters] == [4.0, 4.0, 4.0]
+    twin = copy.deepcopy(optimizer)
+    optimizer.step()
+    assert [float(state["step"]) for state in twin.state.values()] == [4.0, 4.0, 4.0]
