@@ -70,27 +70,29 @@ def table(rows: Mapping[Row, list[Cell]]) -> Table:
     return found
 
 
+def _draw_published(axes: plt.Axes, published: Published) -> None:
+    for name, value, style in (("QAvatar", published.qavatar, "--"), ("fine-tuning", published.fine_tuning, ":")):
+        axes.axhline(value, color="0.5", linestyle=style, linewidth=1)
+        at_right = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+        axes.text(1, value, f"{name} ", fontsize=7, color="0.4", **at_right)  # type: ignore[arg-type]
+
+
 def draw(rows: Mapping[Row, list[Cell]]) -> Figure:
     """Mean and range of the evaluations on the way, a panel for each target."""
     tasks = [task for task in PUBLISHED if any(row[0] == task for row in rows)]
-    figure, panels = plt.subplots(1, len(tasks), figsize=(3.6 * len(tasks), 3.2), layout="constrained", squeeze=False)
+    figure, panels = plt.subplots(1, len(tasks), figsize=(4.8 * len(tasks), 3.4), layout="constrained", squeeze=False)
     for task, axes in zip(tasks, panels[0], strict=True):
         for (_, algo, method, _), cells in ((row, group) for row, group in rows.items() if row[0] == task):
             evaluated = np.unique(np.concatenate([cell.curve[0] for cell in cells]))
             returns = np.array([np.interp(evaluated, *cell.curve) for cell in cells])
             color, marker = LOOKS[algo]
-            label = f"{method}, {algo}"
-            style = LINES.get(method, "--")
-            axes.plot(evaluated / 1000, returns.mean(0), style, color=color, marker=marker, markersize=4, label=label)
+            look = {"color": color, "marker": marker, "markersize": 4, "label": f"{method}, {algo}"}
+            axes.plot(evaluated / 1000, returns.mean(0), LINES.get(method, "--"), **look)
             axes.fill_between(evaluated / 1000, returns.min(0), returns.max(0), color=color, alpha=0.15, linewidth=0)
-        for name, value in PUBLISHED[task]._asdict().items():
-            if name != "steps":
-                axes.axhline(value, color="0.5", linestyle="--" if name == "qavatar" else ":", linewidth=1)
-                axes.text(1, value, f"{name.replace('_', '-')} ", transform=axes.get_yaxis_transform(), fontsize=7,
-                          ha="right", va="bottom", color="0.4")  # fmt: skip
+        _draw_published(axes, PUBLISHED[task])
         axes.set(title=task, xlabel="target steps (thousands)")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        axes.legend(frameon=False, fontsize=8, loc="center right")
     panels[0][0].set_ylabel("return on the target")
     return figure
 
