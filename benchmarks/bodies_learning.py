@@ -92,7 +92,7 @@ def draw(rows: Mapping[Row, list[Cell]]) -> Figure:
         _draw_published(axes, PUBLISHED[task])
         axes.set(title=task, xlabel="target steps (thousands)")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8, loc="center right")
+        axes.legend(frameon=False, fontsize=8, loc="best")
     panels[0][0].set_ylabel("return on the target")
     return figure
 
