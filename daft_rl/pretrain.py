@@ -6,6 +6,7 @@ It uses the same parts as a transfer: the method ``scratch`` on a fresh agent, w
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -116,10 +117,10 @@ def _card(
     return {
         "name": settings.recipe.name,
         "task": task,
-        "shift": shift,
+        "shift": plain_data(shift),
         "algo": settings.algo.name,
         "seed": settings.seed,
-        "command": " ".join(["python -m daft_rl.pretrain", *overrides]),
+        "command": shlex.join(["python", "-m", "daft_rl.pretrain", *overrides]),
         "timesteps": current.model.num_timesteps,
         "wall_seconds": current.seconds,
         "returns": returns.as_dict(),
