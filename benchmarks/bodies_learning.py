@@ -40,7 +40,7 @@ PUBLISHED = {
     "Wipe-UR5e": Published(100_000, 42.1, 75.7),
     "SafetyDoggoGoal0": Published(500_000, 12.5, 39),
 }
-LOOKS = {"crossq": ("#1f77b4", "o"), "ppo": ("#d62728", "s")}
+LOOKS = {"crossq": ("#1f77b4", "o"), "ppo": ("#d62728", "s"), "sac": ("#2ca02c", "^")}
 """By algorithm: colour and marker."""
 LINES = {"auto": "-", "scratch": ":"}
 
@@ -65,6 +65,7 @@ def table(rows: Mapping[Row, list[Cell]]) -> Table:
         row = {"target": task, "algorithm": algo, "method": method, "steps": f"{steps:,}", "seeds": str(len(cells))}
         row |= {"zero-shot": spread([cell.mean(when="zero_shot") for cell in cells]), "final": spread(final)}
         row |= {"by seed": ", ".join(f"{one:.4g}" for one in final)}
+        row |= {"published after": f"{published.steps:,}"}
         row |= {"fine-tuning": f"{published.fine_tuning:g}", "QAvatar": f"{published.qavatar:g}"}
         found.append(row)
     return found

@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--choices", type=Path)
-    parser.add_argument("--recovered", action="store_true")
+    parser.add_argument("--recovered", action="store_true", help="score the share of the loss that is recovered")
     given = parser.parse_args()
     cells = [cell for cell in read_cells(given.files) if cell.method in METHODS]
     if given.choices is not None:

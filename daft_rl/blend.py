@@ -35,7 +35,7 @@ __all__ = ["Blend", "blend"]
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DENT = 0.05
-"""As a share of a return: a policy that plays alike in all episodes is worse beyond their noise by a hair."""
+"""Share of a return. Episodes of a deterministic policy may hardly differ, and then the least loss is beyond noise."""
 
 
 @dataclass(frozen=True)

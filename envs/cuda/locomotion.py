@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import mujoco
 import torch
 from gymnasium.wrappers import TimeLimit
@@ -29,6 +30,8 @@ from daft_rl.envs.mujoco.rules import (
 from daft_rl.envs.mujoco.shift import RegisteredMujocoShift
 from daft_rl.envs.registered import RegisteredShift, make_registered
 from daft_rl.envs.shift import Shift
+from daft_rl.envs.wrappers import ActionDelay, MissingSensors, ObservationShift
+from daft_rl.errors import TaskError
 
 __all__ = ["LocomotionBlueprint", "LocomotionWorlds"]
 
@@ -67,6 +70,23 @@ def _entry_point(shift: Shift) -> Callable[..., Any]:
     return make_registered if isinstance(shift, RegisteredShift) else make_mujoco
 
 
+def _refuse_own_interface(env: gym.Env, shift: Shift) -> None:
+    """Worlds apply what the shift says, and would leave out what wrappers of a registration do besides.
+
+    :raises TaskError: there are such wrappers
+    """
+    shifts_observations = shift.observation_noise or shift.observation_offset or shift.observation_scale != 1.0
+    known = bool(shift.action_delay) + bool(shifts_observations)
+    kinds = (ActionDelay, MissingSensors, ObservationShift)
+    found = [type(wrapper).__name__ for wrapper in wrappers_of(env) if isinstance(wrapper, kinds)]
+    others = found[known:]  # the shift's are outside
+    if others:
+        raise TaskError(
+            f"vec='cuda' does not apply the wrappers of a registration, here {', '.join(others)}. Use vec='auto'.",
+            arguments=("vec",),
+        )
+
+
 class LocomotionWorlds(Worlds):
     """Worlds of one of Gymnasium's MuJoCo tasks. Blueprints come from :meth:`blueprint`."""
 
@@ -100,6 +120,7 @@ class LocomotionWorlds(Worlds):
         """
         env = _entry_point(shift)(shift=shift, **kwargs)
         task, core = find_rules(env), env.unwrapped
+        _refuse_own_interface(env, shift)
         if core.model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:  # Humanoid's, which MuJoCo Warp does not have
             core.model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
         limits = [wrapper._max_episode_steps for wrapper in wrappers_of(env) if isinstance(wrapper, TimeLimit)]

@@ -140,3 +140,13 @@ def test_only_vectors_can_lack_sensors() -> None:
 def test_worlds_on_a_gpu_have_all_sensors() -> None:
     with pytest.raises(TaskError, match="vec='cuda' has all sensors"):
         make_blueprints("Ant", [read_shift("Ant", {"missing_sensors": ["torso.z"]})])  # type: ignore[list-item]
+
+
+def test_worlds_refuse_a_registration_that_takes_sensors_away() -> None:
+    wrapper = MissingSensors.wrapper_spec(missing=["*.velocity"])
+    entry_point = "gymnasium.envs.mujoco.half_cheetah_v5:HalfCheetahEnv"
+    gym.register("BlindCheetah-v0", entry_point, max_episode_steps=100, additional_wrappers=(wrapper,))
+    assert make("BlindCheetah-v0").observation_space.shape == (8,)
+    with pytest.raises(TaskError, match="does not apply the wrappers of a registration, here MissingSensors"):
+        make_blueprints("BlindCheetah-v0", [read_shift("BlindCheetah-v0", {"observation_noise": 0.1})])  # type: ignore[list-item]
+    assert make_blueprints("HalfCheetah", [read_shift("HalfCheetah", {"action_delay": 1, "observation_scale": 2.0})])  # type: ignore[list-item]
